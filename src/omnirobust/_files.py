@@ -1,0 +1,26 @@
+"""Where trained models and decoded data are kept, and how files are written so that a kill leaves no half of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: $OMNIROBUST_CACHE, or ~/.cache/omnirobust. It need not exist yet."""
+    chosen = os.environ.get("OMNIROBUST_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "omnirobust"
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yield a path to write to; it takes the place of ``file`` once the block has ended without an error."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
