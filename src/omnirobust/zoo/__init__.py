@@ -1,0 +1,24 @@
+"""Trained models: the paper's architectures, their recipes, and where their weights are kept."""
+
+from omnirobust._files import cache_dir
+from omnirobust.zoo.architectures import ARCHITECTURES, build
+from omnirobust.zoo.cards import Card, fgsm_accuracy
+from omnirobust.zoo.checkpoints import MissingWeightsError, card, load, load_model_file, names
+from omnirobust.zoo.recipes import RECIPES, Recipe
+from omnirobust.zoo.trainer import train
+
+__all__ = [
+    "ARCHITECTURES",
+    "RECIPES",
+    "Card",
+    "MissingWeightsError",
+    "Recipe",
+    "build",
+    "cache_dir",
+    "card",
+    "fgsm_accuracy",
+    "load",
+    "load_model_file",
+    "names",
+    "train",
+]
