@@ -1,0 +1,64 @@
+# Every target prepares what it needs in .venv; all that must be there before is Python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+BUDGET ?= quick
+
+.PHONY: help demo test lint format bench reproduce clean
+
+help:
+	@echo "make demo       train four digit classifiers in seconds, attack all of them at once, write a report"
+	@echo "make test       lint, then run the whole test suite"
+	@echo "make lint       style, types and the order of imports"
+	@echo "make format     apply the style"
+	@echo "make bench      measure speed against peers, into docs/"
+	@echo "make reproduce  recompute the paper's tables and figures, into runs/reproduction (BUDGET=smoke|quick|paper)"
+	@echo "make clean      remove .venv and caches"
+
+$(VENV)/.created:
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 1)" || \
+	  { echo "Python 3.11 or newer is needed: say which with make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Constraints hold for every install, so that torch and all it needs come in the versions that were tested.
+$(VENV)/.core: $(VENV)/.created pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(PIP) -e ".[test]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.core
+	$(PIP) -e ".[bench]"
+	@touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/omnirobust demo
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+# One thread a worker: torch's own threads would fight over the cores.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: $(VENV)/.bench
+	@mkdir -p docs/benchmarks
+	set -e; for script in benchmarks/bench_*.py; do \
+	  name=$$(basename $$script .py); $(BIN)/python $$script --out docs/benchmarks/$${name#bench_}.md; done
+
+reproduce: $(VENV)/.core
+	$(BIN)/omnirobust reproduce --all --budget $(BUDGET) --out runs/reproduction
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
