@@ -25,14 +25,13 @@ import math
 import torch
 from torch import Tensor
 
+from omnirobust._lp_rows import Scratch, exact_l1, exact_l2, fast_l1, fast_l2
 from omnirobust._types import norm_name
 
 Bound = Tensor | float
 
-_SLACK = {torch.float32: 3e-7, torch.float64: 1e-14}
-"""Relative excess of a row's norm over eps that counts as rounding: such rows are left as they are."""
-
-_MAX_STEPS = 300
+_CHUNK = 200_000
+"""Coordinates that one pass handles: seven arrays of that size fit the second-level caches of a small machine."""
 
 
 def project_simplex(v: Tensor) -> Tensor:
@@ -121,27 +120,36 @@ def lp_box_unchecked(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upp
     if a.dtype in (torch.float16, torch.bfloat16):
         wide = lp_box_unchecked(a.float(), p, _widen(eps), _widen(lower), _widen(upper))
         return toward_zero(wide, a.dtype)
-    boxed = _clip(a, lower, upper)
     if a.numel() == 0:
-        return boxed
-    radius = torch.as_tensor(eps, dtype=a.dtype, device=a.device).expand(a.shape[0])
-    column = radius.reshape(-1, *[1] * (a.ndim - 1))
+        return a.clone()
+    radius = torch.as_tensor(eps, dtype=a.dtype, device=a.device).expand(a.shape[0]).unsqueeze(1)
+    flat, low, high = _rows(a, a), _rows(lower, a), _rows(upper, a)
     if p == math.inf:
-        return torch.clamp(boxed, -column, column)
-    flat, rows = a.reshape(a.shape[0], -1), boxed.reshape(a.shape[0], -1)
-    if p == 0:
-        return _keep_largest(flat, rows, radius).reshape(a.shape)
-    outside = (row_norm(rows.double(), p) > radius.double() * (1 + _SLACK[a.dtype])).nonzero().squeeze(1)
-    if outside.numel() == 0:
-        return boxed
-    picked = flat[outside].double()
-    caps = torch.where(picked > 0, _rows(upper, a)[outside].double(), -_rows(lower, a)[outside].double())
-    reach = radius[outside, None].double()
-    solve = _shrunk if p == 1 else _scaled
-    magnitude = solve(picked.abs(), torch.minimum(caps, reach), reach)
-    found = torch.copysign(magnitude, picked).to(a.dtype)
-    result = rows.index_copy(0, outside, found).reshape(a.shape)
-    return _clip(result, lower, upper)
+        found = torch.clamp(flat, torch.maximum(low, -radius), torch.minimum(high, radius))
+    elif p == 0:
+        found = _keep_largest(flat, torch.clamp(flat, low, high), radius)
+    else:
+        found = _by_chunks(flat, p, radius, low, high)
+    return found.reshape(a.shape)
+
+
+def _by_chunks(a: Tensor, p: float, eps: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Project rows (B, n) onto l1 or l2 balls, as many rows at a time as a cache holds."""
+    rows, n = a.shape
+    size = rows if a.device.type != "cpu" else min(rows, max(1, _CHUNK // n))
+    fast, exact = (fast_l1, exact_l1) if p == 1 else (fast_l2, exact_l2)
+    scratch = Scratch(*(a.new_empty(size, n) for _ in range(3)))
+    out = torch.empty_like(a)
+    for start in range(0, rows, size):
+        part = slice(start, min(start + size, rows))
+        points, radius, low, high = a[part], eps[part], lower[part], upper[part]
+        solved = fast(points, radius, low, high, scratch.rows(points.shape[0]), out[part])
+        if not bool(solved.all()):
+            left = (~solved).nonzero()[:, 0]
+            d, low, high = points[left].double(), low[left].double(), high[left].double()
+            magnitude = exact(d.abs(), torch.where(d > 0, high, -low), radius[left].double())
+            out[part][left] = torch.clamp(torch.copysign(magnitude, d), low, high).to(a.dtype)
+    return out
 
 
 def row_norm(delta: Tensor, p: float) -> Tensor:
@@ -182,76 +190,13 @@ def _keep_largest(a: Tensor, boxed: Tensor, eps: Tensor) -> Tensor:
     c, x = boxed.double() / scale, a.double() / scale
     order = (c * (2 * x - c)).argsort(dim=1, descending=True, stable=True)
     rank = torch.arange(a.shape[1], device=a.device).expand_as(order)
-    keep = torch.empty_like(order).scatter_(1, order, rank) < count[:, None]
+    keep = torch.empty_like(order).scatter_(1, order, rank) < count
     return boxed * keep
 
 
-def _scaled(m: Tensor, b: Tensor, eps: Tensor) -> Tensor:
-    """Solve (22): min(s m, b) with ||.||_2 = eps, by Newton's method on t = s^2 in units of eps.
-
-    g(t) = sum_i min(t alpha_i^2, beta_i^2) is concave, increasing and piecewise linear, so Newton from a t with
-    g(t) <= 1 climbs monotonically and ends on the right piece.
-    """
-    free = m * (b > 0)
-    unit = free.amax(1, keepdim=True).clamp_min(torch.finfo(m.dtype).tiny)
-    alpha, beta = free / unit, torch.where(eps > 0, b / eps, 0)
-    q, c = alpha * alpha, beta * beta
-    t = 1 / q.sum(1, keepdim=True).clamp_min(1)  # the sum is at least 1, or the row is 0
-    for _ in range(_MAX_STEPS):
-        moved = t * q
-        slope = (q * (moved < c)).sum(1, keepdim=True)
-        gap = 1 - torch.minimum(moved, c).sum(1, keepdim=True)
-        step = torch.where((slope > 0) & (gap > 0), gap / slope, 0)
-        t = t + step
-        if not bool((step > 1e-16 * t).any()):
-            break
-    return torch.minimum(t.sqrt() * alpha, beta) * eps
-
-
-def _shrunk(m: Tensor, b: Tensor, eps: Tensor) -> Tensor:
-    """Solve (21): min(max(m - lam, 0), b) with ||.||_1 = eps.
-
-    After each root lam the data are re-centred, m <- m - lam: subtracting nearby numbers is exact, so that the
-    next root, a correction of the size of lam's rounding, restores full accuracy however large m is.
-    """
-    low, high = torch.zeros_like(eps), m.amax(1, keepdim=True)
-    for _ in range(6):
-        lam = _threshold(m, b, eps, low, high)
-        m = m - lam
-        y = torch.minimum(m, b).clamp_min(0)
-        if bool(((y.sum(1, keepdim=True) - eps).abs() <= 1e-15 * eps).all()):
-            break
-        high = 4 * torch.finfo(m.dtype).eps * lam.abs()
-        low = -high
-    return y
-
-
-def _threshold(m: Tensor, b: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Find lam in [low, high] with sum_i min(max(m_i - lam, 0), b_i) = eps: Newton kept inside a shrinking bracket."""
-    lam = low
-    for step in range(_MAX_STEPS):
-        moved = m - lam
-        active = ((moved >= 0) & (moved <= b)).sum(1, keepdim=True)
-        gap = torch.minimum(moved, b).clamp_min(0).sum(1, keepdim=True) - eps
-        low, high = torch.where(gap >= 0, lam, low), torch.where(gap <= 0, lam, high)
-        newton = lam + gap / active
-        # Every third step halves the bracket, whatever Newton does: that bounds the number of steps.
-        inside = (newton > low) & (newton < high) & (step % 3 != 2)
-        following = torch.where(gap == 0, lam, torch.where(inside, newton, low + (high - low) / 2))
-        if not bool((following != lam).any()):
-            break
-        lam = following
-    return lam
-
-
-def _clip(a: Tensor, lower: Bound, upper: Bound) -> Tensor:
-    """Clamp to the box; bounds are numbers or tensors."""
-    return torch.clamp(a, torch.as_tensor(lower).to(a), torch.as_tensor(upper).to(a))
-
-
-def _rows(bound: Bound, a: Tensor) -> Tensor:
-    """Expand a bound to one row an example, (B, n)."""
-    return torch.as_tensor(bound).to(a).expand(a.shape).reshape(a.shape[0], -1)
+def _rows(values: Bound, a: Tensor) -> Tensor:
+    """Lay points or bounds out as one row an example, (B, n)."""
+    return torch.as_tensor(values).to(a).expand(a.shape).reshape(a.shape[0], -1)
 
 
 def _widen(value: Bound) -> Bound:

@@ -1,0 +1,194 @@
+"""The two root searches behind the l1 and l2 projections, on rows: (R, n) points, (R, 1) radii.
+
+Each search stands here twice, for different duties. The ``fast_*`` functions run in the working dtype over buffers
+that fit a cache, and say which rows they have solved to its rounding. The ``exact_*`` functions take the few rows
+that are left (huge, tiny or badly conditioned ones), in float64 and in scaled or re-centred form.
+
+What shapes the fast code: on a CPU, comparisons that give bool tensors, sums of bools, ``torch.where`` and sorts cost
+five to a hundred times as much as arithmetic. Comparing in place (``x.lt_(y)``) gives 0 and 1 as floats at the
+price of arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MAX_STEPS = 300
+
+
+class Tolerance(NamedTuple):
+    """Relative tolerances of one dtype.
+
+    Attributes:
+        solved: distance of a row's norm (l2: its square) from the radius at which it counts as solved.
+        inside: excess over the radius at which a row counts as inside. Above ``solved``, so that projecting a
+            projection changes nothing.
+        small, large: radii outside this range, squared, may underflow or overflow.
+    """
+
+    solved: float
+    inside: float
+    small: float
+    large: float
+
+
+TOLERANCES = {
+    torch.float32: Tolerance(4e-7, 8e-7, 1e-12, 1e12),
+    torch.float64: Tolerance(2e-14, 4e-14, 1e-100, 1e100),
+}
+
+
+class Scratch(NamedTuple):
+    """Three buffers (R, n) that every chunk of rows reuses."""
+
+    first: Tensor
+    second: Tensor
+    third: Tensor
+
+    def rows(self, count: int) -> Scratch:
+        """Return views of the first ``count`` rows."""
+        return Scratch(*(buffer[:count] for buffer in self))
+
+
+def fast_l2(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scratch, out: Tensor) -> Tensor:
+    """Solve (22), d = clip(s a), by Newton's method on t = s^2; write d to ``out`` and return the solved rows, (R, 1).
+
+    g(t) = sum_i min(t a_i^2, b_i^2) is concave, increasing and piecewise linear: Newton from a t with g(t) <= eps^2
+    climbs monotonically and is exact once on the right piece, after 2 to 4 steps.
+    """
+    tol, (q, c, moved) = TOLERANCES[a.dtype], scratch
+    target = eps * eps
+    _caps(a, eps, lower, upper, c).square_()
+    torch.mul(a, a, out=q)
+    total = q.sum(1, keepdim=True)
+    outside = (torch.minimum(q, c, out=moved).sum(1, keepdim=True) > target * (1 + tol.inside)).to(a.dtype)
+    t, slope = torch.where(outside > 0, target / total, 1), total
+    for step in range(10):
+        reached = torch.minimum(torch.mul(q, t, out=moved), c, out=out).sum(1, keepdim=True)
+        gap = (target - reached) * outside
+        solved = gap.abs() <= tol.solved * target
+        if step == 9 or bool(solved.all()):
+            break
+        slope = moved.lt_(c).mul_(q).sum(1, keepdim=True)
+        t = (t + gap / slope.clamp_min(tol.small**2)).clamp_max(1)
+    torch.clamp(torch.mul(a, t.sqrt(), out=out), lower, upper, out=out)
+    # Where almost all of the norm sits on the box, the root is sensitive to rounding in the sums.
+    return solved & ((20 * t * slope >= target) | (outside == 0)) & _usable(eps, tol)
+
+
+def fast_l1(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scratch, out: Tensor) -> Tensor:
+    """Solve (21), |d| = min(max(|a| - lam, 0), b); write d to ``out`` and return the solved rows, (R, 1).
+
+    Newton inside a bracket until the norms are within 0.1 %, then Newton on the re-centred |a| - lam, in which the
+    rounding of lam no longer counts.
+    """
+    tol, (m, b, moved) = TOLERANCES[a.dtype], scratch
+    _caps(a, eps, lower, upper, b).abs_()
+    torch.abs(a, out=m)
+    outside = (torch.minimum(m, b, out=out).sum(1, keepdim=True) > eps * (1 + tol.inside)).to(a.dtype)
+    gap = _approach(m, b, eps, outside, moved, out)
+    active = eps
+    for step in range(8):
+        solved = gap.abs() <= tol.solved * eps
+        if step == 7 or bool(solved.all()):
+            break
+        active = torch.eq(moved, out, out=m).sum(1, keepdim=True)
+        moved.sub_(gap / active.clamp_min(1))
+        gap = _excess(moved, b, eps, outside, out)
+    torch.copysign(out, a, out=out)
+    # With few active coordinates, the rounding of a large sum falls on each of them.
+    return solved & ((active >= 0.04 * eps) | (outside == 0)) & _usable(eps, tol)
+
+
+def _approach(m: Tensor, b: Tensor, eps: Tensor, outside: Tensor, moved: Tensor, out: Tensor) -> Tensor:
+    """Bring every row's norm within 0.1 % of the radius; leave |a| - lam in ``moved`` and return the excess."""
+    low, high = torch.zeros_like(eps), m.amax(1, keepdim=True) * outside
+    lam = low
+    for step in range(12):
+        gap = _excess(torch.sub(m, lam, out=moved), b, eps, outside, out)
+        if step == 11 or bool((gap.abs() <= 1e-3 * eps).all()):
+            break
+        active = moved.eq_(out).sum(1, keepdim=True)
+        above = gap > 0
+        low, high = torch.where(above, lam, low), torch.where(above, high, lam)
+        newton = lam + gap / active.clamp_min(1)
+        lam = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
+    return gap
+
+
+def _excess(moved: Tensor, b: Tensor, eps: Tensor, outside: Tensor, out: Tensor) -> Tensor:
+    """Write min(max(moved, 0), b) to ``out`` and return its sum less the radius, 0 for rows that start inside."""
+    return (torch.minimum(moved, b, out=out).clamp_min_(0).sum(1, keepdim=True) - eps) * outside
+
+
+def _caps(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, out: Tensor) -> Tensor:
+    """Write the bound on the side of ``a``, with its sign, no further out than twice the radius."""
+    return torch.clamp(torch.copysign(2 * eps, a, out=out), lower, upper, out=out)
+
+
+def _usable(eps: Tensor, tol: Tolerance) -> Tensor:
+    return ((eps > tol.small) & (eps < tol.large)) | (eps == 0)
+
+
+def exact_l2(m: Tensor, b: Tensor, eps: Tensor) -> Tensor:
+    """Solve (22) in float64 at any scale: y = min(s m, b) for magnitudes m >= 0 and bounds b >= 0.
+
+    In units that make both max m and eps one, squares neither overflow nor vanish where they matter.
+    """
+    free = m * (b > 0)
+    unit = free.amax(1, keepdim=True).clamp_min(torch.finfo(m.dtype).tiny)
+    alpha, beta = free / unit, torch.where(eps > 0, torch.minimum(b, 2 * eps) / eps, 0)
+    within = torch.where(eps > 0, torch.minimum(free, b) / eps, 0).clamp_max(2).square().sum(1, keepdim=True) <= 1
+    q, c = alpha * alpha, beta * beta
+    t = 1 / q.sum(1, keepdim=True).clamp_min(1)  # the sum is at least 1 unless the row is 0
+    for _ in range(_MAX_STEPS):
+        moved = t * q
+        slope = (q * (moved < c)).sum(1, keepdim=True)
+        gap = 1 - torch.minimum(moved, c).sum(1, keepdim=True)
+        step = torch.where((slope > 0) & (gap > 0) & ~within, gap / slope, 0)
+        t = t + step
+        if not bool((step > 1e-16 * t).any()):
+            break
+    return torch.where(within, torch.minimum(m, b), torch.minimum(t.sqrt() * alpha, beta) * eps)
+
+
+def exact_l1(m: Tensor, b: Tensor, eps: Tensor) -> Tensor:
+    """Solve (21) in float64 at any scale: y = min(max(m - lam, 0), b) for magnitudes m >= 0 and bounds b >= 0.
+
+    After each root lam the data are re-centred, m <- m - lam: subtracting nearby numbers is exact, so that the
+    next root, a correction of the size of lam's rounding, restores full accuracy however large m is.
+    """
+    b = torch.minimum(b, 2 * eps)
+    y = torch.minimum(m, b)
+    within = y.sum(1, keepdim=True) <= eps
+    moved, low, high = m, torch.zeros_like(eps), m.amax(1, keepdim=True)
+    for _ in range(24):
+        lam = torch.where(within, 0, _threshold(moved, b, eps, low, high))
+        moved = moved - lam
+        y = torch.minimum(moved, b).clamp_min(0)
+        if bool((within | ((y.sum(1, keepdim=True) - eps).abs() <= 1e-15 * eps)).all()):
+            break
+        high = 4 * torch.finfo(m.dtype).eps * lam.abs()
+        low = -high
+    return y
+
+
+def _threshold(m: Tensor, b: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Find lam in [low, high] with sum_i min(max(m_i - lam, 0), b_i) = eps: Newton kept inside a shrinking bracket."""
+    lam = low
+    for step in range(_MAX_STEPS):
+        moved = m - lam
+        active = ((moved >= 0) & (moved <= b)).sum(1, keepdim=True)
+        gap = torch.minimum(moved, b).clamp_min(0).sum(1, keepdim=True) - eps
+        low, high = torch.where(gap >= 0, lam, low), torch.where(gap <= 0, lam, high)
+        newton = lam + gap / active
+        # Every third step halves the bracket, whatever Newton does: that bounds the number of steps.
+        inside = (newton > low) & (newton < high) & (step % 3 != 2)
+        following = torch.where(gap == 0, lam, torch.where(inside, newton, low + (high - low) / 2))
+        if not bool((following != lam).any()):
+            break
+        lam = following
+    return lam
