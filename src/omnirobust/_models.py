@@ -1,0 +1,158 @@
+"""One classifier as the attacks see it: frozen, checked, in the layout and precision that is fastest.
+
+Everything that can be wrong with somebody's model is found here, and told in one sentence that names the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Precision: TypeAlias = Literal["fp32", "bf16"]
+Model: TypeAlias = Callable[[Tensor], Any]
+
+_CHUNK_PIXELS = 65536
+_WHOLE_BATCH = 256
+
+
+def named_models(models: Mapping[str, Model] | Sequence[Model] | Model) -> dict[str, Model]:
+    """Give every model a name: the mapping's keys, or model_0, model_1, ... for a sequence.
+
+    Raises:
+        ValueError: if there is none, or one is not callable.
+    """
+    if isinstance(models, Mapping):
+        named = {str(name): model for name, model in models.items()}
+    elif isinstance(models, Sequence):
+        named = {f"model_{i}": model for i, model in enumerate(models)}
+    else:
+        named = {"model_0": models}
+    if not named:
+        raise ValueError("models must hold at least one model, got none")
+    for name, model in named.items():
+        if not callable(model):
+            raise ValueError(f"models must be callables of a batch, got {type(model).__name__} for {name!r}")
+    return named
+
+
+class Classifier:
+    """A named model, called with its parameters frozen and in evaluation mode, and restored after each call.
+
+    Args:
+        name: what messages and results call it.
+        model: maps a batch (B, *S) to logits (B, C), or to an object with ``.logits``.
+        precision: "bf16" runs it under autocast; logits come back in the precision of the input.
+
+    On a CPU, models with two-dimensional convolutions see images in channels_last layout, and batches of more than
+    256 in pieces that fit the cache: both change results by rounding only.
+    """
+
+    def __init__(self, name: str, model: Model, precision: Precision = "fp32") -> None:
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
+        self.name = name
+        self.model = model
+        self.precision: Precision = precision
+        modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        self._convolutional = any(isinstance(m, nn.Conv2d) for m in modules)
+        self.classes: int | None = None
+
+    def arrange(self, batch: Tensor) -> Tensor:
+        """Return ``batch`` in the memory layout that this model runs fastest in."""
+        return _channels_last(batch) if self._wants_channels_last(batch) else batch
+
+    def _wants_channels_last(self, batch: Tensor) -> bool:
+        return self._convolutional and batch.ndim == 4 and batch.device.type == "cpu"
+
+    def pieces(self, batch: Tensor) -> int:
+        """Say how many rows to send through the model at once."""
+        rows = batch.shape[0]
+        if not self._wants_channels_last(batch) or rows <= _WHOLE_BATCH:
+            return max(rows, 1)
+        return max(8, _CHUNK_PIXELS // (batch.shape[2] * batch.shape[3]))
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Return the logits of ``batch`` (B, *S), (B, C), checked on the first call.
+
+        Raises:
+            ValueError: if the output is not a finite (B, C) tensor of logits, or the devices differ.
+        """
+        with self.frozen(), ExitStack() as stack:
+            if self.precision == "bf16":
+                stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
+            if self._wants_channels_last(batch):
+                stack.enter_context(_ViewsReshape())
+            output = self.model(batch)
+        logits = getattr(output, "logits", output)
+        if self.classes is None:
+            self._check(batch, logits)
+        return logits if logits.dtype == batch.dtype else logits.to(batch.dtype)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Put the model in evaluation mode with frozen parameters; restore each module and parameter after."""
+        if not isinstance(self.model, nn.Module):
+            yield
+            return
+        training = [m for m in self.model.modules() if m.training]
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        for module in training:
+            module.training = False
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+    def _check(self, batch: Tensor, logits: object) -> None:
+        label = f"model {self.name!r}"
+        if not isinstance(logits, Tensor):
+            raise ValueError(f"{label} must return logits (B, C) or an object with .logits, got {type(logits).__name__}")
+        if logits.ndim != 2 or logits.shape[0] != batch.shape[0] or logits.shape[1] < 2:
+            raise ValueError(
+                f"{label} must return logits of shape ({batch.shape[0]}, C) with C >= 2, got {tuple(logits.shape)}"
+            )
+        if not bool(logits.isfinite().all()):
+            raise ValueError(f"{label} returned NaN or infinite logits on the given inputs")
+        if batch.shape[0] and _are_probabilities(logits):
+            raise ValueError(f"{label} returns probabilities: it must return logits, the scores before the softmax")
+        self.classes = logits.shape[1]
+
+    def check_device(self, x: Tensor) -> None:
+        """Raise a ValueError unless the model's parameters live where ``x`` does."""
+        first = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
+        if first is not None and first.device != x.device:
+            raise ValueError(f"model {self.name!r} is on {first.device} but x is on {x.device}: move one of them")
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    sums = logits.sum(dim=1)
+    return bool((logits >= 0).all() & ((sums - 1).abs() < 1e-3).all())
+
+
+def _channels_last(batch: Tensor) -> Tensor:
+    if batch.shape[1] == 1:  # both layouts hold the same numbers in the same order: only the strides differ
+        height, width = batch.shape[2:]
+        return batch.contiguous().as_strided(batch.shape, (height * width, 1, width, 1))
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+class _ViewsReshape(TorchFunctionMode):
+    """Let ``.view`` copy where the layout forbids a view, so that models written for contiguous tensors run."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.view and not (len(args) > 1 and isinstance(args[1], torch.dtype)):
+            return torch.Tensor.reshape(*args, **kwargs)
+        return func(*args, **kwargs)

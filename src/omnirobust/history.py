@@ -1,0 +1,115 @@
+"""What happened at every iterate of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HistoryRows:
+    """Every problem's values at every iterate; index 0 is the starting point.
+
+    Attributes:
+        losses: (T+1, B, K).
+        weights: (T+1, B, K), each iterate's answer to its losses.
+        fooled: (T+1, B, K) bool, or None where the domains know no success.
+        best: (T+1, B) bool, whether every domain is fooled at the iterate kept so far.
+    """
+
+    losses: Tensor
+    weights: Tensor
+    fooled: Tensor | None
+    best: Tensor
+
+    def choose(self, other: HistoryRows, better: Tensor) -> HistoryRows:
+        """Return, problem by problem, ``other`` where ``better`` (B,), else this one."""
+        where = better.unsqueeze(-1)
+        fooled = None
+        if self.fooled is not None and other.fooled is not None:
+            fooled = torch.where(where, other.fooled, self.fooled)
+        return HistoryRows(
+            torch.where(where, other.losses, self.losses),
+            torch.where(where, other.weights, self.weights),
+            fooled,
+            torch.where(better, other.best, self.best),
+        )
+
+    def means(self, *, keep_rows: bool) -> History:
+        """Average over problems; keep the rows too if asked."""
+        B = max(self.losses.shape[1], 1)
+        none = torch.zeros_like(self.losses, dtype=torch.bool) if self.fooled is None else self.fooled
+        return History(
+            losses=self.losses.sum(1) / B,
+            weights=self.weights.sum(1) / B,
+            fooled=none.sum(1) / B,
+            all_fooled=none.all(2).sum(1) / B,
+            best_all_fooled=self.best.sum(1) / B,
+            problems=self.losses.shape[1],
+            rows=self if keep_rows else None,
+        )
+
+
+@dataclass(frozen=True)
+class History:
+    """Means over problems at every iterate; index 0 is the starting point.
+
+    Attributes:
+        losses: (T+1, K) mean losses.
+        weights: (T+1, K) mean weights.
+        fooled: (T+1, K), the fraction of problems that fool each domain.
+        all_fooled: (T+1,), the fraction that fools every domain: ASR_all of the iterate.
+        best_all_fooled: (T+1,), the same of the iterate kept so far.
+        problems: B.
+        rows: every problem's values, if they were asked for.
+    """
+
+    losses: Tensor
+    weights: Tensor
+    fooled: Tensor
+    all_fooled: Tensor
+    best_all_fooled: Tensor
+    problems: int
+    rows: HistoryRows | None = None
+
+    def choose(self, other: History, better: Tensor) -> History:
+        """Return the history of the run each problem keeps, ``other`` where ``better`` (B,), else this one.
+
+        Without the rows of both, means over the two runs cannot be told apart by problem: the first run's stand.
+        """
+        if self.rows is None or other.rows is None:
+            return self
+        return self.rows.choose(other.rows, better).means(keep_rows=True)
+
+
+def join_histories(parts: Sequence[History]) -> History:
+    """Join the histories of the parts of one batch: means weighted by the number of problems."""
+    total = sum(part.problems for part in parts)
+    shares = [part.problems / max(total, 1) for part in parts]
+
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([v * s for v, s in zip(values, shares, strict=True)]).sum(0)
+
+    rows = [part.rows for part in parts if part.rows is not None]
+    return History(
+        losses=mean([p.losses for p in parts]),
+        weights=mean([p.weights for p in parts]),
+        fooled=mean([p.fooled for p in parts]),
+        all_fooled=mean([p.all_fooled for p in parts]),
+        best_all_fooled=mean([p.best_all_fooled for p in parts]),
+        problems=total,
+        rows=_join_rows(rows) if len(rows) == len(parts) else None,
+    )
+
+
+def _join_rows(parts: Sequence[HistoryRows]) -> HistoryRows:
+    fooled = [p.fooled for p in parts if p.fooled is not None]
+    return HistoryRows(
+        torch.cat([p.losses for p in parts], 1),
+        torch.cat([p.weights for p in parts], 1),
+        torch.cat(fooled, 1) if len(fooled) == len(parts) else None,
+        torch.cat([p.best for p in parts], 1),
+    )

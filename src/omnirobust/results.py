@@ -1,0 +1,85 @@
+"""What an attack returns, and how the results of the parts of one batch are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnirobust.history import History, join_histories
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """The perturbations of an attack, and how every domain fares under them.
+
+    Attributes:
+        adversarial: the attacked inputs, x + delta clamped to the data range, (B, *S).
+        delta: the perturbations, feasible, (B, *S).
+        weights: domain weights at the kept iterate, (B, K).
+        losses: F_k of the attacked inputs, recomputed on ``adversarial`` in full precision, (B, K).
+        fooled: whether domain k is fooled, recomputed likewise, (B, K) bool.
+        names: the domains' names, K of them.
+        history: means at every iterate, of the restart each problem kept if ``history="full"``, else over restarts.
+        steps: T.
+        gradient_evaluations: input gradients taken for each problem at most, K T restarts.
+        zero_gradient: for each domain, the fraction of problems not yet fooled at the start whose input gradient is
+            exactly zero there, (K,): such a problem's attack starts blind.
+        settings: the resolved settings, ready for JSON.
+    """
+
+    adversarial: Tensor
+    delta: Tensor
+    weights: Tensor
+    losses: Tensor
+    fooled: Tensor
+    names: tuple[str, ...]
+    history: History
+    steps: int
+    gradient_evaluations: int
+    zero_gradient: Tensor
+    settings: dict[str, Any]
+
+    @property
+    def asr_all(self) -> float:
+        """ASR_all: the fraction of problems whose every domain is fooled."""
+        return _mean(self.fooled.all(dim=1))
+
+    @property
+    def asr_gp(self) -> float:
+        """ASR_gp: the same fraction, by the name the paper gives it for groups of images or transformations."""
+        return self.asr_all
+
+    @property
+    def asr_avg(self) -> float:
+        """ASR_avg: the fraction of (problem, domain) pairs that are fooled."""
+        return _mean(self.fooled)
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Accuracy of each domain on the attacked inputs, (K,): the fraction that is not fooled."""
+        return 1 - self.fooled.float().sum(dim=0) / max(len(self.fooled), 1)
+
+
+def join_results(parts: Sequence[AttackResult]) -> AttackResult:
+    """Join the results of the parts of one batch, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    total = max(sum(len(p.fooled) for p in parts), 1)
+    return replace(
+        parts[0],
+        adversarial=torch.cat([p.adversarial for p in parts]),
+        delta=torch.cat([p.delta for p in parts]),
+        weights=torch.cat([p.weights for p in parts]),
+        losses=torch.cat([p.losses for p in parts]),
+        fooled=torch.cat([p.fooled for p in parts]),
+        history=join_histories([p.history for p in parts]),
+        zero_gradient=torch.stack([p.zero_gradient * (len(p.fooled) / total) for p in parts]).sum(0),
+    )
+
+
+def _mean(flags: Tensor) -> float:
+    return float(flags.float().mean()) if flags.numel() else 0.0

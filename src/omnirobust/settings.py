@@ -1,0 +1,47 @@
+"""Settings of the attacks as data: the paper's, and the tuned defaults, one row a norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omnirobust import losses
+from omnirobust._types import WeightRule
+from omnirobust.directions import Direction, Normalised, RawGradient, Sign
+from omnirobust.losses import Loss
+from omnirobust.solver import Keep
+from omnirobust.starts import Start
+from omnirobust.weights import ExponentiatedGradient, ProjectedAscent
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """Everything a recipe may leave to a norm: the rule, how delta moves, what it lowers, where it starts."""
+
+    rule: WeightRule
+    direction: Direction
+    step_size: float | None
+    loss: Loss
+    start: Start
+    keep: Keep
+
+
+def _paper(alpha: float, beta: float, gamma: float) -> AttackSettings:
+    return AttackSettings(ProjectedAscent(beta, gamma), RawGradient(), alpha, losses.margin, "normal", "last")
+
+
+PAPER: dict[str, AttackSettings] = {
+    "l0": _paper(1.0, 1 / 100, 7),
+    "l1": _paper(1 / 4, 1 / 100, 5),
+    "l2": _paper(1 / 10, 1 / 100, 3),
+    "linf": _paper(1 / 4, 1 / 50, 3),
+}
+"""Algorithm 1 as the paper runs it on MNIST (Table 1(a), Appendix C.2): raw gradients, the C&W hinge with kappa = 50,
+alpha, beta and gamma of each norm, the last iterate; the normal start is that of the released code, the text is silent."""
+
+DEFAULT: dict[str, AttackSettings] = {
+    "l0": _paper(1.0, 1 / 100, 7),
+    "l1": AttackSettings(ExponentiatedGradient(1.0), Normalised(), None, losses.smooth_margin, "zero", "best"),
+    "l2": AttackSettings(ExponentiatedGradient(1.0), Normalised(), None, losses.smooth_margin, "zero", "best"),
+    "linf": AttackSettings(ExponentiatedGradient(1.0), Sign("linear"), None, losses.smooth_margin, "zero", "best"),
+}
+"""The user's default of each norm; docs/defaults.md says how it was chosen."""
