@@ -114,8 +114,9 @@ def _approach(m: Tensor, b: Tensor, eps: Tensor, outside: Tensor, moved: Tensor,
         active = moved.eq_(out).sum(1, keepdim=True)
         above = gap > 0
         low, high = torch.where(above, lam, low), torch.where(above, high, lam)
-        newton = lam + gap / active.clamp_min(1)
-        lam = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
+        # Newton on the logarithm: the norm falls off like an exponential, or faster, as lam grows.
+        newton = lam + (gap + eps) * torch.log1p(gap / eps) / active.clamp_min(1)
+        lam = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
     return gap
 
 
