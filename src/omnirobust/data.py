@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from omnirobust._files import cache_dir, replacing
+from omnirobust._hub import DataUnavailableError, Source
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+__all__ = ["HUB_IDS", "DataUnavailableError", "ImageData", "load"]
 
 HUB_IDS: dict[str, str] = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 """Names known without a prefix, and where the hub keeps them."""
@@ -101,10 +96,6 @@ def load(
     return _read_decoded(source.decoded(split), name, split, start, limit)
 
 
-class DataUnavailableError(RuntimeError):
-    """A data set is neither on this machine nor to be had from the hub."""
-
-
 def _stop(start: int, limit: int | None) -> int | None:
     return None if limit is None else start + limit
 
@@ -123,124 +114,19 @@ def _digits(split: str, start: int, limit: int | None) -> ImageData:
     return ImageData(x, torch.from_numpy(labels[order].astype(np.int64)), "digits", split, tuple("0123456789"))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A set in hub layout: a folder here, or an id on the hub."""
-
-    path: str
-    config: str | None = None
-    folder: bool = False
-
-    def decoded(self, split: str) -> Path:
-        """Return the file of decoded images, made on first use."""
-        files = sorted(Path(self.path).rglob("*.*")) if self.folder else []
-        dataset = None if self.folder else self.open(split)
-        if dataset is not None:
-            files = [Path(entry["filename"]) for entry in dataset.cache_files]
-        file = cache_dir() / "data" / f"{_key(self, split, files)}.safetensors"
-        if not file.exists():
-            _decode(dataset if dataset is not None else self.open(split), file, self.path)
-        return file
-
-    def open(self, split: str) -> Dataset:
-        """Open the set through `datasets`, quietly."""
-        import datasets
-
-        bars = datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()
-        try:
-            return datasets.load_dataset(
-                self.path, self.config, split=split, download_config=datasets.DownloadConfig(max_retries=0)
-            )
-        except (ConnectionError, FileNotFoundError, OSError) as error:
-            raise DataUnavailableError(_unavailable(self)) from error
-        except ValueError as error:
-            if "split" in str(error).lower():
-                raise ValueError(f"split {split!r} is not in {self.path}: {_sentence(error)}") from error
-            raise
-        finally:
-            if not bars:
-                datasets.enable_progress_bars()
-
-
-def _find(name: str, root: str | Path | None) -> _Source:
+def _find(name: str, root: str | Path | None) -> Source:
     if name.startswith("hub:"):
         path, _, config = name.removeprefix("hub:").partition(":")
-        return _Source(path, config or None)
+        return Source(path, config or None)
     root = root if root is not None else os.environ.get("OMNIROBUST_DATA")
     if root is not None and (Path(root) / name).is_dir():
-        return _Source(str(Path(root) / name), folder=True)
+        return Source(str(Path(root) / name), folder=True)
     if name in HUB_IDS:
-        return _Source(HUB_IDS[name])
+        return Source(HUB_IDS[name])
     if Path(name).is_dir():
-        return _Source(name, folder=True)
+        return Source(name, folder=True)
     known = ", ".join(["digits", *HUB_IDS, "hub:ORG/NAME", "the path of a folder in hub layout"])
     raise ValueError(f"name must be one of {known}, got {name!r}")
-
-
-def _unavailable(source: _Source) -> str:
-    if source.folder:
-        return f"The folder {source.path} holds no data set in hub layout (parquet files or images by class)."
-    return (
-        f"The data set {source.path} could not be fetched from the Hugging Face hub: connect to the internet once, or "
-        f"set OMNIROBUST_DATA to a folder that holds it in hub layout."
-    )
-
-
-def _sentence(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def _key(source: _Source, split: str, files: Sequence[Path]) -> str:
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    text = json.dumps([source.path, source.config, split, stamps])
-    return f"{Path(source.path).name}-{split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _columns(dataset: Dataset, name: str) -> tuple[str, str]:
-    import datasets
-
-    images = [key for key, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    labels = [key for key, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)]
-    if len(images) != 1 or len(labels) != 1:
-        raise ValueError(
-            f"{name} must have one image column and one class-label column, got images {images} and labels {labels}"
-        )
-    return images[0], labels[0]
-
-
-def _decode(dataset: Dataset, file: Path, name: str) -> None:
-    """Decode all images to uint8 (N, C, H, W) and write them, with the labels, to ``file``."""
-    import datasets
-
-    image, label = _columns(dataset, name)
-    classes = list(dataset.features[label].names)
-    rows = dataset.cast_column(image, datasets.Image(decode=False))[image]
-    pixels, jpeg = _stack([_pixels(row) for row in rows], name)
-    labels = torch.tensor(dataset[label][:], dtype=torch.int64)
-    facts = {"classes": json.dumps(classes), "jpeg": json.dumps(jpeg)}
-    with replacing(file) as partial:
-        save_file({"images": pixels, "labels": labels}, partial, metadata=facts)
-
-
-def _pixels(row: dict[str, Any]) -> tuple[np.ndarray, bool]:
-    """Decode one image to (H, W) or (H, W, 3) uint8, and say whether it was stored as JPEG."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    with Image.open(BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"]) as picture:
-        picture_format = picture.format
-        return np.asarray(picture if picture.mode == "L" else picture.convert("RGB")), picture_format == "JPEG"
-
-
-def _stack(decoded: Sequence[tuple[np.ndarray, bool]], name: str) -> tuple[Tensor, bool]:
-    shapes = sorted({array.shape for array, _ in decoded})
-    if len(shapes) != 1:
-        raise ValueError(f"{name} must have images of one shape, got {shapes[:5]}")
-    pixels = np.stack([array for array, _ in decoded])
-    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(pixels)), any(jpeg for _, jpeg in decoded)
 
 
 def _read_decoded(file: Path, name: str, split: str, start: int, limit: int | None) -> ImageData:

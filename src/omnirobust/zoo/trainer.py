@@ -81,8 +81,9 @@ def train(
 
 
 def _for_this_machine(recipe: Recipe) -> Recipe:
-    # Without bf16 units a processor emulates bf16, many times slower than fp32. The card says which was used.
-    return recipe if torch.ops.mkldnn._is_mkldnn_bf16_supported() else replace(recipe, precision="fp32")
+    # A processor without bf16 units emulates it, many times slower than fp32. The card says which was used.
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return recipe if probe is not None and probe() else replace(recipe, precision="fp32")
 
 
 def _initial(name: ModelName, images: ImageData, recipe: Recipe) -> nn.Module:

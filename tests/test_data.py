@@ -1,0 +1,204 @@
+"""Named data: what comes back is what was stored, and what goes wrong is said in a sentence."""
+
+import io
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Features, Value
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from omnirobust import _hub
+from omnirobust.data import DataUnavailableError, ImageData, load
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNIROBUST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OMNIROBUST_DATA", raising=False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+def pixels(count: int, shape: tuple[int, ...] = (6, 5), seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def encode(array: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def hub_folder(folder: Path, images: list[bytes], labels: list[int], split: str = "test") -> Path:
+    features = Features({"photo": datasets.Image(), "extra": Value("int32"), "kind": ClassLabel(names=["cat", "dog"])})
+    rows = {"photo": [{"bytes": b, "path": None} for b in images], "extra": labels, "kind": labels}
+    folder.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_digits_are_all_of_the_embedded_images_in_two_disjoint_splits() -> None:
+    train, test = load("digits", "train"), load("digits", "test")
+    assert (len(train), len(test)) == (1297, 500)
+    ours = torch.cat([train.x, test.x]).flatten(1).mul(16).numpy().astype(int)
+    labelled = np.c_[ours, torch.cat([train.y, test.y]).numpy()]
+    images, labels = load_digits(return_X_y=True)
+    expected = np.c_[images.astype(int), labels]
+    assert sorted(map(tuple, labelled)) == sorted(map(tuple, expected))
+    assert train.shape == (1, 8, 8)
+    assert train.classes == tuple("0123456789")
+    assert float(train.x.min()) == 0
+    assert float(train.x.max()) == 1
+    assert load("digits", "test").y.tolist() == test.y.tolist()
+
+
+def test_digits_of_every_class_are_in_both_splits() -> None:
+    for split in ("train", "test"):
+        assert load("digits", split).y.bincount(minlength=10).min() >= 35
+
+
+def test_start_and_limit_cut_a_window() -> None:
+    whole = load("digits")
+    part = load("digits", limit=7, start=490)
+    assert torch.equal(part.x, whole.x[490:497])
+    assert torch.equal(part.y, whole.y[490:497])
+    assert len(load("digits", limit=100, start=450)) == 50
+    assert len(load("digits", limit=0)) == 0
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
+def test_parquet_in_hub_layout_comes_back_pixel_for_pixel(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    arrays = pixels(5, shape)
+    folder = hub_folder(tmp_path / "pets", [encode(a) for a in arrays], [0, 1, 1, 0, 1])
+    loaded = load(str(folder), "test")
+    channels_first = arrays.reshape(5, 6, 5, -1).transpose(0, 3, 1, 2)
+    assert torch.equal(loaded.x, torch.from_numpy(channels_first.astype(np.float32)) / 255)
+    assert loaded.y.tolist() == [0, 1, 1, 0, 1]
+    assert loaded.y.dtype == torch.int64
+    assert loaded.classes == ("cat", "dog")
+    window = load(str(folder), "test", start=1, limit=3)
+    assert torch.equal(window.x, loaded.x[1:4])
+    assert window.y.tolist() == [1, 1, 0]
+
+
+def test_images_sorted_into_folders_by_class(tmp_path: Path) -> None:
+    arrays = pixels(4, (7, 7, 3))
+    for array, name in zip(arrays, ["train/cat/a", "train/cat/b", "train/dog/a", "test/dog/a"], strict=True):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pets" / f"{name}.png").write_bytes(encode(array))
+    train = load(str(tmp_path / "pets"), "train")
+    assert train.classes == ("cat", "dog")
+    assert train.y.tolist() == [0, 0, 1]
+    assert torch.equal(train.x[2], torch.from_numpy(arrays[2].transpose(2, 0, 1).astype(np.float32)) / 255)
+
+
+def test_a_name_is_looked_up_in_root_and_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_folder(tmp_path / "one" / "mnist", [encode(a) for a in pixels(2)], [0, 1])
+    hub_folder(tmp_path / "two" / "mnist", [encode(a) for a in pixels(3)], [0, 1, 1])
+    assert len(load("mnist", root=tmp_path / "one")) == 2
+    monkeypatch.setenv("OMNIROBUST_DATA", str(tmp_path / "two"))
+    assert len(load("mnist")) == 3
+    assert load("mnist").name == "mnist"
+
+
+@pytest.mark.parametrize(("kind", "note"), [("JPEG", "re-encoded as JPEG"), ("PNG", "")])
+def test_a_lossy_copy_of_cifar10_is_said_to_be_one(tmp_path: Path, kind: str, note: str) -> None:
+    hub_folder(tmp_path / "cifar10", [encode(a, kind) for a in pixels(2, (32, 32, 3))], [0, 1])
+    assert load("cifar10", root=tmp_path).note == note
+
+
+def test_images_are_decoded_once_and_again_when_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = hub_folder(tmp_path / "pets", [encode(a) for a in pixels(2)], [0, 1])
+    first = load(str(folder))
+    calls = []
+    decode = _hub._decode
+    monkeypatch.setattr(_hub, "_decode", lambda *args: calls.append(args) or decode(*args))
+    assert torch.equal(load(str(folder)).x, first.x)
+    assert not calls
+    hub_folder(folder, [encode(a) for a in pixels(4, seed=1)], [0, 1, 0, 1])
+    assert len(load(str(folder))) == 4
+    assert len(calls) == 1
+
+
+def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
+    folder = hub_folder(tmp_path / "pets", [encode(a) for a in pixels(2)], [0, 1])
+    load(str(folder))
+    (cached,) = (tmp_path / "cache").rglob("*.safetensors")
+    cached.write_bytes(cached.read_bytes()[:40])
+    with pytest.raises(RuntimeError, match=rf"{cached.name} are damaged: delete the file"):
+        load(str(folder))
+
+
+def test_an_unreachable_hub_is_one_sentence_and_leaves_its_client_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **settings: object) -> None:
+        raise OSError("no network")
+
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("socket.create_connection", refuse)
+    before = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
+    for name, hub_id in [("mnist", "ylecun/mnist"), ("hub:someone/pets:small", "someone/pets")]:
+        with pytest.raises(DataUnavailableError, match=f"{hub_id} is not on this machine .* OMNIROBUST_DATA") as caught:
+            load(name)
+        assert "\n" not in str(caught.value)
+    assert before == (datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "minst"}, "name must be one of digits, mnist, cifar10, .* got 'minst'"),
+        ({"name": "digits", "split": "dev"}, "split must be train or test for digits, got 'dev'"),
+        ({"name": "digits", "start": -1}, "start must be >= 0, got -1"),
+        ({"name": "digits", "limit": -2}, "limit must be >= 0 or None, got -2"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(**arguments)  # type: ignore[arg-type]
+
+
+def test_an_unknown_split_lists_the_known(tmp_path: Path) -> None:
+    folder = hub_folder(tmp_path / "pets", [encode(a) for a in pixels(2)], [0, 1])
+    with pytest.raises(ValueError, match=r"split must be one that .*pets has: .*'test'"):
+        load(str(folder), "dev")
+
+
+def test_folders_without_usable_data(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataUnavailableError, match="empty holds no data set in hub layout"):
+        load(str(tmp_path / "empty"))
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "test-00000-of-00001.parquet").write_text("junk")
+    with pytest.raises(DataUnavailableError, match="junk could not be read as a data set"):
+        load(str(tmp_path / "junk"))
+
+
+def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    folder = hub_folder(tmp_path / "pets", [encode(pixels(1, (4, 4))[0]), encode(pixels(1, (5, 4))[0])], [0, 1])
+    with pytest.raises(ValueError, match=r"must have images of one shape, got \[\(4, 4\), \(5, 4\)\]"):
+        load(str(folder))
+
+
+def test_a_set_without_labels_is_refused(tmp_path: Path) -> None:
+    rows = {"photo": [{"bytes": encode(pixels(1)[0]), "path": None}]}
+    (tmp_path / "pets").mkdir()
+    stored = datasets.Dataset.from_dict(rows, features=Features({"photo": datasets.Image()}))
+    stored.to_parquet(tmp_path / "pets" / "test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"one class-label column, got images \['photo'\] and labels \[\]"):
+        load(str(tmp_path / "pets"))
+
+
+def test_image_data_checks_its_tensors() -> None:
+    x, y = torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
+    assert ImageData(x, y, "mine", "test", ("a", "b")).shape == (1, 4, 4)
+    with pytest.raises(ValueError, match="x must be float32"):
+        ImageData(x.double(), y, "mine", "test", ("a",))
+    with pytest.raises(ValueError, match=r"y must be int64 of shape \(2,\)"):
+        ImageData(x, y[:1], "mine", "test", ("a",))
