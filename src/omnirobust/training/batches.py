@@ -76,7 +76,7 @@ def batches(name: str, data: Data, split: str, batch_size: int, seed: int | None
         data = load(data, split)
     if isinstance(data, ImageData):
         data = (data.x, data.y)
-    if not isinstance(data, tuple | list):
+    if not isinstance(data, tuple):
         return LoaderBatches(data)
     if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
         raise ValueError(

@@ -176,7 +176,7 @@ def _train(run: Run, train: Batches, on_batch: BatchProgress | None) -> tuple[fl
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits = run.model(x)
         _check_labels(logits, y)
-        loss = cross_entropy(logits.float(), y)
+        loss = cross_entropy(logits.float() if autocast else logits, y)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingDivergedError(

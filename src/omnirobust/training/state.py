@@ -70,7 +70,10 @@ class Run:
                     f"{name} must be {saved!r} as in the checkpoint {self.file} to resume it, got "
                     f"{value!r}; pass resume=False to start anew"
                 )
-        self.model.load_state_dict(state["model"])
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(f"The checkpoint {self.file} belongs to another model: pass resume=False.") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.history = state["epoch"], state["history"]
 

@@ -83,7 +83,7 @@ RECIPES: dict[str, Recipe] = {
     "cifar10/c": CIFAR10,
     "cifar10/d": replace(CIFAR10, channels_last=True),
     "digits/a": DIGITS,
-    "digits/b": replace(DIGITS, epochs=5, lr=1e-3),
+    "digits/b": replace(DIGITS, epochs=5, lr=1e-3, milestones=(4,), batch_size=32),
     "digits/c": DIGITS,
     "digits/d": replace(DIGITS, epochs=20),
 }

@@ -127,7 +127,7 @@ class _Job:
             classes=len(self.test.classes),
             data=self.name.data,
             data_note=self.test.note,
-            recipe=asdict(self.recipe),
+            recipe=asdict(self.recipe) | {"milestones": list(self.recipe.milestones)},
             seed=self.name.seed,
             epochs=epochs,
             finished=finished,

@@ -1,0 +1,252 @@
+"""The loop equals gradient descent written out, resumes exactly, and stops with a sentence."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from omnirobust.data import load
+from omnirobust.threat_models import Linf
+from omnirobust.training import Scheme, TrainingDivergedError, accuracy, fit
+from omnirobust.training.state import CHECKPOINT
+
+NATURAL = Scheme("natural")
+
+
+def blobs(count: int = 120, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(count) % 3
+    centres = torch.tensor([[0.0, 0, 2], [2, 0, 0], [0, 2, 0]], dtype=dtype)
+    return centres[y] + torch.randn(count, 3, generator=generator, dtype=dtype), y
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def sgd(lr: float):
+    return lambda parameters: torch.optim.SGD(parameters, lr=lr)
+
+
+def test_full_batches_are_gradient_descent_written_out() -> None:
+    x, y = blobs(dtype=torch.float64)
+    model = nn.Linear(3, 3).double()
+    w, b = model.weight.detach().numpy().copy(), model.bias.detach().numpy().copy()
+    target = np.eye(3)[y.numpy()]
+    rates = [0.5, 0.5, 0.05, 0.05]
+    losses = []
+    for rate in rates:
+        scores = x.numpy() @ w.T + b
+        p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        losses.append(-np.log((p * target).sum(1)).mean())
+        w, b = w - rate * (p - target).T @ x.numpy() / len(y), b - rate * (p - target).mean(0)
+    result = fit(
+        model, (x, y), NATURAL, epochs=4, batch_size=120, optimizer=sgd(0.5), lr_factor=lambda e: 0.1 if e > 1 else 1.0
+    )
+    np.testing.assert_allclose(model.weight.detach().numpy(), w, atol=1e-12)
+    np.testing.assert_allclose(model.bias.detach().numpy(), b, atol=1e-12)
+    np.testing.assert_allclose([row["loss"] for row in result.history], losses, atol=1e-12)
+
+
+def test_history_and_result() -> None:
+    model = network()
+    seen, batches = [], []
+    result = fit(
+        model, blobs(), NATURAL, epochs=3, batch_size=50, validation=blobs(30),
+        progress=lambda epoch, epochs, row: seen.append((epoch, epochs, dict(row))),
+        on_batch=lambda batch, count, loss: batches.append((batch, count)),
+    )  # fmt: skip
+    assert result.model is model
+    assert (result.epochs, result.stopped) == (3, "epochs")
+    assert seen == [(e, 3, dict(result.history[e - 1])) for e in (1, 2, 3)]
+    assert batches == [(1, 3), (2, 3), (3, 3)] * 3
+    assert [set(row) for row in result.history] == [{"epoch", "loss", "accuracy", "validation", "seconds"}] * 3
+    assert result.history[-1]["validation"] == accuracy(model, blobs(30))
+
+
+def test_validation_does_not_change_what_is_learned() -> None:
+    plain, watched = network(), network()
+    fit(plain, blobs(), NATURAL, epochs=2, batch_size=16)
+    fit(watched, blobs(), NATURAL, epochs=2, batch_size=16, validation=blobs(30))
+    assert torch.equal(weights(plain), weights(watched))
+
+
+def test_seeds_decide_and_the_global_generator_does_not() -> None:
+    runs = []
+    for global_seed, seed in [(1, 0), (2, 0), (1, 7)]:
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        model = network()
+        fit(model, blobs(), NATURAL, epochs=2, batch_size=16, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        runs.append(weights(model))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_a_loader_trains_like_any_and_is_as_reproducible() -> None:
+    runs = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        model = network()
+        loader = DataLoader(TensorDataset(*blobs()), batch_size=16, shuffle=True)
+        fit(model, loader, NATURAL, epochs=20, validation=loader)
+        runs.append(weights(model))
+    assert torch.equal(*runs)
+    assert accuracy(model, blobs()) > 0.75
+
+
+def test_modes_come_back() -> None:
+    model = network().eval()
+    model[0].train()
+    fit(model, blobs(), NATURAL, epochs=1)
+    assert [model.training, *(layer.training for layer in model)] == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize("optimizer", [None, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True)])
+def test_resuming_gives_the_same_bits_as_never_stopping(tmp_path: Path, optimizer) -> None:
+    def rate(epoch: int) -> float:
+        return 0.5**epoch
+
+    whole, broken, other = network(), network(), network()
+    settings = {"batch_size": 16, "optimizer": optimizer, "lr_factor": rate}
+    full = fit(whole, blobs(), NATURAL, epochs=5, **settings)
+    fit(broken, blobs(), NATURAL, epochs=2, out=tmp_path, **settings)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    result = fit(other, blobs(), NATURAL, epochs=5, out=tmp_path, **settings)
+    assert torch.equal(weights(whole), weights(other))
+    assert [row["loss"] for row in result.history] == [row["loss"] for row in full.history]
+    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_resume_false_starts_anew(tmp_path: Path) -> None:
+    fit(network(), blobs(), NATURAL, epochs=3, out=tmp_path)
+    model, fresh = network(), network()
+    assert fit(model, blobs(), NATURAL, epochs=1, out=tmp_path, resume=False).epochs == 1
+    fit(fresh, blobs(), NATURAL, epochs=1)
+    assert torch.equal(weights(model), weights(fresh))
+
+
+def test_the_target_ends_the_training_and_a_rerun_does_nothing(tmp_path: Path) -> None:
+    model = network()
+    result = fit(model, blobs(), NATURAL, epochs=200, validation=blobs(), stop_at=0.7, out=tmp_path)
+    values = [row["validation"] for row in result.history]
+    assert result.stopped == "target"
+    assert result.epochs < 200
+    assert values[-1] >= 0.7 > max(values[:-1], default=0)
+    again = network()
+    rerun = fit(again, blobs(), NATURAL, epochs=200, validation=blobs(), stop_at=0.7, out=tmp_path)
+    assert (rerun.epochs, rerun.stopped) == (result.epochs, "target")
+    assert torch.equal(weights(again), weights(model))
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(tmp_path: Path) -> None:
+    x, y = blobs()
+    model = network()
+    fit(model, (x, y), NATURAL, epochs=2, out=tmp_path)
+    good = weights(model).clone()
+    x[77] = math.nan
+    with pytest.raises(
+        TrainingDivergedError, match=r"loss became nan in batch \d+ of epoch 3: .* epoch 2; try a smaller"
+    ):
+        fit(model, (x, y), NATURAL, epochs=5, out=tmp_path)
+    assert torch.equal(weights(model), good)
+    assert model.training
+    assert fit(model, blobs(), NATURAL, epochs=3, out=tmp_path).epochs == 3
+
+
+def test_mixed_precision_learns_with_fp32_parameters() -> None:
+    model, plain = network(), network()
+    fit(model, blobs(), NATURAL, epochs=5, precision="bf16")
+    fit(plain, blobs(), NATURAL, epochs=5)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    difference = (weights(model) - weights(plain)).abs().max()
+    assert 0 < difference < 0.02
+
+
+def test_a_named_set_trains_on_its_training_split() -> None:
+    digits = load("digits", "train")
+    by_name, by_tensor = (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2))
+    by_tensor.load_state_dict(by_name.state_dict())
+    result = fit(by_name, "digits", NATURAL, epochs=2, validation="digits")
+    fit(by_tensor, (digits.x, digits.y), NATURAL, epochs=2)
+    assert torch.equal(weights(by_name), weights(by_tensor))
+    assert result.history[-1]["validation"] == accuracy(by_name, load("digits", "test"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"stop_at": 1.2, "validation": blobs()}, r"stop_at must be in \[0, 1\], got 1.2"),
+        ({"stop_at": 0.9}, "validation must be given with stop_at, got None with stop_at 0.9"),
+        ({"precision": "fp8"}, "precision must be one of fp32, bf16, got 'fp8'"),
+    ],
+)
+def test_bad_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(network(), blobs(), NATURAL, **({"epochs": 1} | settings))  # type: ignore[arg-type]
+
+
+def test_schemes_that_are_not_built_are_refused() -> None:
+    with pytest.raises(ValueError, match="scheme must be of kind natural, the only one built so far, got 'single'"):
+        fit(network(), blobs(), Scheme("single", (Linf(0.1),)), epochs=1)
+
+
+def test_labels_beyond_the_models_classes_are_refused() -> None:
+    x, y = blobs()
+    for wrong in (y + 1, y - 1):
+        with pytest.raises(ValueError, match="data must hold labels from 0 to 2, the model's classes, got"):
+            fit(network(), (x, wrong), NATURAL, epochs=1)
+
+
+def test_frozen_models_and_empty_loaders_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"model must have parameters that require gradients, got none: model.requires"
+    ):
+        fit(network().requires_grad_(False), blobs(), NATURAL, epochs=1)
+    with pytest.raises(ValueError, match="data must hold at least one batch, got none"):
+        fit(network(), [], NATURAL, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1}, "seed must be 0 as in the checkpoint"),
+        ({"batch_size": 64}, "batch_size must be 128 as in"),
+        ({"optimizer": sgd(0.1)}, r"(?s)optimizer must be 'Adam .*, got 'SGD"),
+        ({"precision": "bf16"}, "precision must be 'fp32' as in"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+    fit(network(), blobs(), NATURAL, epochs=1, out=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        fit(network(), blobs(), NATURAL, epochs=2, out=tmp_path, **changed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("keep", [0, 100, 1500])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, keep: int) -> None:
+    fit(network(), blobs(), NATURAL, epochs=1, out=tmp_path)
+    file = tmp_path / CHECKPOINT
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=rf"{CHECKPOINT} is damaged: delete it, or pass resume=False"):
+        fit(network(), blobs(), NATURAL, epochs=2, out=tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    fit(network(), blobs(), NATURAL, epochs=1, out=tmp_path)
+    with pytest.raises(ValueError, match=r"belongs to another model"):
+        fit(nn.Linear(3, 3), blobs(), NATURAL, epochs=2, out=tmp_path)
