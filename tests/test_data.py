@@ -80,9 +80,10 @@ def test_parquet_in_hub_layout_comes_back_pixel_for_pixel(tmp_path: Path, shape:
     assert loaded.y.tolist() == [0, 1, 1, 0, 1]
     assert loaded.y.dtype == torch.int64
     assert loaded.classes == ("cat", "dog")
-    window = load(str(folder), "test", start=1, limit=3)
-    assert torch.equal(window.x, loaded.x[1:4])
-    assert window.y.tolist() == [1, 1, 0]
+    for start, limit, stop in [(1, 3, 4), (3, 100, 5), (0, 0, 0), (5, 1, 5), (9, 2, 9), (2, None, 5)]:
+        window = load(str(folder), "test", start=start, limit=limit)
+        assert torch.equal(window.x, loaded.x[start:stop])
+        assert torch.equal(window.y, loaded.y[start:stop])
 
 
 def test_images_sorted_into_folders_by_class(tmp_path: Path) -> None:

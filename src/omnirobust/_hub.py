@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from omnirobust._files import cache_dir, replacing
@@ -178,7 +178,7 @@ def _decode(dataset: Dataset, file: Path, name: str) -> None:
     labels = torch.tensor(dataset[label][:], dtype=torch.int64)
     facts = {"classes": json.dumps(classes), "jpeg": json.dumps(jpeg)}
     with replacing(file) as partial:
-        save_file({"images": pixels, "labels": labels}, partial, metadata=facts)
+        partial.write_bytes(serialize({"images": pixels, "labels": labels}, metadata=facts))
 
 
 def _pixels(row: dict[str, Any]) -> tuple[np.ndarray, bool]:

@@ -125,3 +125,13 @@ def test_going_on_with_other_settings_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(ValueError, match=r"batch_size must be 64 as in the checkpoint .*resume=False"):
         zoo.train("digits/a", epochs=3, cache=tmp_path)
     assert zoo.train("digits/a", epochs=1, cache=tmp_path, resume=False).epochs == 1
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+        zoo.train("digits/a", seed=-1, cache=tmp_path)
+    with pytest.raises(ValueError, match=r"name must be one of .* got 'digits/z'"):
+        zoo.train("digits/z", cache=tmp_path)
+    with pytest.raises(ValueError, match="epochs must be >= 1, got 0"):
+        zoo.train("digits/a", epochs=0, cache=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import nn
 
 from omnirobust._files import cache_dir, replacing
@@ -116,7 +117,7 @@ def save(model: nn.Module, facts: Card, cache: str | Path | None = None) -> Path
     folder = folder_of(facts.name, cache)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with replacing(folder / "weights.safetensors") as partial:
-        save_file(weights, partial)
+        partial.write_bytes(serialize(weights))  # save_file would make it unreadable for other users
     facts.write(folder / "card.json")
     return folder
 

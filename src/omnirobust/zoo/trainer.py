@@ -49,10 +49,13 @@ def train(
         The model's card, accuracies on the test split included.
 
     Raises:
-        ValueError: for an unknown name, or settings other than those of the training to resume.
+        ValueError: for an unknown name, a negative seed, or settings other than those of the training to resume.
     """
     parsed = parse_name(name)
-    parsed = parsed if seed is None else replace(parsed, seed=seed)
+    if seed is not None:
+        if seed < 0:
+            raise ValueError(f"seed must be >= 0, got {seed}")
+        parsed = replace(parsed, seed=seed)
     recipe = _for_this_machine(RECIPES[parsed.recipe])
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs)
