@@ -1,0 +1,45 @@
+"""Small problems that many tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+
+
+class Tiny(nn.Module):
+    """A smooth classifier of 1 x 6 x 6 images that counts its calls."""
+
+    def __init__(self, seed: int, classes: int = 4, scale: float = 1.0) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(seed)
+        self.first = nn.Parameter(torch.randn(36, 12, generator=g) * scale)
+        self.last = nn.Parameter(torch.randn(12, classes, generator=g))
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return (x.flatten(1) @ self.first).tanh() @ self.last
+
+
+@pytest.fixture
+def models() -> dict[str, Tiny]:
+    """Three smooth classifiers of different scales, in double precision."""
+    return {name: Tiny(seed, scale=0.3 * (seed + 1)).double() for seed, name in enumerate("abc")}
+
+
+@pytest.fixture
+def x() -> Tensor:
+    """Nine images in [0, 1], some pixels at the very ends, (9, 1, 6, 6) float64."""
+    g = torch.Generator().manual_seed(7)
+    return (torch.rand(9, 1, 6, 6, generator=g, dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1)
+
+
+@pytest.fixture
+def y(models: dict[str, Tiny], x: Tensor) -> Tensor:
+    """Labels that the first model gives, (9,)."""
+    labels = models["a"](x).argmax(1)
+    models["a"].calls = 0
+    return labels
