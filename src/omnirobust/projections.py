@@ -33,7 +33,7 @@ Bound = Tensor | float
 _FEW_DOMAINS = 16
 """Up to this K the simplex projection compares all pairs, which is faster than sorting."""
 
-_CHUNK = 200_000
+_CHUNK = 131_072
 """Coordinates that one pass handles: seven arrays of that size fit the second-level caches of a small machine."""
 
 
@@ -110,7 +110,7 @@ def project_lp_box(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upper
         ValueError: if an argument breaks the conditions above.
 
     Cost:
-        A few passes over ``a`` for each Newton step, 2 to 8 steps; p = 0 needs one sort.
+        Some 20 to 35 passes over ``a`` for p = 1 and 2; p = 0 needs a selection, and a sort if the counts differ.
 
     Reference: Proposition 1 and Appendix B.
     """
@@ -204,14 +204,27 @@ def _keep_largest(a: Tensor, boxed: Tensor, eps: Tensor) -> Tensor:
 
     which is how the text's garbled square roots have to be read: eta_i = a_i^2 inside the box.
     """
-    count = eps.clamp(max=a.shape[1]).floor()
-    # Dividing by the largest magnitude keeps the products from overflowing and changes no order.
-    scale = a.abs().amax(1, keepdim=True).double().clamp_min(torch.finfo(torch.float64).tiny)
-    c, x = boxed.double() / scale, a.double() / scale
-    order = (c * (2 * x - c)).argsort(dim=1, descending=True, stable=True)
-    rank = torch.arange(a.shape[1], device=a.device).expand_as(order)
-    keep = torch.empty_like(order).scatter_(1, order, rank) < count
-    return boxed * keep
+    count = eps.clamp(max=a.shape[1]).floor().long()
+    x, c = a.double(), boxed.double()
+    if a.dtype == torch.float64:
+        # A power of two keeps the products from overflowing and changes no order. From float32 they are exact.
+        exponent = torch.frexp(x.abs().amax(1, keepdim=True)).exponent
+        x, c = torch.ldexp(x, -exponent), torch.ldexp(c, -exponent)
+    gain = c * (2 * x - c)
+    least = _order_statistic(gain, count)
+    above, level = gain > least, gain == least
+    spare = count - above.sum(1, keepdim=True)
+    if bool(((level.sum(1, keepdim=True) > spare) & (least > 0)).any()):
+        level &= level.cumsum(1) <= spare
+    return torch.where((above | level) & (count > 0), boxed, 0)
+
+
+def _order_statistic(gain: Tensor, count: Tensor) -> Tensor:
+    """Return the count-th largest gain of every row, (R, 1)."""
+    first, n = int(count[0]), gain.shape[1]
+    if bool((count == first).all()):
+        return gain.kthvalue(n - max(first, 1) + 1, dim=1, keepdim=True).values
+    return gain.sort(dim=1, descending=True).values.gather(1, (count - 1).clamp_min(0))
 
 
 def _rows(values: Bound, a: Tensor) -> Tensor:
