@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from omnirobust.training.batches import Batches, Data, batches
+from omnirobust.training.outputs import logits_of
 
 
 @contextmanager
@@ -40,6 +41,6 @@ def accuracy_of(model: nn.Module, data: Batches) -> float:
     with restored_modes(model), torch.no_grad():
         model.eval()
         for x, y in data.epoch(0):
-            right += int((model(x.to(device)).argmax(1) == y.to(device)).sum())
+            right += int((logits_of(model, x.to(device)).argmax(1) == y.to(device)).sum())
             seen += len(y)
     return right / seen

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from omnirobust.training.accuracy import accuracy_of, restored_modes
 from omnirobust.training.batches import Batches, Data, batches, epoch_seed
+from omnirobust.training.outputs import check_labels, check_not_probabilities, logits_of
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import CHECKPOINT, Run, Settings, own_randomness
 
@@ -70,8 +71,8 @@ def fit(
     The natural scheme minimises mean_i CE(model(x_i), y_i).
 
     Args:
-        model: maps (B, *S) to logits (B, C). It is trained in training mode; the mode of each of its modules is
-            restored afterwards.
+        model: maps (B, *S) to logits (B, C), or to an object with ``.logits``. It is trained in training mode; the mode
+            of each of its modules is restored afterwards.
         data: (x, y) with x (N, *S) float and y (N,) int64; ImageData; a DataLoader; or the name of a set, whose
             training split is taken.
         scheme: what to train against.
@@ -174,8 +175,10 @@ def _train(run: Run, train: Batches, on_batch: BatchProgress | None) -> tuple[fl
         x, y = x.to(device), y.to(device)
         run.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            logits = run.model(x)
-        _check_labels(logits, y)
+            logits = logits_of(run.model, x)
+        check_labels(logits, y)
+        if number == 1:
+            check_not_probabilities(logits)
         loss = cross_entropy(logits.float() if autocast else logits, y)
         value = loss.item()
         if not math.isfinite(value):
@@ -193,11 +196,3 @@ def _train(run: Run, train: Batches, on_batch: BatchProgress | None) -> tuple[fl
     if not seen:
         raise ValueError("data must hold at least one batch, got none")
     return total / seen, right / seen
-
-
-def _check_labels(logits: Tensor, y: Tensor) -> None:
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= logits.shape[1]:
-        raise ValueError(
-            f"data must hold labels from 0 to {logits.shape[1] - 1}, the model's classes, got {low} to {high}"
-        )
