@@ -1,0 +1,18 @@
+"""The paper's experiments as data, and the runner that measures them and judges the paper's claims."""
+
+from omnirobust.experiments.ensembles import VARIANTS, experiments
+from omnirobust.experiments.runner import Reproduction, reproduce
+from omnirobust.experiments.spec import BUDGETS, Budget, Cell, Experiment, MeanWeightsOf, Row
+
+__all__ = [
+    "BUDGETS",
+    "VARIANTS",
+    "Budget",
+    "Cell",
+    "Experiment",
+    "MeanWeightsOf",
+    "Reproduction",
+    "Row",
+    "experiments",
+    "reproduce",
+]

@@ -1,0 +1,112 @@
+"""The cells' cache: one folder a cell, one file a chunk of images, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from omnirobust._files import replacing
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is kept of an attack on N images.
+
+    Attributes:
+        fooled: whether each judge is fooled by the result, (N, J) bool.
+        any_iterate: whether some iterate fooled every attacked model at once, (N,) bool.
+        weights: domain weights at the kept iterate, (N, K).
+        fooled_path: whether each attacked model was fooled at each iterate, (N, T+1, K) bool.
+        weights_path: weights at each iterate, (N, T+1, K), in half precision.
+        labels: the labels that each judge was to leave, (N, J) int64.
+    """
+
+    fooled: Tensor
+    any_iterate: Tensor
+    weights: Tensor
+    fooled_path: Tensor
+    weights_path: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.fooled)
+
+    def rows(self, index: slice | Tensor) -> Measured:
+        """Keep some of the images."""
+        return Measured(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def merged(self, changed: Tensor, other: Measured) -> Measured:
+        """Return this with the images that ``changed`` (N,) marks taken, in order, from ``other``."""
+        merged = {f.name: getattr(self, f.name).clone() for f in fields(self)}
+        for name, values in merged.items():
+            values[changed] = getattr(other, name)
+        return Measured(**merged)
+
+
+def join(parts: list[Measured]) -> Measured:
+    """Join chunks in order."""
+    return Measured(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Measured)})
+
+
+class CellFolder:
+    """The chunks of one cell on disk.
+
+    Args:
+        root: folder of all cells.
+        key: of this one.
+        settings: what the key stands for, written beside the chunks for the reader.
+    """
+
+    def __init__(self, root: Path, key: str, settings: dict[str, Any]) -> None:
+        self._folder = root / key
+        self._settings = settings
+
+    def get(self, begin: int, end: int) -> Measured | None:
+        """Return images ``begin`` to ``end`` if they were measured; a damaged file counts as missing."""
+        file = self._file(begin, end)
+        if not file.is_file():
+            return None
+        try:
+            with safe_open(file, framework="pt") as stored:
+                found = Measured(**{f.name: stored.get_tensor(f.name) for f in fields(Measured)})
+        except (SafetensorError, OSError):
+            return None
+        return found if len(found) == end - begin else None
+
+    def put(self, begin: int, end: int, measured: Measured, facts: dict[str, Any]) -> None:
+        """Write images ``begin`` to ``end``, whole or not at all, with ``facts`` about the run."""
+        described = self._folder / "settings.json"
+        if not described.is_file():
+            with replacing(described) as partial:
+                partial.write_text(json.dumps(self._settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        with replacing(self._file(begin, end)) as partial:
+            tensors = {f.name: getattr(measured, f.name).contiguous() for f in fields(measured)}
+            save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
+
+    def seconds(self) -> float:
+        """Return the wall-clock time that all chunks took, as each file says."""
+        total = 0.0
+        for file in sorted(self._folder.glob("rows-*.safetensors")):
+            with safe_open(file, framework="pt") as stored:
+                total += json.loads(stored.metadata()["facts"]).get("seconds", 0.0)
+        return total
+
+    def _file(self, begin: int, end: int) -> Path:
+        return self._folder / f"rows-{begin:06d}-{end:06d}.safetensors"
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a hash of a model's class, parameters and buffers."""
+    digest = hashlib.sha256(type(model).__qualname__.encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""The ensemble experiments as rows: Tables 1(a), A2 and A4, Figures 1, 2 and A1, on MNIST with models A to D.
+
+Another data set, norm or scheme is another row: the same functions serve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from omnirobust import losses
+from omnirobust._types import Norm
+from omnirobust.directions import Sign
+from omnirobust.experiments.losses import ClippedMargin, LabelLogit, Margin
+from omnirobust.experiments.spec import REFERENCE, Cell, Experiment, Key, Labels, MeanWeightsOf, Row
+from omnirobust.experiments.tables import W_PRIOR
+from omnirobust.settings import DEFAULT, PAPER, AttackSettings
+from omnirobust.weights import Fixed, ProjectedAscent, Uniform
+
+MNIST = ("mnist/a", "mnist/b", "mnist/c", "mnist/d")
+EPS: dict[Norm, float] = {"l0": 30, "l1": 20, "l2": 3.0, "linf": 0.2}
+"""Radii of Table 1(a)."""
+
+EPS_GRID = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35)
+"""Ours: the paper's text does not give the points of Figure 2."""
+
+GAMMA_GRID = (0, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10)
+"""Ours: Figure A1 runs from 0 to 10, its points are not in the text."""
+
+VARIANTS: dict[str, str] = {
+    "paper": "the paper's attack, each model to leave its own clean prediction (as in the released code)",
+    "paper-true": "the paper's attack, true labels",
+    "default": "this library's default attack with as many gradient evaluations, labels as predicted",
+    "default-true": "this library's default attack, true labels",
+    "released": "the paper's attack with the released code's loss, which masks every wrong logit with 0",
+}
+"""Name of each version of the attack, the first to be computed first, and what it means."""
+
+
+def settings_of(variant: str, norm: Norm) -> tuple[AttackSettings, Labels]:
+    """Return the attack and the labels of a variant."""
+    labels: Labels = "true" if variant.endswith("-true") else "predicted"
+    base = DEFAULT[norm] if variant.startswith("default") else PAPER[norm]
+    return (replace(base, loss=LabelLogit()) if variant == "released" else base), labels
+
+
+def ensemble(variant: str, norm: Norm, scheme: str, *, eps: float | None = None, models: Key = MNIST) -> Cell:
+    """Return the cell of one attack on all of ``models``, by the average or by min-max."""
+    attack, labels = settings_of(variant, norm)
+    if scheme == "avg":
+        attack = replace(attack, rule=Uniform())
+    return Cell(models, norm, EPS[norm] if eps is None else eps, attack, labels=labels)
+
+
+def heuristic(variant: str, norm: Norm, scheme: str) -> Cell:
+    """Return the cell of one weighting scheme of Table A4.
+
+    Averages over some of the models attack these alone, which is what weights of zero come to, and are judged by all.
+    """
+    average = ensemble(variant, norm, "avg")
+    attack = average.attack
+    match scheme:
+        case "avg" | "minmax":
+            return ensemble(variant, norm, scheme)
+        case "w_c+d":
+            return replace(average, models=MNIST[2:], judges=MNIST)
+        case "w_a+c+d":
+            return replace(average, models=(MNIST[0], *MNIST[2:]), judges=MNIST)
+        case "w_clip":
+            return replace(average, attack=replace(attack, loss=ClippedMargin(40.0)))
+        case "w_clip (kappa 40)":
+            return replace(average, attack=replace(attack, loss=Margin(40.0)))
+        case "w_prior":
+            return replace(average, attack=replace(attack, rule=Fixed(torch.tensor(W_PRIOR, dtype=torch.float64))))
+        case "w_static":
+            # The same weights whatever the labels: those that min-max ends with on predicted labels.
+            return replace(average, rule=MeanWeightsOf(ensemble("paper", norm, "minmax")))
+    raise ValueError(f"scheme must be one of the rows of Table A4, got {scheme!r}")
+
+
+def _table_1a() -> Experiment:
+    norms: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
+    rows = [
+        Row((norm, scheme), variant, ensemble(variant, norm, scheme))
+        for variant in VARIANTS
+        for norm in norms
+        for scheme in ("avg", "minmax")
+    ]
+    return Experiment("table-1a", "Ensemble attacks on four MNIST models: average against min-max", tuple(rows))
+
+
+def _table_a2() -> Experiment:
+    fgsm = AttackSettings(Uniform(), Sign(), 0.2, losses.neg_cross_entropy, "zero", "last")
+    rows = [
+        Row((name[-1].upper(), attack), "paper", Cell((name,), "linf", 0.2, fgsm, labels="true", steps=steps))
+        for name in MNIST
+        for attack, steps in (("clean", 0), ("fgsm", 1))
+    ]
+    return Experiment("table-a2", "Accuracy of the four MNIST models, clean and under FGSM", tuple(rows), "accuracy")
+
+
+def _table_a4() -> Experiment:
+    schemes = ("avg", "w_c+d", "w_a+c+d", "w_clip", "w_clip (kappa 40)", "w_prior", "w_static", "minmax")
+    norms: tuple[Norm, ...] = ("linf", "l2")
+    rows = [
+        Row((norm, scheme), variant, heuristic(variant, norm, scheme))
+        for variant in ("paper", "paper-true")
+        for norm in norms
+        for scheme in schemes
+    ]
+    return Experiment("table-a4", "Min-max against weights set by hand, MNIST", tuple(rows))
+
+
+def _figure_1() -> Experiment:
+    rows = [
+        Row(("linf", scheme), variant, ensemble(variant, "linf", scheme))
+        for variant in ("paper", "paper-true", "default")
+        for scheme in ("avg", "minmax")
+    ]
+    return Experiment("figure-1", "Success per iteration, and the weights, of the linf attack on MNIST", tuple(rows))
+
+
+def _figure_2() -> Experiment:
+    rows = [
+        Row((panel, scheme, f"{eps:g}"), variant, ensemble(variant, "linf", scheme, eps=eps, models=models))
+        for variant in ("paper", "paper-true", "default")
+        for panel, models in (("ABCD", MNIST), ("ABC", MNIST[:3]))
+        for eps in EPS_GRID
+        for scheme in ("avg", "minmax")
+    ]
+    return Experiment("figure-2", "ASR_all of the linf attack against its radius, MNIST", tuple(rows), "sweep", "eps")
+
+
+def _figure_a1() -> Experiment:
+    rows: list[Row] = []
+    norms: tuple[Norm, ...] = ("linf", "l2")
+    for variant in ("paper", "paper-true"):
+        for norm in norms:
+            rows.append(Row((norm, "avg", REFERENCE), variant, ensemble(variant, norm, "avg")))
+            cell = ensemble(variant, norm, "minmax")
+            rule = cell.attack.rule
+            assert isinstance(rule, ProjectedAscent)
+            for gamma in GAMMA_GRID:
+                attack = replace(cell.attack, rule=ProjectedAscent(rule.beta, float(gamma)))
+                rows.append(Row((norm, "minmax", f"{gamma:g}"), variant, replace(cell, attack=attack)))
+    return Experiment("figure-a1", "ASR_all against the regulariser gamma, MNIST", tuple(rows), "sweep", "gamma")
+
+
+def experiments() -> dict[str, Experiment]:
+    """Return every experiment by name, in the order in which they are worth computing."""
+    every = (_table_1a(), _table_a4(), _figure_1(), _table_a2(), _figure_2(), _figure_a1())
+    return {experiment.name: experiment for experiment in every}

@@ -1,0 +1,127 @@
+"""The figures as SVG files: the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omnirobust._files import replacing
+from omnirobust.experiments.cells import Measured
+from omnirobust.experiments.outcome import Outcome
+from omnirobust.experiments.spec import REFERENCE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {"A": "#0072b2", "B": "#d55e00", "C": "#009e73", "D": "#cc79a7"}
+"""Of the models: told apart by colour-blind readers too."""
+
+SCHEMES = {"avg": ("average", "#777777"), "minmax": ("min-max", "#0072b2")}
+STYLES = {"paper": "-", "paper-true": ":", "default": "--"}
+
+
+def draw(outcome: Outcome, folder: Path) -> tuple[Path, ...]:
+    """Draw the figures of an experiment that has any, of the rows that were measured.
+
+    Returns:
+        The files written, SVG.
+    """
+    if outcome.experiment.name == "figure-1":
+        return tuple(
+            _figure_1(outcome, variant, folder)
+            for variant in outcome.experiment.variants
+            if all((variant, ("linf", scheme)) in outcome.measured for scheme in SCHEMES)
+        )
+    if outcome.experiment.kind == "sweep" and outcome.measured:
+        return (_sweep(outcome, folder),)
+    return ()
+
+
+@contextmanager
+def _canvas(file: Path, columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "omnirobust", "font.size": 9, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(3.6 * columns, 3.1), layout="constrained")
+        axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+        yield figure, axes
+        with replacing(file) as partial:
+            figure.savefig(partial, format="svg", metadata={"Date": None})
+
+
+def _figure_1(outcome: Outcome, variant: str, folder: Path) -> Path:
+    """ASR of each model per iteration, average and min-max, and box plots of the weights."""
+    file = folder / f"figure-1-{variant}.svg"
+    with _canvas(file, 3) as (_, axes):
+        for axis, scheme, title in zip(axes, SCHEMES, ("(a) average", "(b) min-max"), strict=False):
+            _success_curves(axis, outcome.measured[variant, ("linf", scheme)], title)
+        _weight_boxes(axes[2], outcome.measured[variant, ("linf", "minmax")])
+    return file
+
+
+def _success_curves(axis: Axes, measured: Measured, title: str) -> None:
+    path = measured.fooled_path.double()
+    for k, (letter, colour) in enumerate(COLOURS.items()):
+        axis.plot(path[:, :, k].mean(0).numpy(), color=colour, label=letter)
+    together = measured.fooled_path.all(2).double().mean(0)
+    axis.plot(together.numpy(), color="black", linestyle="--", label="all four")
+    axis.set(title=title, xlabel="iteration", ylabel="attack success rate", ylim=(0, 1.02))
+    axis.legend(frameon=False, loc="lower right")
+
+
+def _weight_boxes(axis: Axes, measured: Measured) -> None:
+    path = measured.weights_path.float()
+    steps = path.shape[1] - 1
+    shown = list(range(0, steps + 1, max(steps // 5, 1)))
+    width = shown[1] / 6 if len(shown) > 1 else 0.2
+    for k, (letter, colour) in enumerate(COLOURS.items()):
+        places = [t + (k - 1.5) * width for t in shown]
+        boxes = axis.boxplot(
+            [path[:, t, k].numpy() for t in shown],
+            positions=places,
+            widths=0.8 * width,
+            showfliers=False,
+            patch_artist=True,
+            manage_ticks=False,
+            medianprops={"color": "black"},
+        )
+        for box in boxes["boxes"]:
+            box.set_facecolor(colour)
+        axis.plot(path[:, :, k].mean(0).numpy(), color=colour, linewidth=0.8, label=letter)
+    axis.set(title="(c) weights of min-max", xlabel="iteration", ylabel="weight", ylim=(-0.02, 1.02), xticks=shown)
+    axis.legend(frameon=False, title="mean", loc="upper right")
+
+
+def _sweep(outcome: Outcome, folder: Path) -> Path:
+    """ASR_all against the swept quantity, one panel for each first entry of the rows' keys."""
+    file = folder / f"{outcome.experiment.name}.svg"
+    panels = list(dict.fromkeys(key[0] for _, key in outcome.measured))
+    with _canvas(file, len(panels)) as (_, axes):
+        for axis, panel in zip(axes, panels, strict=True):
+            for variant in outcome.experiment.variants:
+                for scheme in SCHEMES:
+                    _curve(axis, outcome, variant, panel, scheme)
+            axis.set(title=panel, xlabel=outcome.experiment.sweeps, ylabel="ASR_all", ylim=(-0.02, 1.02))
+        axes[0].legend(frameon=False, fontsize=7)
+    return file
+
+
+def _curve(axis: Axes, outcome: Outcome, variant: str, panel: str, scheme: str) -> None:
+    keys = [k for v, k in outcome.measured if v == variant and k[:2] == (panel, scheme)]
+    label, colour = SCHEMES[scheme]
+    style = STYLES.get(variant, "-.")
+    if (panel, scheme, REFERENCE) in keys and variant == "paper":
+        level = outcome.interval(variant, (panel, scheme, REFERENCE)).estimate
+        axis.axhline(level, color=colour, linestyle=style, label=f"{label}, {variant}")
+    keys = sorted((k for k in keys if k[-1] != REFERENCE), key=lambda k: float(k[-1]))
+    if not keys:
+        return
+    points = [float(k[-1]) for k in keys]
+    found = [outcome.interval(variant, k) for k in keys]
+    axis.plot(points, [f.estimate for f in found], style, color=colour, marker=".", label=f"{label}, {variant}")
+    if variant == "paper":
+        axis.fill_between(points, [f.low for f in found], [f.high for f in found], color=colour, alpha=0.15, lw=0)

@@ -1,0 +1,201 @@
+"""What an experiment is, as data: cells (one attack each), rows that name them, and experiments that hold rows.
+
+A cell says everything that decides its numbers. Its ``key`` is a hash of that, and of the weights of its models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from omnirobust._types import NORMS, Norm, WeightRule
+from omnirobust.settings import AttackSettings
+
+Labels: TypeAlias = Literal["predicted", "true"]
+Key: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MeanWeightsOf:
+    """A rule that another cell decides: the mean over its images of the weights it ends with, held fixed."""
+
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack on one set of models: everything that decides its numbers but the number of images.
+
+    Attributes:
+        models: names in the zoo of the models attacked together, K of them.
+        norm: of the perturbation.
+        eps: its radius, >= 0.
+        attack: the weight rule, direction, step size, loss, start and which iterate is kept.
+        rule: in place of ``attack.rule`` where another cell decides the weights.
+        labels: "predicted", each model's own on the clean image, as in the released code; or "true".
+        judges: names of the models whose success is counted; empty: those attacked.
+        data: name of the data, whose test split is attacked in order.
+        steps: T, >= 0.
+        seed: keys the start.
+        precision: of the attack; success is always recomputed in fp32.
+    """
+
+    models: tuple[str, ...]
+    norm: Norm
+    eps: float
+    attack: AttackSettings
+    rule: MeanWeightsOf | None = None
+    labels: Labels = "predicted"
+    judges: tuple[str, ...] = ()
+    data: str = "mnist"
+    steps: int = 50
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ValueError("models must name at least one model, got none")
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if not self.eps >= 0:
+            raise ValueError(f"eps must be >= 0, got {self.eps}")
+        if self.labels not in ("predicted", "true"):
+            raise ValueError(f"labels must be 'predicted' or 'true', got {self.labels!r}")
+        if self.steps < 0:
+            raise ValueError(f"steps must be >= 0, got {self.steps}")
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The models whose success is counted."""
+        return self.judges or self.models
+
+    @property
+    def needs(self) -> tuple[Cell, ...]:
+        """The cells that must be measured before this one."""
+        return () if self.rule is None else (self.rule.cell,)
+
+    def key(self, rule: WeightRule, fingerprints: Mapping[str, str]) -> str:
+        """Hash everything that decides the numbers.
+
+        Args:
+            rule: the rule that the attack is given, ``attack.rule`` or what ``rule`` came to.
+            fingerprints: model name to a hash of its weights.
+        """
+        settings = self.describe(rule) | {"weights": {n: fingerprints[n] for n in sorted({*self.models, *self.judged})}}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
+
+    def describe(self, rule: WeightRule) -> dict[str, Any]:
+        """Return the settings as plain values, ready for JSON."""
+        attack = {f.name: plain(getattr(self.attack, f.name)) for f in fields(self.attack)}
+        own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("attack", "rule", "judges")}
+        return own | {"judges": list(self.judged), "attack": attack | {"rule": plain(rule)}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell under the name by which tables, figures and claims ask for it.
+
+    Attributes:
+        key: what the paper's table calls it, such as ("linf", "minmax").
+        variant: which version of the attack this is, such as "paper".
+        cell: what is measured.
+    """
+
+    key: Key
+    variant: str
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of the paper.
+
+    Attributes:
+        name: as on the command line, such as "table-1a".
+        title: one line.
+        rows: what is measured, in the order of the table.
+        kind: "table" of attacks, "sweep" over a quantity (the last entry of each row's key, a number), or "accuracy"
+            of single models. Budgets give each kind its images.
+        sweeps: name of the swept quantity; empty for the other kinds.
+    """
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    kind: Literal["table", "sweep", "accuracy"] = "table"
+    sweeps: str = ""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The versions of the attack that occur, in order of appearance."""
+        return tuple(dict.fromkeys(row.variant for row in self.rows))
+
+    def keys(self, variant: str) -> tuple[Key, ...]:
+        """The names of the rows of one variant, in order."""
+        return tuple(row.key for row in self.rows if row.variant == variant)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of an experiment is computed.
+
+    Attributes:
+        table: test images for tables of attacks, >= 1.
+        sweep: test images for each point of a sweep, >= 1.
+        accuracy: test images for the accuracies of single models, >= 1.
+        steps: upper limit on the steps of every attack; None for the paper's.
+        thin: keep every so many-th point of a sweep, >= 1.
+    """
+
+    table: int
+    sweep: int
+    accuracy: int
+    steps: int | None = None
+    thin: int = 1
+
+    def images(self, experiment: Experiment) -> int:
+        """Return how many test images ``experiment`` takes."""
+        return {"table": self.table, "sweep": self.sweep, "accuracy": self.accuracy}[experiment.kind]
+
+    def limit(self, experiment: Experiment) -> Experiment:
+        """Return the experiment with its sweep thinned and its steps limited."""
+        rows = experiment.rows
+        if experiment.kind == "sweep" and self.thin > 1:
+            points = sorted({float(row.key[-1]) for row in rows if row.key[-1] != REFERENCE})[:: self.thin]
+            rows = tuple(r for r in rows if r.key[-1] == REFERENCE or float(r.key[-1]) in points)
+        return replace(experiment, rows=tuple(replace(r, cell=_capped(r.cell, self.steps)) for r in rows))
+
+
+REFERENCE = "-"
+"""Last entry of the key of a row that a sweep is held against: it has no place on the axis."""
+
+BUDGETS: dict[str, Budget] = {
+    "smoke": Budget(table=24, sweep=24, accuracy=500, steps=10, thin=3),
+    "quick": Budget(table=200, sweep=200, accuracy=10_000),
+    "paper": Budget(table=1000, sweep=200, accuracy=10_000),
+}
+
+
+def _capped(cell: Cell, steps: int | None) -> Cell:
+    if steps is None or cell.steps <= steps:
+        return cell
+    rule = None if cell.rule is None else MeanWeightsOf(_capped(cell.rule.cell, steps))
+    return replace(cell, steps=steps, rule=rule)
+
+
+def plain(value: Any) -> Any:
+    """Return settings as plain values: dataclasses by name and fields, functions by name, tensors as lists."""
+    if isinstance(value, Tensor):
+        return [float(v) for v in value.flatten().double()]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"name": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
+    return value

@@ -1,0 +1,99 @@
+"""The paper's printed values, as data. All are percentages; ``source`` says where they stand.
+
+Lifts are relative: 100 (ASR_all - ASR_all of the average) / ASR_all of the average.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omnirobust.experiments.spec import Key
+
+MODELS = ("A", "B", "C", "D")
+
+
+@dataclass(frozen=True)
+class Printed:
+    """One printed row, in percent.
+
+    Attributes:
+        accuracy: model letter to its accuracy on the attacked images.
+        asr_all: share of images that fool every model at once; None where the table has no such column.
+        asr_avg: share of (image, model) pairs that are fooled; None likewise.
+        lift: relative gain of asr_all over the average; None likewise.
+        source: table of the paper.
+    """
+
+    accuracy: dict[str, float]
+    asr_all: float | None
+    asr_avg: float | None
+    lift: float | None
+    source: str
+
+
+def _rows(source: str, values: dict[Key, tuple[float | None, ...]]) -> dict[Key, Printed]:
+    """Name the columns: four accuracies, ASR_avg, ASR_all, lift."""
+    return {
+        key: Printed(dict(zip(MODELS, row[:4], strict=True)), row[5], row[4], row[6], source)  # type: ignore[arg-type]
+        for key, row in values.items()
+    }
+
+
+TABLE_1A = _rows(
+    "Table 1(a)",
+    {
+        ("l0", "avg"): (7.03, 1.51, 11.27, 2.48, None, 84.03, None),
+        ("l0", "minmax"): (3.65, 2.36, 4.99, 3.11, None, 91.97, 9.45),
+        ("l1", "avg"): (20.79, 0.15, 21.48, 6.70, None, 69.31, None),
+        ("l1", "minmax"): (6.12, 2.53, 8.43, 5.11, None, 89.16, 28.64),
+        ("l2", "avg"): (6.88, 0.03, 26.28, 14.50, None, 69.12, None),
+        ("l2", "minmax"): (1.51, 0.89, 3.50, 2.06, None, 95.31, 37.89),
+        ("linf", "avg"): (1.05, 0.07, 41.10, 35.03, None, 48.17, None),
+        ("linf", "minmax"): (2.47, 0.37, 7.39, 5.81, None, 90.16, 87.17),
+    },
+)
+
+TABLE_A4 = _rows(
+    "Table A4",
+    {
+        ("l2", "avg"): (6.88, 0.03, 26.28, 14.50, 88.08, 69.12, None),
+        ("l2", "w_c+d"): (69.03, 14.58, 5.11, 0.34, 77.74, 28.65, -58.56),
+        ("l2", "w_a+c+d"): (1.34, 24.53, 11.69, 2.79, 89.91, 67.45, -2.42),
+        ("l2", "w_clip"): (2.70, 0.02, 12.69, 4.13, 95.12, 85.33, 23.45),
+        ("l2", "w_prior"): (6.28, 0.05, 6.78, 2.65, 96.06, 88.25, 27.68),
+        ("l2", "w_static"): (4.52, 0.27, 3.35, 4.15, 96.93, 90.53, 30.98),
+        ("l2", "minmax"): (1.51, 0.89, 3.50, 2.06, 98.01, 95.31, 37.89),
+        ("linf", "avg"): (1.05, 0.07, 41.10, 35.03, 80.69, 48.17, None),
+        ("linf", "w_c+d"): (60.37, 19.55, 15.10, 1.87, 75.78, 29.32, -39.13),
+        ("linf", "w_a+c+d"): (0.46, 21.57, 25.36, 13.84, 84.69, 53.39, 10.84),
+        ("linf", "w_clip"): (0.66, 0.03, 23.43, 13.23, 90.66, 71.54, 48.52),
+        ("linf", "w_prior"): (1.57, 0.24, 17.67, 13.74, 91.70, 74.34, 54.33),
+        ("linf", "w_static"): (10.58, 0.39, 9.28, 10.05, 92.43, 77.84, 61.59),
+        ("linf", "minmax"): (2.47, 0.37, 7.39, 5.81, 95.99, 90.16, 87.17),
+    },
+)
+
+W_PRIOR = (0.2, 0.1, 0.4, 0.3)
+"""Table A4: fixed weights of A, B, C, D, larger where the authors expect more robustness."""
+
+W_STATIC = {"l2": (0.209, 0.046, 0.495, 0.250), "linf": (0.080, 0.076, 0.541, 0.303)}
+"""Appendix D.2: the mean converged weights of A, B, C, D that the authors got and then held fixed."""
+
+W_D_PEAK, W_D_SETTLED = 0.45, 0.30
+"""Section 4.1 on Figure 1(c): the weight of D rises to the first and falls to the second."""
+
+
+def _single(letter: str, clean: float, fgsm: float) -> dict[Key, Printed]:
+    return {
+        (letter, "clean"): Printed({letter: clean}, None, None, None, "Table A2"),
+        (letter, "fgsm"): Printed({letter: fgsm}, None, None, None, "Table A2"),
+    }
+
+
+TABLE_A2 = (
+    _single("A", 98.20, 18.92) | _single("B", 99.49, 50.95) | _single("C", 99.25, 63.23) | _single("D", 99.33, 56.36)
+)
+"""MNIST half: accuracy on clean test images, and under FGSM with linf radius 0.2."""
+
+PRINTED: dict[str, dict[Key, Printed]] = {"table-1a": TABLE_1A, "table-a2": TABLE_A2, "table-a4": TABLE_A4}
+"""Experiment name to its printed rows; figures print no numbers."""
