@@ -145,10 +145,11 @@ def exact_l2(m: Tensor, b: Tensor, eps: Tensor) -> Tensor:
 
     In units that make both max m and eps one, squares neither overflow nor vanish where they matter.
     """
+    b = torch.minimum(b, 2 * eps)
     free = m * (b > 0)
     unit = free.amax(1, keepdim=True).clamp_min(torch.finfo(m.dtype).tiny)
-    alpha, beta = free / unit, torch.where(eps > 0, torch.minimum(b, 2 * eps) / eps, 0)
-    within = torch.where(eps > 0, torch.minimum(free, b) / eps, 0).clamp_max(2).square().sum(1, keepdim=True) <= 1
+    alpha, beta = free / unit, torch.where(eps > 0, b / eps, 0)
+    within = torch.where(eps > 0, torch.minimum(free, b) / eps, 0).square().sum(1, keepdim=True) <= 1
     q, c = alpha * alpha, beta * beta
     t = 1 / q.sum(1, keepdim=True).clamp_min(1)  # the sum is at least 1 unless the row is 0
     for _ in range(_MAX_STEPS):

@@ -71,7 +71,7 @@ def simplex_unchecked(v: Tensor) -> Tensor:
     # Domains first: every operation below then runs along contiguous rows of B.
     s = v.reshape(-1, v.shape[-1]).t().contiguous()
     # Values more than 1 below the greatest are never in the support, so that their size need not be kept.
-    s = s.sub_(s.amax(0)).clamp_min_(-2)
+    s = (s - s.amax(0)).clamp_min_(-2)  # a new tensor: a single row or column is its own transpose
     # k is in the support when sum_j max(v_j - v_k, 0) < 1; max(v_j, v_k) - v_k saves a pass.
     support = torch.maximum(s.unsqueeze(0), s.unsqueeze(1)).sum(1).sub_(s, alpha=s.shape[0]).lt_(1)
     mu = (support * s).sum(0).sub_(1).div_(support.sum(0))
@@ -168,7 +168,7 @@ def _by_chunks(a: Tensor, p: float, eps: Tensor, lower: Tensor, upper: Tensor) -
             left = (~solved).nonzero()[:, 0]
             d, low, high = points[left].double(), low[left].double(), high[left].double()
             magnitude = exact(d.abs(), torch.where(d > 0, high, -low), radius[left].double())
-            out[part][left] = torch.clamp(torch.copysign(magnitude, d), low, high).to(a.dtype)
+            out[part][left] = toward_zero(torch.clamp(torch.copysign(magnitude, d), low, high), a.dtype)
     return out
 
 
@@ -187,11 +187,12 @@ def row_norm(delta: Tensor, p: float) -> Tensor:
 def toward_zero(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Convert to a narrower dtype without ever increasing a magnitude."""
     narrow = values.to(dtype)
-    if dtype not in (torch.float16, torch.bfloat16):
+    if dtype.itemsize >= values.dtype.itemsize:
         return narrow
     # One less in the bit pattern is one step towards zero, for either sign.
     grew = narrow.to(values.dtype).abs() > values.abs()
-    return (narrow.view(torch.int16) - grew.to(torch.int16)).view(dtype)
+    pattern = torch.int16 if dtype.itemsize == 2 else torch.int32
+    return (narrow.view(pattern) - grew.to(pattern)).view(dtype)
 
 
 def _keep_largest(a: Tensor, boxed: Tensor, eps: Tensor) -> Tensor:
