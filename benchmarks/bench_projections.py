@@ -17,10 +17,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from timing import interleaved, ratio
 from torch import Tensor
 
 from omnirobust.projections import lp_box_unchecked, simplex_unchecked
+from timing import interleaved, ratio
 
 SHAPES = ((1000, 784), (1000, 3072), (16, 150528))
 RADII = {1: 0.03, 2: 0.1}  # times n for l1, times sqrt(n) for l2

@@ -215,12 +215,14 @@ def test_agrees_with_a_convex_solver(p: float) -> None:
     for i in range(3):
         d = cp.Variable(12)
         box = [d >= lower[i].numpy(), d <= upper[i].numpy()]
-        ball = cp.norm(d, "inf" if p == inf else p) <= float(eps[i])
-        cp.Problem(cp.Minimize(cp.sum_squares(d - a[i].numpy())), [*box, ball]).solve(
-            solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10
-        )
+        ball = {
+            1: cp.norm1(d) <= float(eps[i]),
+            2: cp.sum_squares(d) <= float(eps[i]) ** 2,
+            inf: cp.abs(d) <= float(eps[i]),
+        }
+        cp.Problem(cp.Minimize(cp.sum_squares(d - a[i].numpy())), [*box, ball[p]]).solve(solver=cp.CLARABEL)
         got = project_lp_box(a[i : i + 1], p, float(eps[i]), lower[i], upper[i])[0]
-        torch.testing.assert_close(got, torch.as_tensor(d.value), rtol=0, atol=1e-5)
+        torch.testing.assert_close(got, torch.as_tensor(d.value), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", range(9))

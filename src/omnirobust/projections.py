@@ -177,11 +177,16 @@ def row_norm(delta: Tensor, p: float) -> Tensor:
 
     Low precision is measured in float32.
     """
-    flat = delta.reshape(delta.shape[0], -1)
+    flat = as_rows(delta)
     flat = flat.float() if flat.dtype.itemsize < 4 else flat
     if flat.numel() == 0:
         return flat.new_zeros(flat.shape[0])
     return torch.linalg.vector_norm(flat, ord=p, dim=1)
+
+
+def as_rows(values: Tensor) -> Tensor:
+    """Lay (B, *S) out as (B, n), empty batches and rows of one number included."""
+    return values.unsqueeze(-1).flatten(1)
 
 
 def toward_zero(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -230,7 +235,7 @@ def _order_statistic(gain: Tensor, count: Tensor) -> Tensor:
 
 def _rows(values: Bound, a: Tensor) -> Tensor:
     """Lay points or bounds out as one row an example, (B, n)."""
-    return torch.as_tensor(values).to(a).expand(a.shape).reshape(a.shape[0], -1)
+    return as_rows(torch.as_tensor(values).to(a).expand(a.shape))
 
 
 def _widen(value: Bound) -> Bound:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omnirobust._types import norm_name
-from omnirobust.projections import check_lp_box, lp_box_unchecked, row_norm, toward_zero
+from omnirobust.projections import as_rows, check_lp_box, lp_box_unchecked, row_norm, toward_zero
 
 Clip = Literal["image", "intersection"]
 
@@ -49,7 +49,7 @@ class FeasibleSet:
         low, high = self.lower, self.upper
         if self.p == math.inf:
             # Folded once: projecting is then a single clamp.
-            reach = self.radius().reshape(-1, *[1] * (low.ndim - 1))
+            reach = toward_zero(self.radius(), low.dtype).reshape(-1, *[1] * (low.ndim - 1))
             low, high = torch.maximum(low, -reach), torch.minimum(high, reach)
         object.__setattr__(self, "_low", low)
         object.__setattr__(self, "_high", high)
@@ -60,10 +60,9 @@ class FeasibleSet:
         return self.lower.shape
 
     def radius(self) -> Tensor:
-        """Return the radius of every row, (B,), in the dtype of the bounds and never rounded up in low precision."""
-        eps = torch.as_tensor(self.eps, device=self.lower.device)
-        eps = eps.to(torch.float32 if self.lower.dtype.itemsize < 4 else self.lower.dtype)
-        return toward_zero(eps, self.lower.dtype).expand(self.shape[0])
+        """Return the radius of every row, (B,), in the dtype of the bounds but at least float32."""
+        wide = torch.float32 if self.lower.dtype.itemsize < 4 else self.lower.dtype
+        return torch.as_tensor(self.eps, dtype=wide, device=self.lower.device).expand(self.shape[0])
 
     def project(self, delta: Tensor) -> Tensor:
         """Return the nearest feasible perturbations (13), (B, *S). Nothing is checked: this is the hot path."""
@@ -81,9 +80,7 @@ class FeasibleSet:
         Args:
             tol: relative excess allowed over eps (none for p = 0), and absolute excess allowed over the box.
         """
-        flat = delta.reshape(delta.shape[0], -1)
-        lower, upper = (bound.reshape(bound.shape[0], -1) for bound in (self.lower, self.upper))
-        in_box = ((flat >= lower - tol) & (flat <= upper + tol)).all(1)
+        in_box = as_rows((delta >= self.lower - tol) & (delta <= self.upper + tol)).all(1)
         radius = torch.as_tensor(self.eps, dtype=torch.float64, device=delta.device)
         slack = radius.floor() if self.p == 0 else radius * (1 + tol)
         return in_box & (row_norm(delta.double(), self.p) <= slack)
