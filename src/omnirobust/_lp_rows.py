@@ -65,7 +65,8 @@ def fast_l2(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scrat
     total = _square_sum(a)
     t = torch.where(total > target * (1 + tol.inside), target / total, 1)
     last_t, last, slope = t, target, total
-    for step in range(16):
+    step = 0
+    while True:
         reached = _square_sum(torch.clamp(torch.mul(a, t.sqrt(), out=moved), lower, upper, out=out))
         solved = ((reached - target).abs() <= tol.solved * target) | ((t == 1) & (reached < target))
         if step == 15 or bool(solved.all()):
@@ -77,6 +78,7 @@ def fast_l2(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scrat
             slope = torch.where(t - last_t > 1e-4 * t, (reached - last) / (t - last_t), slope)
         last_t, last = t, reached
         t = torch.where(solved, t, (t + (target - reached) / slope).clamp(max=1))
+        step += 1
     # Where almost all of the norm sits on the box, the root is sensitive to rounding in the sums.
     return solved & ((20 * t * slope >= target) | (t == 1)) & _usable(eps, tol)
 
@@ -97,13 +99,15 @@ def fast_l1(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scrat
     outside = (torch.minimum(m, b, out=out).sum(1, keepdim=True) > eps * (1 + tol.inside)).to(a.dtype)
     gap = _approach(m, b, eps, outside, moved, out)
     active = eps
-    for step in range(8):
+    step = 0
+    while True:
         solved = gap.abs() <= tol.solved * eps
         if step == 7 or bool(solved.all()):
             break
         active = torch.eq(moved, out, out=m).sum(1, keepdim=True)
         moved.sub_(gap / active.clamp_min(1))
         gap = _excess(moved, b, eps, outside, out)
+        step += 1
     torch.copysign(out, a, out=out)
     # With few active coordinates, the rounding of a large sum falls on each of them.
     return solved & ((active >= 0.04 * eps) | (outside == 0)) & _usable(eps, tol)
@@ -113,7 +117,8 @@ def _approach(m: Tensor, b: Tensor, eps: Tensor, outside: Tensor, moved: Tensor,
     """Bring every row's norm within 0.1 % of the radius; leave |a| - lam in ``moved`` and return the excess."""
     low, high = torch.zeros_like(eps), m.amax(1, keepdim=True) * outside
     lam = low
-    for step in range(12):
+    step = 0
+    while True:
         gap = _excess(torch.sub(m, lam, out=moved), b, eps, outside, out)
         if step == 11 or bool((gap.abs() <= 1e-3 * eps).all()):
             break
@@ -123,6 +128,7 @@ def _approach(m: Tensor, b: Tensor, eps: Tensor, outside: Tensor, moved: Tensor,
         # Newton on the logarithm: the norm falls off like an exponential, or faster, as lam grows.
         newton = lam + (gap + eps) * torch.log1p(gap / eps) / active.clamp_min(1)
         lam = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+        step += 1
     return gap
 
 
