@@ -16,48 +16,54 @@ from omnirobust.experiments.spec import Key
 Verdict: TypeAlias = Literal["true", "false", "undecided", "not measured"]
 
 
+ENOUGH = 100
+"""Images below which no claim is decided."""
+
+
 class Rates:
     """Rates of the rows of one variant, as fractions, over the images or over a resample of them.
 
     Args:
         rows: name to what was measured, all on the same N images.
         letters: name to the letters of the judged models, J of them.
-        counts: how often each image is drawn, (N,), summing to N; None: once.
     """
 
-    def __init__(
-        self, rows: Mapping[Key, Measured], letters: Mapping[Key, tuple[str, ...]], counts: Tensor | None = None
-    ) -> None:
-        self._rows, self._letters, self._counts = rows, letters, counts
+    def __init__(self, rows: Mapping[Key, Measured], letters: Mapping[Key, tuple[str, ...]]) -> None:
+        self._letters = letters
+        self._flags = {key: _flags(row) for key, row in rows.items()}
+        self._paths = {key: row.weights_path for key, row in rows.items()}
+        self._share: Tensor | None = None
+        self._means: dict[Key, list[float]] = {}
 
     def resampled(self, counts: Tensor) -> Rates:
-        """Return the same rows over a resample."""
-        return Rates(self._rows, self._letters, counts)
+        """Return the same rows over a resample in which image i is drawn ``counts[i]`` times, (N,)."""
+        drawn = object.__new__(Rates)
+        drawn.__dict__.update(self.__dict__)
+        drawn._share, drawn._means = (counts / counts.sum()).float(), {}
+        return drawn
 
     def keys(self) -> tuple[Key, ...]:
         """The names of the rows."""
-        return tuple(self._rows)
+        return tuple(self._flags)
 
     @property
     def images(self) -> int:
         """N."""
-        return min((len(row) for row in self._rows.values()), default=0)
+        return min((len(flags) for flags in self._flags.values()), default=0)
 
     def asr_all(self, *key: str) -> float:
         """ASR_all: the share of images that fool every judge."""
-        return float(self._mean(self._rows[key].fooled.all(1)))
-
-    def asr_any_iterate(self, *key: str) -> float:
-        """The share of images for which some iterate fooled every attacked model."""
-        return float(self._mean(self._rows[key].any_iterate))
+        return self._mean(key)[0]
 
     def asr_avg(self, *key: str) -> float:
         """ASR_avg: the share of (image, judge) pairs that are fooled."""
-        return float(self._mean(self._rows[key].fooled).mean())
+        fooled = self._mean(key)[1 : 1 + len(self._letters[key])]
+        return sum(fooled) / len(fooled)
 
     def accuracy(self, *key: str) -> dict[str, float]:
         """The accuracy of each judge on the attacked images, by letter."""
-        return dict(zip(self._letters[key], (1 - self._mean(self._rows[key].fooled)).tolist(), strict=True))
+        letters = self._letters[key]
+        return {m: 1 - f for m, f in zip(letters, self._mean(key)[1 : 1 + len(letters)], strict=True)}
 
     def lift(self, *key: str) -> float:
         """Relative gain of ASR_all over the average in the same place; 0 where it is undefined."""
@@ -65,21 +71,26 @@ class Rates:
 
     def weights(self, *key: str) -> dict[str, float]:
         """The mean weight of each model at the end, by letter, of a row that judges the models it attacks."""
-        return dict(zip(self._letters[key], self._mean(self._rows[key].weights).tolist(), strict=True))
+        letters = self._letters[key]
+        return dict(zip(letters, self._mean(key)[1 + len(letters) :], strict=True))
 
     def weights_path(self, *key: str) -> Tensor:
         """The mean weights at every iterate, (T+1, K)."""
-        return self._mean(self._rows[key].weights_path)
+        path = self._paths[key].float()
+        return path.mean(0) if self._share is None else torch.tensordot(self._share, path, 1)
 
-    def _mean(self, values: Tensor) -> Tensor:
-        if self._counts is None:
-            return values.double().mean(0)
-        share = self._counts.to(torch.float32) / self._counts.sum()
-        return (
-            (share @ values.flatten(1).float() if values.ndim > 1 else share @ values.float())
-            .double()
-            .view(values.shape[1:])
-        )
+    def _mean(self, key: Key) -> list[float]:
+        if key not in self._means:
+            flags = self._flags[key]
+            mean = flags.double().mean(0) if self._share is None else self._share @ flags
+            self._means[key] = mean.tolist()
+        return self._means[key]
+
+
+def _flags(row: Measured) -> Tensor:
+    """Return whether all judges and each are fooled, and the weights, side by side, (N, 1 + J + K)."""
+    fooled = row.fooled.float()
+    return torch.cat([fooled.amin(1, keepdim=True), fooled, row.weights.float()], 1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,8 @@ class Judgement:
     Attributes:
         claim: which.
         variant: on which version of the attack.
-        verdict: "true" or "false" if the images at hand say so and at least 95 % of their resamples agree.
+        verdict: "true" or "false" if the images at hand say so and at least 95 % of their resamples agree; always
+            "undecided" on fewer than ``ENOUGH`` images, of which resamples say too little.
         support: share of the resamples in which it holds, in [0, 1]; None if not measured.
         shown: the numbers that decide it.
     """
@@ -136,7 +148,9 @@ def judge(claim: Claim, variant: str, rates: Rates, *, resamples: int = 400, see
         agreed += claim.holds(rates.resampled(torch.bincount(drawn, minlength=N)))
     support = agreed / max(resamples, 1)
     verdict: Verdict = "undecided"
-    if held and support >= 0.95:
+    if N < ENOUGH:
+        pass
+    elif held and support >= 0.95:
         verdict = "true"
     elif not held and support <= 0.05:
         verdict = "false"

@@ -33,10 +33,13 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
     elif experiment.kind == "sweep":
         parts.append(_sweep_table(outcome))
     else:
-        parts += [_summary_table(outcome), _detail_table(outcome)]
+        parts.append(_summary_table(outcome))
     judgements = outcome.judgements()
     if judgements:
-        parts += [f"### {experiment.name}: the paper's claims", _claims_table(judgements)]
+        note = "In brackets: the share of resamples of the images on which the claim holds."
+        parts += [f"### {experiment.name}: the paper's claims", note, _claims_table(judgements)]
+    if experiment.kind == "table":
+        parts += [f"### {experiment.name}: every row", _detail_table(outcome)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -136,17 +139,19 @@ def _sweep_table(outcome: Outcome) -> str:
 
 
 def _claims_table(judgements: Sequence[Judgement]) -> str:
-    lines = [
-        [
-            j.claim.text,
-            j.variant,
-            f"**{j.verdict}**",
-            NONE if j.support is None else f"{100 * j.support:.0f} %",
-            j.shown,
-        ]
-        for j in sorted(judgements, key=lambda j: j.claim.name)
-    ]
-    return table(["claim", "attack", "verdict", "resamples that agree with the claim", "our numbers"], lines)
+    """One line a claim: its verdict on each variant, and the numbers of the first."""
+    variants = list(dict.fromkeys(j.variant for j in judgements))
+    lines = []
+    for claim in dict.fromkeys(j.claim for j in judgements):
+        found = {j.variant: j for j in judgements if j.claim is claim}
+        lines.append([claim.text, *(_verdict(found.get(v)) for v in variants), found[variants[0]].shown or NONE])
+    return table(["claim", *variants, f"our numbers ({variants[0]})"], lines)
+
+
+def _verdict(found: Judgement | None) -> str:
+    if found is None or found.support is None:
+        return NONE
+    return f"**{found.verdict}** ({100 * found.support:.0f} %)"
 
 
 def _position(point: str) -> float:

@@ -156,7 +156,7 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> Reproduction:
         files += [*drawn, _text(folder / f"{name}.json", facts)]
         sections.append(section)
     occurring = [v for v in VARIANTS if any(v in o.experiment.variants for o in outcomes)]
-    page = "\n\n".join([_TITLE, _NOTES, "Versions of the attack:\n\n" + variants_list(occurring), *sections])
+    page = "\n\n".join([_TITLE, _NOTES.strip(), "Versions of the attack:\n\n" + variants_list(occurring), *sections])
     written = _text(folder / "reproduction.md", page)
     return Reproduction(tuple(outcomes), written, (written, *files))
 
