@@ -58,7 +58,6 @@ def project_simplex(v: Tensor) -> Tensor:
     return simplex_unchecked(v)
 
 
-@torch.no_grad()
 def simplex_unchecked(v: Tensor) -> Tensor:
     """Project as ``project_simplex`` does, without its checks.
 
@@ -68,18 +67,22 @@ def simplex_unchecked(v: Tensor) -> Tensor:
         return simplex_unchecked(v.float()).to(v.dtype)
     if v.shape[-1] > _FEW_DOMAINS:
         return _simplex_by_sorting(v)
-    # Domains first: every operation below then runs along contiguous rows of B.
-    s = v.reshape(-1, v.shape[-1]).t().contiguous()
+    rows = v.detach().reshape(-1, v.shape[-1])
+    # Domains first: the operations then run along contiguous rows of B. Arithmetic transposes faster than a copy.
+    s = torch.add(rows.t(), 0, out=v.new_empty(rows.shape[1], rows.shape[0]))
     # Values more than 1 below the greatest are never in the support, so that their size need not be kept.
-    s = (s - s.amax(0)).clamp_min_(-2)  # a new tensor: a single row or column is its own transpose
+    s = s.sub_(s.amax(0)).clamp_min_(-2)
     # k is in the support when sum_j max(v_j - v_k, 0) < 1; max(v_j, v_k) - v_k saves a pass.
-    support = torch.maximum(s.unsqueeze(0), s.unsqueeze(1)).sum(1).sub_(s, alpha=s.shape[0]).lt_(1)
+    support = torch.maximum(s.unsqueeze(0), s.unsqueeze(1)).sum(0).sub_(s, alpha=s.shape[0]).lt_(1)
     mu = (support * s).sum(0).sub_(1).div_(support.sum(0))
-    return s.sub_(mu).clamp_min_(0).t().reshape(v.shape).contiguous()
+    weights = rows.new_empty(rows.shape)
+    torch.clamp_min(s.sub_(mu), 0, out=weights.t())
+    return weights.reshape(v.shape)
 
 
 def _simplex_by_sorting(v: Tensor) -> Tensor:
     """Find mu as the largest of the averages (sum of the j greatest - 1) / j: all others lie below the root."""
+    v = v.detach()
     shifted = v - v.amax(-1, keepdim=True)
     ordered = shifted.sort(dim=-1, descending=True).values
     ranks = torch.arange(1, v.shape[-1] + 1, dtype=v.dtype, device=v.device)
