@@ -20,7 +20,8 @@ COLOURS = {"A": "#0072b2", "B": "#d55e00", "C": "#009e73", "D": "#cc79a7"}
 """Of the models: told apart by colour-blind readers too."""
 
 SCHEMES = {"avg": ("average", "#777777"), "minmax": ("min-max", "#0072b2")}
-STYLES = {"paper": "-", "paper-true": ":", "default": "--"}
+STYLES = {"paper": "-", "default": "--"}
+"""Of the variants that are drawn; those with true labels would hide behind these."""
 
 
 def draw(outcome: Outcome, folder: Path) -> tuple[Path, ...]:
@@ -32,7 +33,7 @@ def draw(outcome: Outcome, folder: Path) -> tuple[Path, ...]:
     if outcome.experiment.name == "figure-1":
         return tuple(
             _figure_1(outcome, variant, folder)
-            for variant in outcome.experiment.variants
+            for variant in STYLES
             if all((variant, ("linf", scheme)) in outcome.measured for scheme in SCHEMES)
         )
     if outcome.experiment.kind == "sweep" and outcome.measured:
@@ -92,8 +93,8 @@ def _weight_boxes(axis: Axes, measured: Measured) -> None:
         for box in boxes["boxes"]:
             box.set_facecolor(colour)
         axis.plot(path[:, :, k].mean(0).numpy(), color=colour, linewidth=0.8, label=letter)
-    axis.set(title="(c) weights of min-max", xlabel="iteration", ylabel="weight", ylim=(-0.02, 1.02), xticks=shown)
-    axis.legend(frameon=False, title="mean", loc="upper right")
+    axis.set(title="(c) weights of min-max", xlabel="iteration", ylabel="weight", ylim=(-0.02, 1.17), xticks=shown)
+    axis.legend(frameon=False, ncols=4, loc="upper center", columnspacing=1, handlelength=1)
 
 
 def _sweep(outcome: Outcome, folder: Path) -> Path:
@@ -102,7 +103,7 @@ def _sweep(outcome: Outcome, folder: Path) -> Path:
     panels = list(dict.fromkeys(key[0] for _, key in outcome.measured))
     with _canvas(file, len(panels)) as (_, axes):
         for axis, panel in zip(axes, panels, strict=True):
-            for variant in outcome.experiment.variants:
+            for variant in STYLES:
                 for scheme in SCHEMES:
                     _curve(axis, outcome, variant, panel, scheme)
             axis.set(title=panel, xlabel=outcome.experiment.sweeps, ylabel="ASR_all", ylim=(-0.02, 1.02))
@@ -113,7 +114,7 @@ def _sweep(outcome: Outcome, folder: Path) -> Path:
 def _curve(axis: Axes, outcome: Outcome, variant: str, panel: str, scheme: str) -> None:
     keys = [k for v, k in outcome.measured if v == variant and k[:2] == (panel, scheme)]
     label, colour = SCHEMES[scheme]
-    style = STYLES.get(variant, "-.")
+    style = STYLES[variant]
     if (panel, scheme, REFERENCE) in keys and variant == "paper":
         level = outcome.interval(variant, (panel, scheme, REFERENCE)).estimate
         axis.axhline(level, color=colour, linestyle=style, label=f"{label}, {variant}")
