@@ -4,6 +4,7 @@ One problem, min over the perturbation (or the model) of the max over domain wei
 """
 
 from omnirobust import losses as losses
+from omnirobust.adaptive import Adaptive as Adaptive
 from omnirobust.attacks import attack_ensemble as attack_ensemble
 from omnirobust.directions import Normalised as Normalised
 from omnirobust.directions import RawGradient as RawGradient

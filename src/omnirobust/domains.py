@@ -208,7 +208,7 @@ def _labels_per_model(x: Tensor, y: Tensor, K: int) -> Tensor:
         raise ValueError(f"y must have shape ({len(x)},) or ({len(x)}, {K}), got {tuple(y.shape)}")
     if y.device != x.device:
         raise ValueError(f"y is on {y.device} but x is on {x.device}: move one of them")
-    return y.reshape(len(x), -1).expand(len(x), K)
+    return (y.unsqueeze(1) if y.ndim == 1 else y).expand(len(x), K)
 
 
 def _check_labels(classifier: Classifier, labels: Tensor) -> None:

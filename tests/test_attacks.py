@@ -1,0 +1,202 @@
+"""The ensemble recipe: what it returns is what it says, whatever the batches, restarts and interruptions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import omnirobust as orb
+
+THREATS = [orb.Linf(0.15), orb.L2(1.0), orb.L1(4.0), orb.L0(6)]
+
+
+@pytest.mark.parametrize("preset", [None, "paper"])
+@pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
+def test_success_and_feasibility_are_as_reported(models, x, y, threat: orb.ThreatModel, preset) -> None:
+    result = orb.attack_ensemble(models, x, y, threat, steps=12, preset=preset)
+    assert threat.around(x).contains(result.delta).all()
+    assert bool(((result.adversarial >= 0) & (result.adversarial <= 1)).all())
+    assert (result.adversarial - x - result.delta).abs().max() < 1e-7
+    for k, model in enumerate(models.values()):
+        assert torch.equal(result.fooled[:, k], model(result.adversarial).argmax(1) != y)
+    assert result.asr_all == pytest.approx(float(result.fooled.all(1).double().mean()))
+    assert result.asr_avg == pytest.approx(float(result.fooled.double().mean()))
+    assert torch.allclose(result.accuracy, 1 - result.fooled.float().mean(0))
+    assert torch.allclose(result.weights.sum(1), torch.ones(9).double())
+    assert result.names == ("a", "b", "c")
+    assert result.history.losses.shape == (13, 3)
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
+def test_the_default_beats_the_plain_average_here(models, x, y, threat: orb.ThreatModel) -> None:
+    ours = orb.attack_ensemble(models, x, y, threat, steps=25)
+    average = orb.attack_ensemble(models, x, y, threat, steps=25, preset="paper", rule=orb.Uniform())
+    assert ours.asr_all >= average.asr_all
+
+
+def test_forwards_are_counted(models, x, y) -> None:
+    result = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=7)
+    assert [m.calls for m in models.values()] == [7 + 2] * 3  # T + 1 in the run, 1 to recompute success
+    assert result.gradient_evaluations == 3 * 7
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
+def test_noise_and_results_do_not_depend_on_batches(models, x, y, threat: orb.ThreatModel) -> None:
+    def go(size: int | None) -> orb.AttackResult:
+        return orb.attack_ensemble(
+            models, x, y, threat, steps=6, restarts=2, init="normal", batch_size=size, history="full"
+        )
+
+    whole, cut = go(None), go(2)
+    assert torch.allclose(whole.delta, cut.delta, atol=1e-9)
+    assert torch.equal(whole.fooled, cut.fooled)
+    assert torch.allclose(whole.history.losses, cut.history.losses)
+    assert whole.history.rows is not None and cut.history.rows is not None
+    assert torch.allclose(whole.history.rows.weights, cut.history.rows.weights)
+
+
+def test_same_seed_same_result_and_another_seed_another(models, x, y) -> None:
+    def go(seed: int) -> Tensor:
+        return orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=3, init="normal", seed=seed, keep="last").delta
+
+    assert torch.equal(go(4), go(4))
+    assert not torch.equal(go(4), go(5))
+
+
+def test_first_row_keys_the_noise(models, x, y) -> None:
+    def go(rows: slice, first_row: int) -> Tensor:
+        return orb.attack_ensemble(
+            models, x[rows], y[rows], orb.L2(0.5), steps=2, init="normal", first_row=first_row
+        ).delta
+
+    assert torch.allclose(go(slice(None), 0)[6:], go(slice(6, 9), 6), atol=1e-9)
+
+
+def test_restarts_never_lose(models, x, y) -> None:
+    one = orb.attack_ensemble(models, x, y, orb.Linf(0.08), steps=4, keep="last")
+    more = orb.attack_ensemble(models, x, y, orb.Linf(0.08), steps=4, keep="last", restarts=4)
+    assert bool((more.fooled.sum(1) >= one.fooled.sum(1)).all())
+    assert more.gradient_evaluations == 4 * one.gradient_evaluations
+
+
+def test_global_random_state_is_left_alone(models, x, y) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=2, init="normal", restarts=2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Memory:
+    """A store that forgets nothing, and can break off after some batches."""
+
+    def __init__(self, stop_after: int = 99) -> None:
+        self.kept: dict[int, orb.AttackResult] = {}
+        self.left = stop_after
+
+    def get(self, index: int) -> orb.AttackResult | None:
+        return self.kept.get(index)
+
+    def put(self, index: int, result: orb.AttackResult) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.kept[index] = result
+
+
+def test_an_interrupted_attack_resumes_to_the_same_result(models, x, y) -> None:
+    def go(store: Memory) -> orb.AttackResult:
+        return orb.attack_ensemble(models, x, y, orb.L2(0.7), steps=4, batch_size=3, init="normal", store=store)
+
+    broken = Memory(stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        go(broken)
+    models["a"].calls = 0
+    resumed = go(Memory()) if not broken.kept else None
+    broken.left = 99
+    resumed = go(broken)
+    assert models["a"].calls == 6  # one batch of three was left: T + 1 and 1
+    assert torch.equal(resumed.delta, go(Memory()).delta)
+
+
+def test_progress_is_told_to_a_callable(models, x, y) -> None:
+    seen: list[tuple[int, int]] = []
+    orb.attack_ensemble(
+        models, x, y, orb.Linf(0.1), steps=3, batch_size=5, restarts=2, progress=lambda a, b: seen.append((a, b))
+    )
+    assert seen[-1] == (16, 16)
+    assert [a for a, _ in seen] == sorted(a for a, _ in seen)
+
+
+def test_targeted_attacks_reach_their_class(models, x, y) -> None:
+    goal = (y + 1) % 4
+    result = orb.attack_ensemble(models, x, goal, orb.Linf(0.5), steps=30, targeted=True)
+    for k, model in enumerate(models.values()):
+        assert torch.equal(result.fooled[:, k], model(result.adversarial).argmax(1) == goal)
+    assert result.asr_avg > 0.5
+
+
+def test_radii_may_differ_by_row(models, x, y) -> None:
+    eps = torch.linspace(0.01, 0.2, 9, dtype=torch.float64)
+    result = orb.attack_ensemble(models, x, y, orb.Linf(eps), steps=5, batch_size=4)
+    assert bool((result.delta.abs().flatten(1).amax(1) <= eps + 1e-9).all())
+
+
+def test_masked_pixels_stay(models, x, y) -> None:
+    mask = torch.zeros(1, 6, 6, dtype=torch.bool)
+    mask[:, :3] = True
+    result = orb.attack_ensemble(models, x, y, orb.ThreatModel(2, 1.0, mask=mask), steps=5)
+    assert bool((result.delta[:, :, 3:] == 0).all()) and bool((result.delta != 0).any())
+
+
+class Step(nn.Module):
+    """A model whose gradient is zero everywhere: it rounds its input."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v.flatten(1)[:, :4].round() * 2 + v.flatten(1)[:, :4] * 0
+
+
+def test_a_model_without_gradient_is_named(models, x, y) -> None:
+    pair = {"good": models["a"], "step": Step()}
+    with pytest.raises(ValueError, match="model 'step' has zero input gradient on every row"):
+        orb.attack_ensemble(pair, x, y, orb.Linf(0.1), steps=3)
+
+
+def test_rows_that_start_blind_are_counted(x) -> None:
+    class HalfBlind(nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            seeing = (v[:, 0, 0, 0] > 0.5).to(v.dtype).view(-1, 1)
+            z = v.flatten(1)[:, 1:5] * seeing
+            return z + torch.tensor([9.0, 0, 0, 0], dtype=v.dtype)
+
+    result = orb.attack_ensemble(HalfBlind(), x, torch.zeros(9, dtype=torch.int64), orb.L2(0.1), steps=1)
+    assert float(result.zero_gradient[0]) == pytest.approx(float((x[:, 0, 0, 0] <= 0.5).double().mean()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": -2}, "steps must be >= 0, got -2"),
+        ({"restarts": 0}, "restarts must be >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be >= 1 or None, got 0"),
+        ({"preset": "papers"}, "preset must be 'paper' or None, got 'papers'"),
+        ({"init": "ones"}, "init must be a tensor, 'zero' or 'normal', got 'ones'"),
+        ({"keep": "first"}, "keep must be 'last' or 'best', got 'first'"),
+        ({"init": torch.zeros(9, 1, 6, 5).double()}, r"init must have shape \(9, 1, 6, 6\)"),
+        ({"y": torch.full((9,), 4)}, r"y must lie in \[0, 4\)"),
+        ({"y": torch.full((9,), -1)}, r"y must lie in \[0, 4\)"),
+        ({"x": torch.full((9, 1, 6, 6), 1.5).double()}, "x must lie in"),
+        ({"x": torch.full((9, 1, 6, 6), float("nan")).double()}, "x must be finite"),
+        ({"models": []}, "models must hold at least one model"),
+    ],
+)
+def test_what_the_attack_refuses(models, x, y, change: dict, message: str) -> None:
+    given = {"models": models, "x": x, "y": y} | change
+    with pytest.raises(ValueError, match=message):
+        orb.attack_ensemble(given.pop("models"), given.pop("x"), given.pop("y"), orb.Linf(0.1), **given)
+
+
+def test_no_images_are_no_trouble(models, x, y) -> None:
+    result = orb.attack_ensemble(models, x[:0], y[:0], orb.Linf(0.1), steps=2)
+    assert result.delta.shape == (0, 1, 6, 6)
+    assert result.asr_all == 0.0
