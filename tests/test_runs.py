@@ -142,13 +142,14 @@ def test_a_damaged_batch_is_computed_again(tmp_path, damage):
 
 
 def test_finished_batches_are_not_computed_again(tmp_path):
-    store = RunFolder.create(tmp_path / "run", CONFIG).store("minmax")
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    store = run.store("minmax")
     attack(store)
     stamps = {file: file.stat().st_mtime_ns for file in store.folder.iterdir()}
     assert len(stamps) == 3
     attack(store)
     assert {file: file.stat().st_mtime_ns for file in store.folder.iterdir()} == stamps
-    store.clear()
+    run.clear_stores()
     assert not store.folder.exists()
     assert store.get(0) is None
 

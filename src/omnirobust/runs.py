@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -126,6 +127,10 @@ class RunFolder:
         """Return the store of the finished batches of one part of the job."""
         return ResultStore(self.path / "parts" / part)
 
+    def clear_stores(self) -> None:
+        """Delete the batches of all parts: for the end of a job, when its results are written."""
+        shutil.rmtree(self.path / "parts", ignore_errors=True)
+
 
 @dataclass(frozen=True)
 class ResultStore:
@@ -143,13 +148,6 @@ class ResultStore:
     def put(self, index: int, result: AttackResult) -> None:
         """Keep the result of batch ``index``."""
         write_result(self._file(index), result)
-
-    def clear(self) -> None:
-        """Delete all batches."""
-        for file in self.folder.glob("*.safetensors*"):
-            file.unlink()
-        if self.folder.is_dir():
-            self.folder.rmdir()
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:05d}.safetensors"

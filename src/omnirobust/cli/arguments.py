@@ -1,0 +1,163 @@
+"""Strings of the command line to settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omnirobust._types import WeightRule
+    from omnirobust.directions import Direction
+    from omnirobust.losses import Loss
+    from omnirobust.threat_models import ThreatModel
+
+
+class NormName(StrEnum):
+    """The norms."""
+
+    LINF = "linf"
+    L2 = "l2"
+    L1 = "l1"
+    L0 = "l0"
+
+
+class RuleName(StrEnum):
+    """The weight rules: min-max is the tuned one of the norm, or the paper's."""
+
+    MINMAX = "minmax"
+    AVERAGE = "average"
+    WORST = "worst"
+    ASCENT = "ascent"
+    EXPONENTIATED = "exponentiated"
+
+
+class LossName(StrEnum):
+    """The attack losses."""
+
+    MARGIN = "margin"
+    SMOOTH_MARGIN = "smooth-margin"
+    PROBABILITY_MARGIN = "probability-margin"
+    NEG_CROSS_ENTROPY = "neg-cross-entropy"
+    DLR = "dlr"
+
+
+class DirectionName(StrEnum):
+    """The ways to move."""
+
+    RAW = "raw"
+    SIGN = "sign"
+    NORMALISED = "normalised"
+
+
+class Labels(StrEnum):
+    """What is to be left: the true labels, or each model's own predictions."""
+
+    TRUE = "true"
+    PREDICTED = "predicted"
+
+
+class StartName(StrEnum):
+    """Starting points."""
+
+    ZERO = "zero"
+    NORMAL = "normal"
+
+
+class Keep(StrEnum):
+    """Which iterate is returned."""
+
+    BEST = "best"
+    LAST = "last"
+
+
+class PrecisionName(StrEnum):
+    """Precision of the models during the attack."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Preset(StrEnum):
+    """Settings taken from the paper."""
+
+    PAPER = "paper"
+
+
+def expand_lists(argv: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Repeat list options before each of their values: ``--models a b,c`` to ``--models a --models b --models c``."""
+    expanded: list[str] = []
+    option: str | None = None
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if name in options:
+            option = name
+            expanded += _repeat(option, value) if equals else []
+            expanded += [] if equals or _has_value(argv, word) else [option]
+        elif option is None or word.startswith("-"):
+            option = None
+            expanded.append(word)
+        else:
+            expanded += _repeat(option, word)
+    return expanded
+
+
+def _repeat(option: str, words: str) -> list[str]:
+    return [part for word in words.split(",") if word for part in (option, word)]
+
+
+def _has_value(argv: Sequence[str], option: str) -> bool:
+    """Say whether a value follows ``option``; without one the parser is left to complain."""
+    after = list(argv).index(option) + 1
+    return after < len(argv) and not argv[after].startswith("-")
+
+
+def threat_model(norm: str, eps: float) -> ThreatModel:
+    """Make the threat model of a norm's name and a radius."""
+    from omnirobust._types import NORMS
+    from omnirobust.threat_models import ThreatModel
+
+    return ThreatModel(NORMS[norm], eps)
+
+
+def weight_rule(name: RuleName, beta: float | None, gamma: float | None, eta: float | None) -> WeightRule | None:
+    """Make a weight rule; None for min-max as the preset has it.
+
+    Raises:
+        ValueError: if a parameter is given that the rule does not have, or one is missing.
+    """
+    from omnirobust.weights import ExponentiatedGradient, ProjectedAscent, Uniform, WorstCase
+
+    takes = {RuleName.ASCENT: ("beta", "gamma"), RuleName.EXPONENTIATED: ("eta", "gamma")}.get(name, ())
+    for key, value in (("beta", beta), ("gamma", gamma), ("eta", eta)):
+        if value is not None and key not in takes:
+            raise ValueError(f"{key} must be left out with rule {name}, got {value}")
+    if name is RuleName.ASCENT:
+        if beta is None or gamma is None:
+            raise ValueError("beta and gamma must be given with rule ascent")
+        return ProjectedAscent(beta, gamma)
+    if name is RuleName.EXPONENTIATED:
+        if eta is None:
+            raise ValueError("eta must be given with rule exponentiated")
+        return ExponentiatedGradient(eta, gamma or 0.0)
+    return {RuleName.AVERAGE: Uniform(), RuleName.WORST: WorstCase()}.get(name)
+
+
+def attack_loss(name: LossName | None) -> Loss | None:
+    """Return the loss of that name; None for that of the preset."""
+    from omnirobust import losses
+
+    return None if name is None else getattr(losses, name.replace("-", "_"))
+
+
+def direction(name: DirectionName | None) -> Direction | None:
+    """Return the direction of that name, with steps that shrink unless it is the paper's; None for the preset's."""
+    from omnirobust.directions import Normalised, RawGradient, Sign
+
+    if name is None:
+        return None
+    return {
+        DirectionName.RAW: RawGradient(),
+        DirectionName.SIGN: Sign("linear"),
+        DirectionName.NORMALISED: Normalised("linear"),
+    }[name]

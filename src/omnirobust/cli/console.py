@@ -1,0 +1,59 @@
+"""What the user sees while a command runs: progress, errors in one sentence, where results lie."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+INTERRUPTED = "Interrupted. Give the same command again to go on from where it stopped."
+
+
+def one_sentence(error: BaseException) -> str | None:
+    """Return what is wrong with the input in one sentence; None if ``error`` is not the user's but a bug."""
+    if (usage := getattr(error, "format_message", None)) is not None:
+        return " ".join(usage().split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    if isinstance(error, (ValueError, RuntimeError, OSError)) and str(error):
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def tell_error(sentence: str) -> None:
+    """Write one line to stderr."""
+    typer.echo(f"omnirobust: {sentence}", err=True)
+
+
+def say(*lines: str) -> None:
+    """Write lines to stdout."""
+    for line in lines:
+        typer.echo(line)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function (what, done, total) that draws a bar for everything it is told of, on stderr.
+
+    Nothing is drawn where stderr is no terminal.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as shown:
+        tasks = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what, total=total)
+            shown.update(tasks[what], completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,50 @@
+"""``omnirobust demo``, ``report`` and ``reproduce``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnirobust.cli.console import progress_bars, say
+
+
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
+    images: Annotated[int, typer.Option(help="How many test images to attack.")] = 200,
+) -> None:
+    """Train four classifiers of embedded digits in seconds, attack all at once in four norms, write a report."""
+    from omnirobust.cli.tables import show_norms
+    from omnirobust.jobs import DemoJob, run_demo
+    from omnirobust.report import build_report
+
+    with progress_bars() as progress:
+        records = run_demo(DemoJob(images=images), out, progress)
+    show_norms(records)
+    folder = records[0].folder.path.parent
+    say(f"Results: {folder}", f"Report:  {build_report(folder)}")
+
+
+def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Write the report of a finished run again."""
+    from omnirobust.report import build_report
+
+    say(f"Report: {build_report(run)}")
+
+
+def reproduce(
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments, such as table-1a figure-1.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All experiments.")] = False,
+    images: Annotated[int | None, typer.Option(help="Images a cell, instead of the budget's.")] = None,
+    budget: Annotated[str, typer.Option(help="smoke (minutes), quick or paper.")] = "quick",
+    out: Annotated[Path, typer.Option(help="Where cells are kept and tables written.")] = Path("runs/reproduction"),
+) -> None:
+    """Measure the paper's tables and figures again, beside the printed values; interrupted, it goes on."""
+    if bool(names) == everything:
+        raise typer.BadParameter("name the experiments to reproduce, or give --all")
+    from omnirobust.experiments.runner import reproduce as run
+
+    with progress_bars() as progress:
+        found = run(names or (), images=images, budget=budget, out=out, progress=progress)
+    say(f"Results: {found.page}")

@@ -1,0 +1,66 @@
+"""Entry point: commands, and how errors and interruptions are told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from omnirobust.cli import attack, jobs, zoo
+from omnirobust.cli.arguments import expand_lists
+from omnirobust.cli.console import INTERRUPTED, one_sentence, tell_error
+
+LISTS = ("--models", "--transfer")
+"""Options that take several values, with or without repeating the option."""
+
+app = typer.Typer(
+    name="omnirobust",
+    help="Min-max robustness over many domains at once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.add_typer(attack.app, name="attack")
+app.add_typer(zoo.app, name="zoo")
+app.command("demo")(jobs.demo)
+app.command("report")(jobs.report)
+app.command("reproduce")(jobs.reproduce)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"omnirobust {version('omnirobust')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 if all is well, 2 on bad input, 130 when interrupted."""
+    arguments = expand_lists(sys.argv[1:] if argv is None else argv, LISTS)
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        tell_error(INTERRUPTED)
+        sys.exit(130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        sentence = one_sentence(error)
+        if sentence is None:
+            raise
+        tell_error(sentence)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,77 @@
+"""Tables of finished attacks on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from omnirobust.jobs.record import AttackRecord
+
+
+def show_attack(record: AttackRecord) -> None:
+    """Print accuracies, success, weights, lift, the paired difference, what was saved, and transfer."""
+    from rich.console import Console
+
+    from omnirobust.report.words import notes
+
+    console = Console()
+    console.print(_attack_table(record))
+    for line in notes(record):
+        console.print(line)
+
+
+def show_norms(records: Sequence[AttackRecord]) -> None:
+    """Print the form of the paper's Table 1: a row for each norm and rule."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from omnirobust.report.words import percent
+
+    models = records[0].models
+    table = Table(
+        title=f"{records[0].config['data']['name']}, {records[0].metrics['images']} images: accuracy and success, %"
+    )
+    for column in ("norm", "eps", "attack"):
+        table.add_column(column)
+    for column in (*(f"Acc_{name.upper()}" for name in models), "ASR_all", "Lift"):
+        table.add_column(column, justify="right")
+    for record in records:
+        attack, comparison = record.config["attack"], record.metrics["comparison"]
+        for name, result in record.metrics["attacks"].items():
+            first = name == record.attacks[0]
+            lifted = "-" if first or comparison is None else percent(comparison["lift"], sign=True)
+            accuracies = [percent(result["accuracy"][m]) for m in models]
+            heading = (attack["norm"], f"{attack['eps']:g}") if first else ("", "")
+            table.add_row(*heading, name, *accuracies, percent(result["asr_all"]), lifted, end_section=not first)
+    Console().print(table)
+
+
+def _attack_table(record: AttackRecord) -> Table:
+    from rich.table import Table
+
+    from omnirobust.report.words import percent, title
+
+    models, metrics = record.models, record.metrics
+    table = Table(
+        title=title(record), caption="accuracy and success in %, mean weight of each model at the returned perturbation"
+    )
+    table.add_column("attack")
+    for column in (
+        *(f"Acc {name}" for name in models),
+        "ASR_all",
+        "ASR_avg",
+        "Lift",
+        *(f"w {name}" for name in models),
+    ):
+        table.add_column(column, justify="right")
+    clean = [percent(metrics["clean_accuracy"][name]) for name in models]
+    table.add_row("none", *clean, "", "", "", *[""] * len(models), end_section=True)
+    for name, result in metrics["attacks"].items():
+        lifted = "-" if name == record.attacks[0] else percent(metrics["comparison"]["lift"], sign=True)
+        accuracies = [percent(result["accuracy"][m]) for m in models]
+        weights = [f"{result['mean_weights'][m]:.2f}" for m in models]
+        table.add_row(name, *accuracies, percent(result["asr_all"]), percent(result["asr_avg"]), lifted, *weights)
+    return table

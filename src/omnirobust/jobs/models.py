@@ -1,0 +1,93 @@
+"""Find models by name: the zoo's, or those of the user's own code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnirobust import zoo
+from omnirobust._models import Classifier
+from omnirobust.runs import fingerprint
+
+
+def load_models(names: Sequence[str], data: str) -> dict[str, nn.Module]:
+    """Load models in evaluation mode.
+
+    Args:
+        names: each "a" (the zoo's model "<data>/a"), "mnist/a", "a@seed1", or "FILE.py:NAME" or "package.module:NAME"
+            for a model of one's own: a module, or a function without arguments that returns one.
+        data: name of the data that short names refer to.
+
+    Returns:
+        Models by the names they were asked for; those of one's own by NAME.
+
+    Raises:
+        ValueError: for an unknown or repeated name, or something that is no model.
+        FileNotFoundError: if a model of the zoo has not been trained, or a file is missing.
+    """
+    models: dict[str, nn.Module] = {}
+    for name in names:
+        short, model = _load(name, data)
+        if short in models:
+            raise ValueError(f"models must be named once each, got {short} twice")
+        models[short] = model.eval()
+    if not models:
+        raise ValueError("models must name at least one model, got none")
+    return models
+
+
+def describe_models(models: dict[str, nn.Module]) -> dict[str, str]:
+    """Return a fingerprint of every model's weights, so that runs on other weights are told apart."""
+    return {name: fingerprint(dict(model.state_dict())) for name, model in models.items()}
+
+
+def predict(models: dict[str, nn.Module], x: Tensor) -> Tensor:
+    """Return every model's class of every input (B, *S), (B, K) int64."""
+    with torch.no_grad():
+        columns = []
+        for name, model in models.items():
+            classifier = Classifier(name, model)
+            classifier.check_device(x)
+            parts = [classifier(classifier.arrange(part)).argmax(1) for part in x.split(classifier.pieces(x))]
+            columns.append(torch.cat(parts))
+    return torch.stack(columns, 1)
+
+
+def _load(name: str, data: str) -> tuple[str, nn.Module]:
+    if ":" in name:
+        return _load_own(name)
+    return name, zoo.load(name if "/" in name else f"{Path(data).name}/{name}")
+
+
+def _load_own(name: str) -> tuple[str, nn.Module]:
+    where, _, attribute = name.rpartition(":")
+    found = getattr(_module(where), attribute, None)
+    if found is None:
+        raise ValueError(f"models must name something that exists, got {name}, but {where} has no {attribute}")
+    model: Any = found() if callable(found) and not isinstance(found, nn.Module) else found
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"models must be torch modules or functions that return one, got {type(model).__name__}")
+    return attribute, model
+
+
+def _module(where: str) -> ModuleType:
+    if not where.endswith(".py"):
+        try:
+            return importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"models must name an importable module, got {where}: {error}") from error
+    if not Path(where).is_file():
+        raise FileNotFoundError(f"models must name an existing file, got {where}")
+    spec = importlib.util.spec_from_file_location(f"omnirobust_user_{Path(where).stem}", where)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

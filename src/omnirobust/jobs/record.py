@@ -1,0 +1,79 @@
+"""Read finished runs back: what tables and reports are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from omnirobust.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class AttackRecord:
+    """A finished attack, as its run folder holds it.
+
+    Attributes:
+        folder: the run folder.
+        metrics: what ``metrics.json`` says.
+    """
+
+    folder: RunFolder
+    metrics: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> AttackRecord:
+        """Open the folder of a finished attack.
+
+        Raises:
+            FileNotFoundError: if there is no run, or it has not ended.
+            ValueError: if it is another kind of run, or damaged.
+        """
+        folder = RunFolder.open(path)
+        if folder.config.get("job") != "attack ensemble":
+            raise ValueError(f"run must be that of an attack, got {path}, a run of {folder.config.get('job')!r}")
+        return cls(folder, folder.read_json("metrics.json"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return self.folder.config
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models attacked, K."""
+        return self.metrics["models"]
+
+    @property
+    def attacks(self) -> list[str]:
+        """Names of the rules compared: "average" first."""
+        return list(self.metrics["attacks"])
+
+    @cached_property
+    def perturbations(self) -> dict[str, Tensor]:
+        """Clean images, labels, and each attack's ``.delta`` and ``.adversarial``."""
+        return self.folder.read_tensors("perturbations.safetensors")
+
+    @cached_property
+    def history(self) -> dict[str, Tensor]:
+        """Each attack's ``.losses``, ``.weights``, ``.fooled``, ``.all_fooled``; ``.rows.weights`` (T+1, N, K)."""
+        return self.folder.read_tensors("history.safetensors")
+
+    @cached_property
+    def examples(self) -> dict[str, list[Any]]:
+        """One entry an example, by column name."""
+        return self.folder.read_table("examples.parquet")
+
+
+def open_records(path: str | Path) -> list[AttackRecord]:
+    """Open a run: that of an attack, or one that consists of several.
+
+    Raises:
+        FileNotFoundError: if there is no run, or it has not ended.
+        ValueError: if it is another kind of run, or damaged.
+    """
+    folder = RunFolder.open(path)
+    return [AttackRecord.open(folder.path / part) for part in folder.config.get("parts", ["."])]

@@ -1,0 +1,124 @@
+"""Plots as SVG text: the paper's Figure 1 for any run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from html import escape
+from io import StringIO
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from torch import Tensor
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#6b6b6b")
+"""Told apart by colour-blind readers; models beyond eight begin again, with other dashes."""
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8f98",
+    "axes.labelcolor": "#3c4149",
+    "xtick.color": "#3c4149",
+    "ytick.color": "#3c4149",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7eb",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+_DASHES = ("solid", "dashed", "dotted", "dashdot")
+_BOXES = 9
+
+
+def colour(k: int) -> str:
+    """Return the colour of the k-th model."""
+    return COLOURS[k % len(COLOURS)]
+
+
+def success_per_iteration(fooled: Tensor, all_fooled: Tensor, names: Sequence[str], *, label: str) -> str:
+    """Draw the success rate of every iterate on each model, and on all at once, as SVG.
+
+    Args:
+        fooled: (T+1, K), in [0, 1].
+        all_fooled: (T+1,), in [0, 1].
+        names: of the models.
+        label: what a screen reader says.
+    """
+
+    def draw(ax: Axes) -> None:
+        steps = np.arange(len(all_fooled))
+        for k, name in enumerate(names):
+            style = _DASHES[(k // len(COLOURS)) % len(_DASHES)]
+            ax.plot(steps, 100 * fooled[:, k].numpy(), color=colour(k), linestyle=style, label=name)
+        ax.plot(steps, 100 * all_fooled.numpy(), color="#1b1f24", linewidth=2.6, label="all at once")
+        ax.set(xlabel="iteration", ylabel="success rate, %", ylim=(-2, 102), xlim=(0, max(len(steps) - 1, 1)))
+        ax.legend(loc="lower right", fontsize=9, ncols=1 + len(names) // 6)
+
+    return _svg(draw, label)
+
+
+def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str) -> str:
+    """Draw the spread of every model's weight over the images, at some iterates, as a box plot in SVG.
+
+    Boxes span the quartiles, whiskers the 5th to 95th percentile, the line is the median.
+
+    Args:
+        weights: (T+1, N, K), in [0, 1].
+        names: of the models, K.
+        label: what a screen reader says.
+    """
+    chosen = chosen_iterates(len(weights) - 1)
+
+    def draw(ax: Axes) -> None:
+        K = len(names)
+        width = 0.8 / K
+        for k in range(K):
+            values = weights[chosen, :, k].numpy()
+            places = np.arange(len(chosen)) + (k - (K - 1) / 2) * width
+            look = {"color": colour(k)}
+            boxes = ax.boxplot(
+                [*values], positions=places, widths=0.8 * width, whis=(5, 95), showfliers=False, patch_artist=True,
+                medianprops={"color": "#1b1f24", "linewidth": 1.4}, whiskerprops=look, capprops=look,
+                boxprops={"facecolor": colour(k) + "66", "edgecolor": colour(k)}, manage_ticks=False,
+            )  # fmt: skip
+            boxes["boxes"][0].set_label(names[k])
+        ax.set_xticks(range(len(chosen)), [str(t) for t in chosen])
+        ax.set(xlabel="iteration", ylabel="weight", ylim=(-0.02, 1.02), xlim=(-0.6, len(chosen) - 0.4))
+        ax.legend(loc="upper left", fontsize=9, ncols=min(K, 4))
+
+    return _svg(draw, label)
+
+
+def chosen_iterates(steps: int) -> list[int]:
+    """Choose up to nine iterates from 0 to ``steps``, closer together at the beginning, where weights move most."""
+    spread = np.unique(np.round(np.geomspace(1, steps + 1, _BOXES)).astype(int) - 1)
+    return [int(t) for t in spread]
+
+
+def _svg(draw: Callable[[Axes], None], label: str) -> str:
+    # Ids must be the same in every build, and differ between the figures of one page.
+    style: Any = {**_STYLE, "svg.hashsalt": label}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(5.4, 3.5), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.add_subplot())
+        text = StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(text.getvalue(), label)
+
+
+def _inline(svg: str, label: str) -> str:
+    """Make a stand-alone SVG document fit to stand within a page: scaled to it, and named for screen readers."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\b(width|height)="[\d.]+pt" ', "", body, count=2)
+    return body.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

@@ -1,0 +1,38 @@
+"""Images as data URIs: as they are, or signed perturbations in diverging colours."""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+_NEGATIVE, _POSITIVE = np.array([33, 102, 172.0]), np.array([178, 24, 43.0])
+
+
+def picture(image: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
+    """Return ``image`` (C, H, W) in ``bounds`` as a PNG data URI, with one channel in grey."""
+    low, high = bounds
+    levels = ((image.double() - low) / (high - low) * 255).round().clamp(0, 255).numpy().astype(np.uint8)
+    return _uri(levels[0] if len(levels) == 1 else levels[:3].transpose(1, 2, 0))
+
+
+def signed_picture(delta: Tensor) -> str:
+    """Return a perturbation (C, H, W) as a PNG data URI: red where it adds light, blue where it takes some, white at 0.
+
+    Colours are scaled to its largest change; several channels are summed up by the largest of them at each pixel.
+    """
+    values = delta.double().numpy()
+    strongest = np.abs(values).argmax(0)[None]
+    values = np.take_along_axis(values, strongest, 0)[0]
+    share = values / max(np.abs(values).max(), 1e-12)
+    ends = np.where(share[..., None] < 0, _NEGATIVE, _POSITIVE)
+    return _uri((255 + (ends - 255) * np.abs(share)[..., None]).round().astype(np.uint8))
+
+
+def _uri(levels: np.ndarray) -> str:
+    file = BytesIO()
+    Image.fromarray(levels).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
