@@ -93,14 +93,18 @@ class CellFolder:
 
     def seconds(self) -> float:
         """Return the wall-clock time that all chunks took, as each file says."""
-        total = 0.0
-        for file in sorted(self._folder.glob("rows-*.safetensors")):
-            with safe_open(file, framework="pt") as stored:
-                total += json.loads(stored.metadata()["facts"]).get("seconds", 0.0)
-        return total
+        return sum(_seconds(file) for file in sorted(self._folder.glob("rows-*.safetensors")))
 
     def _file(self, begin: int, end: int) -> Path:
         return self._folder / f"rows-{begin:06d}-{end:06d}.safetensors"
+
+
+def _seconds(file: Path) -> float:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return float(json.loads(stored.metadata()["facts"])["seconds"])
+    except (SafetensorError, OSError):
+        return 0.0
 
 
 def fingerprint(model: nn.Module) -> str:

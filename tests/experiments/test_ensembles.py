@@ -1,0 +1,75 @@
+"""The rows say what the paper's appendix says, and every printed value has its row."""
+
+import pytest
+
+from omnirobust.experiments.ensemble_claims import CLAIMS
+from omnirobust.experiments.ensembles import EPS_GRID, GAMMA_GRID, MNIST, VARIANTS, experiments, heuristic
+from omnirobust.experiments.tables import PRINTED, W_PRIOR
+from omnirobust.weights import Fixed, ProjectedAscent, Uniform
+
+# Appendix C.2: eps, alpha, beta, gamma of Table 1(a).
+APPENDIX = {
+    "l0": (30, 1, 1 / 100, 7),
+    "l1": (20, 1 / 4, 1 / 100, 5),
+    "l2": (3.0, 1 / 10, 1 / 100, 3),
+    "linf": (0.2, 1 / 4, 1 / 50, 3),
+}
+
+
+@pytest.mark.parametrize("norm", APPENDIX)
+def test_table_1a_has_the_settings_of_the_appendix(norm):
+    eps, alpha, beta, gamma = APPENDIX[norm]
+    (row,) = (r for r in experiments()["table-1a"].rows if r.key == (norm, "minmax") and r.variant == "paper")
+    assert (row.cell.eps, row.cell.steps, row.cell.models) == (eps, 50, MNIST)
+    assert row.cell.attack.step_size == alpha
+    assert row.cell.attack.rule == ProjectedAscent(beta, gamma)
+    assert (row.cell.attack.keep, row.cell.labels) == ("last", "predicted")
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_every_printed_row_is_measured(name):
+    assert set(PRINTED[name]) <= set(experiments()[name].keys("paper"))
+
+
+def test_each_experiment_has_claims_and_known_variants_and_unique_rows():
+    for name, experiment in experiments().items():
+        assert CLAIMS[name], name
+        assert set(experiment.variants) <= set(VARIANTS)
+        names = [(row.variant, row.key) for row in experiment.rows]
+        assert len(set(names)) == len(names)
+        assert len({claim.name for claim in CLAIMS[name]}) == len(CLAIMS[name])
+
+
+def test_sweeps_hold_both_schemes_at_every_point():
+    figure_2, figure_a1 = experiments()["figure-2"], experiments()["figure-a1"]
+    assert len(figure_2.keys("paper")) == 2 * 2 * len(EPS_GRID)
+    assert {len(r.cell.models) for r in figure_2.rows if r.key[0] == "ABC"} == {3}
+    gammas = [r.cell.attack.rule.gamma for r in figure_a1.rows if r.key[:2] == ("linf", "minmax")]
+    assert sorted(set(gammas)) == sorted(float(g) for g in GAMMA_GRID)
+
+
+def test_variants_spend_as_many_gradients():
+    assert {r.cell.steps for r in experiments()["table-1a"].rows} == {50}
+
+
+def test_experiments_share_the_cells_that_they_share():
+    def keys(name: str) -> set[str]:
+        prints = dict.fromkeys(MNIST, "same")
+        return {r.cell.key(r.cell.attack.rule, prints) for r in experiments()[name].rows if r.cell.rule is None}
+
+    assert keys("figure-1") <= keys("table-1a")
+    assert len(keys("table-a4") & keys("table-1a")) == 8  # average and min-max, two norms, two kinds of labels
+
+
+def test_heuristics_of_table_a4():
+    assert heuristic("paper", "linf", "w_c+d").models == ("mnist/c", "mnist/d")
+    assert heuristic("paper", "linf", "w_a+c+d").models == ("mnist/a", "mnist/c", "mnist/d")
+    assert heuristic("paper", "linf", "w_c+d").judged == MNIST
+    prior = heuristic("paper", "l2", "w_prior").attack.rule
+    assert isinstance(prior, Fixed)
+    assert prior.w.tolist() == pytest.approx(list(W_PRIOR))
+    static = heuristic("paper-true", "l2", "w_static")
+    assert [need.attack.rule for need in static.needs] == [heuristic("paper", "l2", "minmax").attack.rule]
+    assert heuristic("paper", "l2", "w_clip").attack.rule == Uniform()
+    with pytest.raises(ValueError, match="scheme must be one of the rows of Table A4, got 'w_x'"):
+        heuristic("paper", "l2", "w_x")
