@@ -107,7 +107,8 @@ def _chosen(names: Iterable[str], variants: Sequence[str] | None) -> list[Experi
     chosen = [known[name] for name in dict.fromkeys(asked)]
     if variants is None:
         return chosen
-    return [replace(e, rows=tuple(row for row in e.rows if row.variant in variants)) for e in chosen]
+    kept = [replace(e, rows=tuple(row for row in e.rows if row.variant in variants)) for e in chosen]
+    return [e for e in kept if e.rows]
 
 
 def _budget(name: str, images: int | None) -> Budget:

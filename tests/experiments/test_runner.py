@@ -1,0 +1,120 @@
+"""The whole way, on tiny models: rows to cells to tables, figures and verdicts."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from omnirobust.experiments import experiments, reproduce
+from omnirobust.experiments.measure import Laboratory
+from omnirobust.experiments.runner import MARK
+
+from .conftest import make_images, make_model
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    laboratory = Laboratory(folder / "cells", make_model, make_images)
+    seen: list[tuple[str, int, int]] = []
+    found = reproduce(
+        [], budget="smoke", images=12, out=folder / "out", docs=folder / "docs", laboratory=laboratory,
+        progress=lambda *told: seen.append(told),
+    )  # fmt: skip
+    return folder, found, seen
+
+
+def test_all_experiments_are_measured_whole(done):
+    _, found, seen = done
+    assert [o.experiment.name for o in found.outcomes] == list(experiments())
+    assert all(o.complete for o in found.outcomes)
+    titles, counts, totals = zip(*seen, strict=True)
+    assert counts[-1] == totals[0] == totals[-1]
+    assert list(counts) == sorted(counts)
+    # The paper's own attack comes first in every experiment, our default after it.
+    ranks = [title.split()[-1] for title in titles]
+    assert ranks.index("default") > max(i for i, rank in enumerate(ranks) if rank == "paper")
+
+
+def test_tables_hold_the_printed_value_beside_ours(done):
+    folder, found, _ = done
+    facts = json.loads((folder / "out" / "table-1a.json").read_text())
+    (row,) = (r for r in facts["rows"] if r["key"] == ["linf", "minmax"] and r["variant"] == "paper")
+    assert (row["printed"]["asr_all"], row["images"], row["steps"]) == (90.16, 12, 10)
+    (outcome,) = (o for o in found.outcomes if o.experiment.name == "table-1a")
+    ours = outcome.measured["paper", ("linf", "minmax")].fooled.all(1).double().mean()
+    assert row["asr_all"] == pytest.approx(float(ours))
+    page = found.page.read_text()
+    line = next(x for x in page.splitlines() if x.startswith("| linf | minmax | 90.16 |"))
+    assert f"| {100 * ours:.1f} (" in line
+    assert f"{100 * ours - 90.16:+.1f} |" in line
+    assert "**Not complete.**" not in page
+    assert len(facts["claims"]) == 9 * 5
+
+
+def test_tables_are_well_formed(done):
+    _, found, _ = done
+    lines = found.page.read_text().splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("| ---")]
+    assert len(starts) >= 12
+    for i in starts:
+        j = i
+        while j < len(lines) and lines[j].startswith("|"):
+            assert lines[j].count("|") == lines[i - 1].count("|"), lines[j]
+            j += 1
+        assert j > i + 1
+
+
+def test_figures_are_svg_and_the_same_for_the_same_numbers(done):
+    folder, found, _ = done
+    names = sorted({file.name for file in found.files if file.suffix == ".svg"})
+    assert names == ["figure-1-default.svg", "figure-1-paper.svg", "figure-2.svg", "figure-a1.svg"]
+    before = {name: (folder / "out" / "figures" / name).read_bytes() for name in names}
+    for content in before.values():
+        assert ET.fromstring(content).tag.endswith("svg")
+    again = reproduce([], budget="smoke", images=12, out=folder / "again", cells=folder / "cells", measure=False,
+                      laboratory=Laboratory(folder / "cells", make_model, make_images))  # fmt: skip
+    assert {name: (folder / "again" / "figures" / name).read_bytes() for name in names} == before
+    assert again.page.read_text() == found.page.read_text()
+
+
+def test_docs_keep_what_was_written_by_hand(done):
+    folder, _, _ = done
+    page = folder / "docs" / "reproduction.md"
+    first = page.read_text()
+    assert first.startswith(MARK)
+    assert "](reproduction/figure-2.svg)" in first
+    assert (folder / "docs" / "reproduction" / "figure-2.svg").is_file()
+    page.write_text("# By hand\n\n" + first.replace("table-1a", "stale"))
+    reproduce(["table-a2"], budget="smoke", images=12, out=folder / "out2", docs=folder / "docs",
+              laboratory=Laboratory(folder / "cells", make_model, make_images))  # fmt: skip
+    second = page.read_text()
+    assert second.startswith("# By hand\n\n" + MARK)
+    assert "stale" not in second
+    assert "table-a2" in second
+
+
+def test_an_unfinished_run_is_written_down_as_such(tmp_path):
+    laboratory = Laboratory(tmp_path / "cells", make_model, make_images)
+    row = next(r for r in experiments()["figure-1"].rows if r.key == ("linf", "avg"))
+    laboratory.measure(row.cell, 200)
+    found = reproduce(["figure-1", "table-a4"], budget="paper", out=tmp_path, measure=False, laboratory=laboratory)
+    page = found.page.read_text()
+    assert "**Not complete.**" in page
+    assert ", 200 images" in page
+    assert not found.outcomes[0].complete
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "sentence"),
+    [
+        (["table-9"], {}, "names must be among table-1a, .*, got 'table-9'"),
+        (["table-1a"], {"budget": "huge"}, "budget must be one of smoke, quick, paper, got 'huge'"),
+        (["table-1a"], {"images": 0}, "images must be >= 1, got 0"),
+        (["table-1a"], {"variants": ["mine"]}, "variants must be among paper, .*, got 'mine'"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, laboratory, names, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        reproduce(names, out=tmp_path, laboratory=laboratory, **changes)
+    assert not (tmp_path / "reproduction.md").exists()
