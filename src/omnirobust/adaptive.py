@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from omnirobust._types import Evaluation
-from omnirobust.directions import Stepper, unit_l2, weighted_gradient
+from omnirobust.directions import Stepper, balanced_gradient, unit_l2, weighted_gradient
 from omnirobust.threat_models import FeasibleSet
 
 
@@ -29,6 +29,8 @@ class Adaptive:
     new best since, halves s and goes back to its best iterate. For l0 the move is ``_Thresholded``.
 
     Args:
+        balance: scale every domain's gradient to unit l2 norm before it is weighted, so that w alone says how much each
+            counts, whatever the scale of its model's logits.
         momentum: 1 - a, in [0, 1).
         first_step: s at the start, in units of eps (for l0, of the data range), > 0.
         rho: in (0, 1].
@@ -39,6 +41,7 @@ class Adaptive:
     parameter-free attacks", 2020.
     """
 
+    balance: bool = True
     momentum: float = 0.25
     first_step: float | None = None
     rho: float = 0.75
@@ -56,10 +59,14 @@ class Adaptive:
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
 
+    def mix(self, weights: Tensor, grads: tuple[Tensor, ...]) -> Tensor:
+        """Return the weighted gradient, balanced if so set, (B, *S)."""
+        return balanced_gradient(weights, grads) if self.balance else weighted_gradient(weights, grads)
+
     def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
         """Return the stepper; ``step_size``, if given, is the first step in units of the input."""
         if feasible.p == 0:
-            return _Thresholded(step_size or self.first_step or 0.3, self.memory)
+            return _Thresholded(self, step_size)
         return _Descent(self, step_size, steps)
 
 
@@ -69,7 +76,7 @@ def checkpoints(steps: int, window: float) -> list[int]:
     while at < 1.0:
         at += share
         share = max(share - 0.03, window / 4)
-        marks.append(min(ceil(at * steps), steps))
+        marks.append(min(ceil(at * steps - 1e-9), steps))
     return sorted(set(marks))
 
 
@@ -84,7 +91,7 @@ class _Descent:
 
     def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
         assert evaluation.grads is not None
-        grad = weighted_gradient(weights, evaluation.grads)
+        grad = self._setting.mix(weights, evaluation.grads)
         worst = evaluation.losses.amax(dim=1)
         if not self._begun:
             self._begin(delta, grad, worst, feasible)
@@ -147,13 +154,14 @@ class _Thresholded:
     forgotten; at 1 nothing is ever forgotten, and delta_t hardly moves.
     """
 
-    def __init__(self, size: float, memory: float) -> None:
-        self._size, self._memory = size, memory
+    def __init__(self, setting: Adaptive, step_size: float | None) -> None:
+        self._size, self._memory = step_size or setting.first_step or 0.3, setting.memory
+        self._mix = setting.mix
         self._dense: Tensor | None = None
 
     def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
         assert evaluation.grads is not None
-        grad = weighted_gradient(weights, evaluation.grads)
+        grad = self._mix(weights, evaluation.grads)
         largest = grad.abs().flatten(1).amax(dim=1).clamp_min(torch.finfo(grad.dtype).tiny)
         dense = delta if self._dense is None else torch.lerp(delta, self._dense, self._memory)
         dense = dense.addcdiv(grad, _like(largest, grad), value=-self._size)

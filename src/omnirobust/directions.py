@@ -56,6 +56,20 @@ def weighted_gradient(weights: Tensor, grads: tuple[Tensor, ...]) -> Tensor:
     return total
 
 
+def balanced_gradient(weights: Tensor, grads: tuple[Tensor, ...]) -> Tensor:
+    """Return sum_k w_k grad F_k / ||grad F_k||_2, with 0 for a zero gradient.
+
+    Args:
+        weights: (B, K).
+        grads: K tensors (B, *S).
+
+    Returns:
+        (B, *S), a new tensor.
+    """
+    lengths = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads], dim=1)
+    return weighted_gradient(weights / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), grads)
+
+
 @dataclass(frozen=True)
 class RawGradient:
     """delta <- proj(delta - alpha g), the paper's (13), with g the weighted gradient as it comes."""
