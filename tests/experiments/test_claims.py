@@ -5,18 +5,10 @@ import pytest
 import torch
 
 from omnirobust.experiments.cells import Measured
-from omnirobust.experiments.claims import ENOUGH, Claim, Rates, judge
-from omnirobust.experiments.ensemble_claims import (
-    CLAIMS,
-    FIGURE_1,
-    FIGURE_2,
-    TABLE_1A,
-    TABLE_A2,
-    TABLE_A4,
-    in_order,
-    order,
-    settling_step,
-)
+from omnirobust.experiments.claims import ENOUGH, Claim, Rates, in_order, judge, order
+from omnirobust.experiments.ensemble_claims import CLAIMS
+from omnirobust.experiments.figure_claims import FIGURE_1, FIGURE_2, settling_step
+from omnirobust.experiments.table_claims import TABLE_1A, TABLE_A2, TABLE_A4
 from omnirobust.experiments.tables import PRINTED, W_STATIC
 
 

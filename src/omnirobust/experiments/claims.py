@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -155,3 +156,18 @@ def judge(claim: Claim, variant: str, rates: Rates, *, resamples: int = 400, see
     elif not held and support <= 0.05:
         verdict = "false"
     return Judgement(claim, variant, verdict, support, shown)
+
+
+def order(values: dict[str, float]) -> str:
+    """Write the names from the largest value to the smallest: "C > D > A > B"."""
+    return " > ".join(sorted(values, key=lambda name: -values[name]))
+
+
+def in_order(values: dict[str, float], names: Sequence[str]) -> bool:
+    """Say whether the values fall strictly in the order of the names."""
+    return all(values[a] > values[b] for a, b in pairwise(names))
+
+
+def percent(values: Iterable[float]) -> str:
+    """Write fractions as percentages."""
+    return ", ".join(f"{100 * v:.1f}" for v in values)

@@ -14,10 +14,10 @@ from omnirobust.experiments.figures import draw
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.outcome import Outcome
 from omnirobust.experiments.render import markdown, variants_list
-from omnirobust.experiments.spec import BUDGETS, Budget, Cell, Experiment
+from omnirobust.experiments.spec import BUDGETS, Budget, Experiment
 
 ProgressHook: TypeAlias = Callable[[str, int, int], None]
-"""Is told what is being measured, and how many (image, step) pairs are done, of how many."""
+"""Is told the name of an experiment, and how many of its (image, step) pairs are done, of how many."""
 
 _TITLE = "# The paper's ensemble experiments, reproduced"
 _NOTES = """\
@@ -69,7 +69,7 @@ def reproduce(
         images: test images for each experiment, >= 1; None for the budget's.
         budget: "smoke" (minutes), "quick" or "paper".
         out: folder for tables (Markdown and JSON) and figures (SVG).
-        progress: is told what is being measured and how far it is.
+        progress: is told how far each experiment is.
         variants: versions of the attack to measure; None for all.
         measure: False only writes down what the cells hold already.
         cells: folder of the cells; None for ``out``/cells.
@@ -123,27 +123,18 @@ def _budget(name: str, images: int | None) -> Budget:
 
 def _measure_all(lab: Laboratory, plan: Sequence[tuple[Experiment, int]], progress: ProgressHook | None) -> None:
     """Measure every cell, those of the first variants of all experiments before those of the next."""
-    jobs: dict[tuple[int, str, int], tuple[Cell, int]] = {}
-    ranked = [
-        (list(VARIANTS).index(row.variant), f"{e.name} {' '.join(row.key)} {row.variant}", row.cell, count)
-        for e, count in plan
-        for row in e.rows
-    ]
-    for place, (rank, title, cell, count) in enumerate(ranked):
-        jobs[rank, title, place] = (cell, count)
-    order = sorted(jobs, key=lambda job: (job[0], job[2]))
-    total = sum(count * max(cell.steps, 1) for cell, count in jobs.values())
-    done = 0
-    for job in order:
-        cell, count = jobs[job]
+    jobs = [(row, experiment.name, count) for experiment, count in plan for row in experiment.rows]
+    totals = {e.name: sum(count * max(row.cell.steps, 1) for row in e.rows) for e, count in plan}
+    done = dict.fromkeys(totals, 0)
+    # Sorting is stable: within a variant the order of experiments and rows stands.
+    for row, name, count in sorted(jobs, key=lambda job: list(VARIANTS).index(job[0].variant)):
 
-        def on_steps(n: int, title: str = job[1]) -> None:
-            nonlocal done
-            done += n
+        def on_steps(n: int, name: str = name) -> None:
+            done[name] += n
             if progress is not None:
-                progress(title, min(done, total), total)
+                progress(name, min(done[name], totals[name]), totals[name])
 
-        lab.measure(cell, count, on_steps)
+        lab.measure(row.cell, count, on_steps)
 
 
 def _recall(lab: Laboratory, experiment: Experiment, count: int) -> Outcome:
@@ -182,6 +173,8 @@ def publish(reproduction: Reproduction, docs: Path) -> tuple[Path, ...]:
     page = docs / "reproduction.md"
     head = page.read_text(encoding="utf-8").split(MARK)[0].rstrip() if page.is_file() else ""
     body = reproduction.page.read_text(encoding="utf-8").replace("](figures/", "](reproduction/")
+    if head:  # which has a title of its own
+        body = body.removeprefix(_TITLE).lstrip()
     copies = [
         _text(docs / "reproduction" / file.name, file.read_text(encoding="utf-8"))
         for file in reproduction.files
