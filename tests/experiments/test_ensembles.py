@@ -1,9 +1,20 @@
 """The rows say what the paper's appendix says, and every printed value has its row."""
 
+from dataclasses import replace
+
 import pytest
 
 from omnirobust.experiments.ensemble_claims import CLAIMS
-from omnirobust.experiments.ensembles import EPS_GRID, GAMMA_GRID, MNIST, VARIANTS, experiments, heuristic
+from omnirobust.experiments.ensembles import (
+    EPS_GRID,
+    GAMMA_GRID,
+    MNIST,
+    VARIANTS,
+    Setup,
+    ensemble,
+    experiments,
+    heuristic,
+)
 from omnirobust.experiments.tables import PRINTED, W_PRIOR
 from omnirobust.weights import Fixed, ProjectedAscent, Uniform
 
@@ -20,7 +31,7 @@ APPENDIX = {
 def test_table_1a_has_the_settings_of_the_appendix(norm):
     eps, alpha, beta, gamma = APPENDIX[norm]
     (row,) = (r for r in experiments()["table-1a"].rows if r.key == (norm, "minmax") and r.variant == "paper")
-    assert (row.cell.eps, row.cell.steps, row.cell.models) == (eps, 50, MNIST)
+    assert (row.cell.eps, row.cell.steps, row.cell.models) == (eps, 50, MNIST.models)
     assert row.cell.attack.step_size == alpha
     assert row.cell.attack.rule == ProjectedAscent(beta, gamma)
     assert (row.cell.attack.keep, row.cell.labels) == ("last", "predicted")
@@ -54,7 +65,7 @@ def test_variants_spend_as_many_gradients():
 
 def test_experiments_share_the_cells_that_they_share():
     def keys(name: str) -> set[str]:
-        prints = dict.fromkeys(MNIST, "same")
+        prints = dict.fromkeys(MNIST.models, "same")
         return {r.cell.key(r.cell.attack.rule, prints) for r in experiments()[name].rows if r.cell.rule is None}
 
     assert keys("figure-1") <= keys("table-1a")
@@ -64,7 +75,7 @@ def test_experiments_share_the_cells_that_they_share():
 def test_heuristics_of_table_a4():
     assert heuristic("paper", "linf", "w_c+d").models == ("mnist/c", "mnist/d")
     assert heuristic("paper", "linf", "w_a+c+d").models == ("mnist/a", "mnist/c", "mnist/d")
-    assert heuristic("paper", "linf", "w_c+d").judged == MNIST
+    assert heuristic("paper", "linf", "w_c+d").judged == MNIST.models
     prior = heuristic("paper", "l2", "w_prior").attack.rule
     assert isinstance(prior, Fixed)
     assert prior.w.tolist() == pytest.approx(list(W_PRIOR))
@@ -73,3 +84,12 @@ def test_heuristics_of_table_a4():
     assert heuristic("paper", "l2", "w_clip").attack.rule == Uniform()
     with pytest.raises(ValueError, match="scheme must be one of the rows of Table A4, got 'w_x'"):
         heuristic("paper", "l2", "w_x")
+
+
+def test_another_data_set_is_another_setup():
+    models = ("cifar10/a", "cifar10/b")
+    weaker = {"linf": replace(MNIST.paper["linf"], step_size=1 / 5)}
+    setup = Setup("cifar10", models, {"linf": 0.05}, weaker)
+    cell = ensemble("paper-true", "linf", "minmax", setup=setup)
+    assert (cell.data, cell.models, cell.eps, cell.labels) == ("cifar10", models, 0.05, "true")
+    assert cell.attack.step_size == 1 / 5

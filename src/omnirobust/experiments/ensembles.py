@@ -5,7 +5,8 @@ Another data set, norm or scheme is another row: the same functions serve.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,14 +14,36 @@ from omnirobust import losses
 from omnirobust._types import Norm
 from omnirobust.directions import Sign
 from omnirobust.experiments.losses import ClippedMargin, LabelLogit, Margin
-from omnirobust.experiments.spec import REFERENCE, Cell, Experiment, Key, Labels, MeanWeightsOf, Row
+from omnirobust.experiments.spec import REFERENCE, Cell, Experiment, Labels, MeanWeightsOf, Row
 from omnirobust.experiments.tables import W_PRIOR
 from omnirobust.settings import DEFAULT, PAPER, AttackSettings
 from omnirobust.weights import Fixed, ProjectedAscent, Uniform
 
-MNIST = ("mnist/a", "mnist/b", "mnist/c", "mnist/d")
-EPS: dict[Norm, float] = {"l0": 30, "l1": 20, "l2": 3.0, "linf": 0.2}
-"""Radii of Table 1(a)."""
+
+@dataclass(frozen=True)
+class Setup:
+    """What an ensemble experiment needs to know of a data set: adding one is adding one of these.
+
+    Attributes:
+        data: its name.
+        models: names in the zoo of all its models, A to D.
+        eps: radius of each norm.
+        paper: the paper's attack of each norm.
+    """
+
+    data: str
+    models: tuple[str, ...]
+    eps: Mapping[Norm, float]
+    paper: Mapping[str, AttackSettings]
+
+
+MNIST = Setup(
+    "mnist",
+    ("mnist/a", "mnist/b", "mnist/c", "mnist/d"),
+    {"l0": 30, "l1": 20, "l2": 3.0, "linf": 0.2},
+    PAPER,
+)
+"""Table 1(a) and Appendix C.2."""
 
 EPS_GRID = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35)
 """Ours: the paper's text does not give the points of Figure 2."""
@@ -38,19 +61,31 @@ VARIANTS: dict[str, str] = {
 """Name of each version of the attack, the first to be computed first, and what it means."""
 
 
-def settings_of(variant: str, norm: Norm) -> tuple[AttackSettings, Labels]:
+def settings_of(variant: str, norm: Norm, setup: Setup = MNIST) -> tuple[AttackSettings, Labels]:
     """Return the attack and the labels of a variant."""
     labels: Labels = "true" if variant.endswith("-true") else "predicted"
-    base = DEFAULT[norm] if variant.startswith("default") else PAPER[norm]
+    base = DEFAULT[norm] if variant.startswith("default") else setup.paper[norm]
     return (replace(base, loss=LabelLogit()) if variant == "released" else base), labels
 
 
-def ensemble(variant: str, norm: Norm, scheme: str, *, eps: float | None = None, models: Key = MNIST) -> Cell:
-    """Return the cell of one attack on all of ``models``, by the average or by min-max."""
-    attack, labels = settings_of(variant, norm)
+def ensemble(
+    variant: str, norm: Norm, scheme: str, *, setup: Setup = MNIST, eps: float | None = None, count: int | None = None
+) -> Cell:
+    """Return the cell of one attack by the average ("avg") or by min-max ("minmax").
+
+    Args:
+        variant: version of the attack.
+        norm: of the perturbation.
+        scheme: how the models are weighted.
+        setup: data and models.
+        eps: radius in place of the setup's.
+        count: attack only so many of the models, the first.
+    """
+    attack, labels = settings_of(variant, norm, setup)
     if scheme == "avg":
         attack = replace(attack, rule=Uniform())
-    return Cell(models, norm, EPS[norm] if eps is None else eps, attack, labels=labels)
+    radius = setup.eps[norm] if eps is None else eps
+    return Cell(setup.models[:count], norm, radius, attack, labels=labels, data=setup.data)
 
 
 def heuristic(variant: str, norm: Norm, scheme: str) -> Cell:
@@ -59,14 +94,14 @@ def heuristic(variant: str, norm: Norm, scheme: str) -> Cell:
     Averages over some of the models attack these alone, which is what weights of zero come to, and are judged by all.
     """
     average = ensemble(variant, norm, "avg")
-    attack = average.attack
+    attack, every = average.attack, average.models
     match scheme:
         case "avg" | "minmax":
             return ensemble(variant, norm, scheme)
         case "w_c+d":
-            return replace(average, models=MNIST[2:], judges=MNIST)
+            return replace(average, models=every[2:], judges=every)
         case "w_a+c+d":
-            return replace(average, models=(MNIST[0], *MNIST[2:]), judges=MNIST)
+            return replace(average, models=(every[0], *every[2:]), judges=every)
         case "w_clip":
             return replace(average, attack=replace(attack, loss=ClippedMargin(40.0)))
         case "w_clip (kappa 40)":
@@ -94,7 +129,7 @@ def _table_a2() -> Experiment:
     fgsm = AttackSettings(Uniform(), Sign(), 0.2, losses.neg_cross_entropy, "zero", "last")
     rows = [
         Row((name[-1].upper(), attack), "paper", Cell((name,), "linf", 0.2, fgsm, labels="true", steps=steps))
-        for name in MNIST
+        for name in MNIST.models
         for attack, steps in (("clean", 0), ("fgsm", 1))
     ]
     return Experiment("table-a2", "Accuracy of the four MNIST models, clean and under FGSM", tuple(rows), "accuracy")
@@ -123,9 +158,9 @@ def _figure_1() -> Experiment:
 
 def _figure_2() -> Experiment:
     rows = [
-        Row((panel, scheme, f"{eps:g}"), variant, ensemble(variant, "linf", scheme, eps=eps, models=models))
+        Row((panel, scheme, f"{eps:g}"), variant, ensemble(variant, "linf", scheme, eps=eps, count=len(panel)))
         for variant in ("paper", "paper-true", "default")
-        for panel, models in (("ABCD", MNIST), ("ABC", MNIST[:3]))
+        for panel in ("ABCD", "ABC")
         for eps in EPS_GRID
         for scheme in ("avg", "minmax")
     ]

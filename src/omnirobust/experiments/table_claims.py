@@ -90,8 +90,8 @@ TABLE_1A = (
     ),
     Claim(
         "exchange",
-        "For linf min-max gains ten times as much on C and D as it gives up on A and B, or more (31.47, 0.86 points).",
-        lambda r: _exchange(r)[0] > 0 and _exchange(r)[0] >= 10 * _exchange(r)[1],
+        "For linf min-max gains 20 points or more on C and D and gives up less than 2 on A and B (31.47, 0.86 points).",
+        lambda r: _exchange(r)[0] >= 0.20 and _exchange(r)[1] < 0.02,
         lambda r: (
             f"gains {percent(_exchange(r)[:1])} points on C and D, gives up {percent(_exchange(r)[1:])} on A and B"
         ),
