@@ -39,6 +39,8 @@ def reproduce(
     images: Annotated[int | None, typer.Option(help="Images a cell, instead of the budget's.")] = None,
     budget: Annotated[str, typer.Option(help="smoke (minutes), quick or paper.")] = "quick",
     out: Annotated[Path, typer.Option(help="Where cells are kept and tables written.")] = Path("runs/reproduction"),
+    docs: Annotated[Path | None, typer.Option(help="Folder that gets a copy of the page and its figures.")] = None,
+    measure: Annotated[bool, typer.Option(help="--no-measure only writes down what the cells hold.")] = True,
 ) -> None:
     """Measure the paper's tables and figures again, beside the printed values; interrupted, it goes on."""
     if bool(names) == everything:
@@ -46,5 +48,5 @@ def reproduce(
     from omnirobust.experiments.runner import reproduce as run
 
     with progress_bars() as progress:
-        found = run(names or (), images=images, budget=budget, out=out, progress=progress)
+        found = run(names or (), images=images, budget=budget, out=out, progress=progress, docs=docs, measure=measure)
     say(f"Results: {found.page}")
