@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
+
+from omnirobust import zoo
 
 torch.set_num_threads(1)
 
@@ -43,3 +47,20 @@ def y(models: dict[str, Tiny], x: Tensor) -> Tensor:
     labels = models["a"](x).argmax(1)
     models["a"].calls = 0
     return labels
+
+
+@pytest.fixture(scope="session")
+def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache folder that holds digits/a and digits/c and digits/c@seed1, hardly trained."""
+    cache = tmp_path_factory.mktemp("cache")
+    for name in ("digits/a", "digits/c", "digits/c@seed1"):
+        zoo.train(name, epochs=2, cache=cache)
+    return cache
+
+
+@pytest.fixture
+def digits(digits_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let names such as digits/a stand for the small models."""
+    monkeypatch.setenv("OMNIROBUST_CACHE", str(digits_cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for the processes that a test starts
+    return digits_cache

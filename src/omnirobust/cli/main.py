@@ -53,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = app(arguments, standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
-        tell_error(INTERRUPTED)
-        sys.exit(130)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = 130
     except Exception as error:
         sentence = one_sentence(error)
         if sentence is None:
             raise
-        tell_error(sentence)
+        if sentence:  # empty when a command without arguments has shown its help
+            tell_error(sentence)
         sys.exit(2)
+    if code == 130:  # typer returns it when it has caught the interruption itself
+        tell_error(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

@@ -20,7 +20,7 @@ def show_attack(record: AttackRecord) -> None:
     console = Console()
     console.print(_attack_table(record))
     for line in notes(record):
-        console.print(line)
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def show_norms(records: Sequence[AttackRecord]) -> None:
@@ -50,28 +50,21 @@ def show_norms(records: Sequence[AttackRecord]) -> None:
 
 
 def _attack_table(record: AttackRecord) -> Table:
+    from rich import box
     from rich.table import Table
 
     from omnirobust.report.words import percent, title
 
     models, metrics = record.models, record.metrics
-    table = Table(
-        title=title(record), caption="accuracy and success in %, mean weight of each model at the returned perturbation"
-    )
-    table.add_column("attack")
-    for column in (
-        *(f"Acc {name}" for name in models),
-        "ASR_all",
-        "ASR_avg",
-        "Lift",
-        *(f"w {name}" for name in models),
-    ):
+    table = Table(title=title(record), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.caption = "Accuracy and success in %; w: mean weight of each model at the returned perturbation."
+    table.add_column("attack", no_wrap=True)
+    for column in (*(f"Acc {name}" for name in models), "ASR_all", "Lift", *(f"w {name}" for name in models)):
         table.add_column(column, justify="right")
-    clean = [percent(metrics["clean_accuracy"][name]) for name in models]
-    table.add_row("none", *clean, "", "", "", *[""] * len(models), end_section=True)
+    table.add_row("none", *(percent(metrics["clean_accuracy"][name]) for name in models))
     for name, result in metrics["attacks"].items():
         lifted = "-" if name == record.attacks[0] else percent(metrics["comparison"]["lift"], sign=True)
         accuracies = [percent(result["accuracy"][m]) for m in models]
         weights = [f"{result['mean_weights'][m]:.2f}" for m in models]
-        table.add_row(name, *accuracies, percent(result["asr_all"]), percent(result["asr_avg"]), lifted, *weights)
+        table.add_row(name, *accuracies, percent(result["asr_all"]), lifted, *weights)
     return table

@@ -19,7 +19,7 @@ from omnirobust.runs import RunFolder
 from omnirobust.threat_models import L0, L1, L2, Linf, ThreatModel
 from omnirobust.training.fit import Progress
 
-THREATS: tuple[ThreatModel, ...] = (Linf(0.2), L2(1.0), L1(4.0), L0(6))
+THREATS: tuple[ThreatModel, ...] = (Linf(0.15), L2(0.8), L1(2.5), L0(3))
 """Radii for 8x8 digits at which the average leaves room above it."""
 
 

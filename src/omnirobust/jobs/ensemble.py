@@ -22,10 +22,11 @@ from omnirobust.jobs.record import AttackRecord
 from omnirobust.jobs.summary import Setting, write_results
 from omnirobust.losses import Loss
 from omnirobust.results import AttackResult
-from omnirobust.runs import RunFolder, fingerprint
+from omnirobust.runs import RunFolder
 from omnirobust.settings import DEFAULT, PAPER, AttackSettings
 from omnirobust.solver import Keep
 from omnirobust.starts import Start
+from omnirobust.stores import fingerprint
 from omnirobust.threat_models import ThreatModel
 from omnirobust.weights import Uniform
 
@@ -195,11 +196,11 @@ def describe_job(
 
 
 def _load(job: EnsembleJob) -> Setting:
-    models = load_models(job.models, job.data)
-    others = load_models(job.transfer, job.data) if job.transfer else {}
     images = load(job.data, job.split, limit=job.images, start=job.start)
     if not len(images):
         raise ValueError(f"start must be an index of the {job.split} split of {job.data}, got {job.start}")
+    models = load_models(job.models, job.data)
+    others = load_models(job.transfer, job.data) if job.transfer else {}
     if job.target is not None and not 0 <= job.target < len(images.classes):
         raise ValueError(f"target must be in [0, {len(images.classes)}), got {job.target}")
     clean = predict(models | others, images.x)

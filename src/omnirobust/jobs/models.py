@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from omnirobust import zoo
 from omnirobust._models import Classifier
-from omnirobust.runs import fingerprint
+from omnirobust.stores import fingerprint
 
 
 def load_models(names: Sequence[str], data: str) -> dict[str, nn.Module]:
@@ -43,9 +43,9 @@ def load_models(names: Sequence[str], data: str) -> dict[str, nn.Module]:
     return models
 
 
-def describe_models(models: dict[str, nn.Module]) -> dict[str, str]:
+def describe_models(models: dict[str, nn.Module]) -> dict[str, dict[str, str]]:
     """Return a fingerprint of every model's weights, so that runs on other weights are told apart."""
-    return {name: fingerprint(dict(model.state_dict())) for name, model in models.items()}
+    return {name: {"weights": fingerprint(dict(model.state_dict()))} for name, model in models.items()}
 
 
 def predict(models: dict[str, nn.Module], x: Tensor) -> Tensor:

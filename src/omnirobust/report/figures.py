@@ -61,7 +61,7 @@ def success_per_iteration(fooled: Tensor, all_fooled: Tensor, names: Sequence[st
             ax.plot(steps, 100 * fooled[:, k].numpy(), color=colour(k), linestyle=style, label=name)
         ax.plot(steps, 100 * all_fooled.numpy(), color="#1b1f24", linewidth=2.6, label="all at once")
         ax.set(xlabel="iteration", ylabel="success rate, %", ylim=(-2, 102), xlim=(0, max(len(steps) - 1, 1)))
-        ax.legend(loc="lower right", fontsize=9, ncols=1 + len(names) // 6)
+        _legend(ax, len(names) + 1)
 
     return _svg(draw, label)
 
@@ -93,9 +93,21 @@ def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str) 
             boxes["boxes"][0].set_label(names[k])
         ax.set_xticks(range(len(chosen)), [str(t) for t in chosen])
         ax.set(xlabel="iteration", ylabel="weight", ylim=(-0.02, 1.02), xlim=(-0.6, len(chosen) - 0.4))
-        ax.legend(loc="upper left", fontsize=9, ncols=min(K, 4))
+        _legend(ax, K)
 
     return _svg(draw, label)
+
+
+def _legend(ax: Axes, entries: int) -> None:
+    """Put the legend above the plot, where no line can run under it."""
+    ax.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=min(entries, 5),
+        fontsize=10,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
 
 
 def chosen_iterates(steps: int) -> list[int]:

@@ -1,0 +1,53 @@
+import pytest
+
+import omnirobust as orb
+from omnirobust.cli import arguments as args
+from omnirobust.cli.arguments import DirectionName, LossName, NormName, RuleName, expand_lists
+
+LISTS = ("--models", "--transfer")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("--models a b --eps 0.1", "--models a --models b --eps 0.1"),
+        ("--models a,b --eps 0.1", "--models a --models b --eps 0.1"),
+        ("--models=a,b c --eps 0.1", "--models a --models b --models c --eps 0.1"),
+        ("--models a --models b", "--models a --models b"),
+        ("--models a b --transfer c d", "--models a --models b --transfer c --transfer d"),
+        ("--models a, b", "--models a --models b"),
+        ("--models --eps 0.1", "--models --eps 0.1"),
+        ("--eps 0.1 --models", "--eps 0.1 --models"),
+        ("attack ensemble --eps -1 --data x", "attack ensemble --eps -1 --data x"),
+    ],
+)
+def test_lists_are_written_in_any_way(given, expected):
+    assert expand_lists(given.split(), LISTS) == expected.split()
+
+
+def test_names_become_the_objects_of_the_library():
+    assert [args.threat_model(n, 2.0).name for n in NormName] == ["linf", "l2", "l1", "l0"]
+    assert args.weight_rule(RuleName.MINMAX, None, None, None) is None
+    assert args.weight_rule(RuleName.AVERAGE, None, None, None) == orb.Uniform()
+    assert args.weight_rule(RuleName.WORST, None, None, None) == orb.WorstCase()
+    assert args.weight_rule(RuleName.ASCENT, 0.02, 3.0, None) == orb.ProjectedAscent(0.02, 3.0)
+    assert args.weight_rule(RuleName.EXPONENTIATED, None, None, 2.0) == orb.ExponentiatedGradient(2.0)
+    assert args.attack_loss(None) is None
+    assert args.attack_loss(LossName.SMOOTH_MARGIN) is orb.losses.smooth_margin
+    assert all(callable(args.attack_loss(name)) for name in LossName)
+    assert args.direction(None) is None
+    assert args.direction(DirectionName.RAW) == orb.RawGradient()
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "message"),
+    [
+        (RuleName.ASCENT, (0.1, None, None), "beta and gamma must be given"),
+        (RuleName.EXPONENTIATED, (None, 1.0, None), "eta must be given"),
+        (RuleName.WORST, (0.1, None, None), "beta must be left out with rule worst, got 0.1"),
+        (RuleName.MINMAX, (None, 3.0, None), "gamma must be left out with rule minmax, got 3.0"),
+    ],
+)
+def test_parameters_must_fit_the_rule(rule, values, message):
+    with pytest.raises(ValueError, match=message):
+        args.weight_rule(rule, *values)

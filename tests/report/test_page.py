@@ -1,0 +1,143 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import omnirobust as orb
+from omnirobust.jobs import AttackRecord, DemoJob, EnsembleJob, run_demo, run_ensemble
+from omnirobust.report import build_report
+from omnirobust.report.gallery import examples
+from omnirobust.report.words import notes, percent
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects what the checks look at, and that tags close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def run(digits, tmp_path) -> Path:
+    job = EnsembleJob("digits", ("a", "c"), orb.Linf(0.12), steps=5, images=40, transfer=("c@seed1",))
+    return run_ensemble(job, tmp_path / "run").folder.path
+
+
+def page_of(path: Path) -> Page:
+    page = Page(build_report(path).read_text(encoding="utf-8"))
+    assert page.open == []
+    return page
+
+
+def test_the_page_asks_nobody_for_anything(run):
+    page = page_of(run)
+    for tag, attributes in page.attributes:
+        assert tag not in {"script", "link", "iframe", "object"}
+        for key in ("src", "href", "xlink:href", "srcset", "action"):
+            assert attributes.get(key, "#").startswith(("#", "data:image/png"))
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"url\((?!#)", text)
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_the_page_holds_the_numbers(run):
+    page, record = page_of(run), AttackRecord.open(run)
+    for result in record.metrics["attacks"].values():
+        assert percent(result["asr_all"]) in page.text
+        assert all(percent(rate) in page.text for rate in result["accuracy"].values())
+    for note in notes(record):
+        assert note in page.text
+    assert record.config["models"]["a"]["weights"] in page.text
+
+
+def test_every_image_and_plot_has_words_and_ids_are_unique(run):
+    page = page_of(run)
+    images = [attributes for tag, attributes in page.attributes if tag == "img"]
+    plots = [attributes for tag, attributes in page.attributes if tag == "svg"]
+    assert len(images) == 3 * 12
+    assert all(len(attributes["alt"]) > 15 for attributes in images)
+    assert len(plots) == 3
+    assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 40 for attributes in plots)
+    ids = [
+        attributes["id"] for tag, attributes in page.attributes if "id" in attributes and tag in {"section", "clippath"}
+    ]
+    assert len(ids) == len(set(ids))
+
+
+def test_names_cannot_break_the_page(digits, tmp_path):
+    record = run_ensemble(EnsembleJob("digits", ("a",), orb.Linf(0.1), steps=2, images=8), tmp_path / "run")
+    evil = "<script>alert(1)</script>"
+    for name in ("metrics.json", "config.json"):
+        file = tmp_path / "run" / name
+        file.write_text(file.read_text().replace('"digits"', f'"{evil}"'))
+    assert AttackRecord.open(tmp_path / "run").config["data"]["name"] == evil
+    assert record.config["data"]["name"] == "digits"
+    page = page_of(tmp_path / "run")
+    assert evil in page.text
+    assert "script" not in {tag for tag, _ in page.attributes}
+
+
+def test_building_again_gives_the_same_page(run):
+    first = build_report(run).read_bytes()
+    assert build_report(run).read_bytes() == first
+
+
+def test_examples_show_what_the_table_says(run):
+    record = AttackRecord.open(run)
+    shown = examples(record, 12)
+    assert len({e.row for e in shown}) == 12
+    for example in shown:
+        assert example.label == record.examples["label"][example.row]
+        for verdict in example.verdicts:
+            assert verdict.fooled == (verdict.after != example.label)
+            assert verdict.before == record.examples[f"clean.predicted.{verdict.model}"][example.row]
+        assert sum(v.weight for v in example.verdicts) == pytest.approx(1, abs=1e-5)
+        assert ("resists" in example.note) == (not all(v.fooled for v in example.verdicts))
+        assert example.largest <= 0.12 + 1e-6
+
+
+def test_examples_are_as_many_as_there_are(digits, tmp_path):
+    record = run_ensemble(EnsembleJob("digits", ("a", "c"), orb.L0(2), steps=2, images=5), tmp_path / "run")
+    assert len(examples(record, 12)) == 5
+    assert all(e.changed <= 2 for e in examples(record, 12))
+
+
+def test_a_run_of_several_norms_is_one_page(digits, tmp_path):
+    records = run_demo(
+        DemoJob(models=("a", "c"), images=10, steps=2, threats=(orb.Linf(0.1), orb.L0(2))), tmp_path / "demo"
+    )
+    page = page_of(tmp_path / "demo")
+    assert [attributes["id"] for tag, attributes in page.attributes if tag == "section"] == ["linf", "l0"]
+    for record in records:
+        assert percent(record.metrics["attacks"]["min-max"]["asr_all"]) in page.text
+
+
+def test_what_is_no_finished_run_is_told(digits, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        build_report(tmp_path)
+    record = run_ensemble(EnsembleJob("digits", ("a",), orb.Linf(0.1), steps=1, images=4), tmp_path / "run")
+    record.folder.file("metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no metrics\.json yet"):
+        build_report(tmp_path / "run")

@@ -1,0 +1,144 @@
+"""Results on disk."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import omnirobust as orb
+from omnirobust.runs import RunFolder
+from omnirobust.stores import fingerprint, read_result, write_result
+
+CONFIG = {"attack": {"norm": "linf", "eps": 0.2}, "models": ["a", "b"]}
+
+
+def attack(store=None, history="full"):
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(12, 1, 4, 4, generator=generator)
+    y = torch.randint(0, 3, (12,), generator=generator)
+    models = {}
+    for name in ("one", "two"):
+        linear = nn.Linear(16, 3)
+        with torch.no_grad():
+            linear.weight.copy_(torch.randn(3, 16, generator=generator))
+            linear.bias.zero_()
+        models[name] = nn.Sequential(nn.Flatten(), linear)
+    return orb.attack_ensemble(models, x, y, orb.Linf(0.2), steps=6, batch_size=4, store=store, history=history)
+
+
+def assert_same(a, b):
+    for name in ("adversarial", "delta", "weights", "losses", "fooled", "zero_gradient"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    for name in ("losses", "weights", "fooled", "all_fooled", "best_all_fooled"):
+        assert torch.equal(getattr(a.history, name), getattr(b.history, name)), name
+    assert (a.names, a.steps, a.gradient_evaluations) == (b.names, b.steps, b.gradient_evaluations)
+    assert json.dumps(a.settings) == json.dumps(b.settings)
+
+
+@pytest.mark.parametrize("history", ["means", "full"])
+def test_a_result_comes_back_as_it_was(tmp_path, history):
+    result = attack(history=history)
+    write_result(tmp_path / "r.safetensors", result)
+    back = read_result(tmp_path / "r.safetensors")
+    assert_same(result, back)
+    if history == "means":
+        assert back.history.rows is None
+    else:
+        for name in ("losses", "weights", "fooled", "best"):
+            assert torch.equal(getattr(back.history.rows, name), getattr(result.history.rows, name))
+
+
+def flip_a_bit(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[-5] ^= 1
+    file.write_bytes(raw)
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def another_file(file: Path) -> None:
+    save_file({"delta": torch.zeros(2)}, file)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, empty, another_file])
+def test_a_damaged_batch_is_computed_again(tmp_path, damage):
+    store = RunFolder.create(tmp_path / "run", CONFIG).store("minmax")
+    whole = attack(store)
+    damage(store.folder / "00001.safetensors")
+    assert store.get(0) is not None
+    assert store.get(1) is None
+    with pytest.raises(ValueError, match="is damaged"):
+        read_result(store.folder / "00001.safetensors")
+    assert_same(attack(store), whole)
+    assert store.get(1) is not None
+
+
+def test_finished_batches_are_not_computed_again(tmp_path):
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    store = run.store("minmax")
+    attack(store)
+    stamps = {file: file.stat().st_mtime_ns for file in store.folder.iterdir()}
+    assert len(stamps) == 3
+    attack(store)
+    assert {file: file.stat().st_mtime_ns for file in store.folder.iterdir()} == stamps
+    run.clear_stores()
+    assert not store.folder.exists()
+    assert store.get(0) is None
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_stores import CONFIG, attack
+from omnirobust.runs import RunFolder
+from omnirobust.stores import ResultStore
+import time
+
+class Slow(ResultStore):
+    def put(self, index, result):
+        super().put(index, result)
+        print("batch", index, flush=True)
+        time.sleep(30)
+
+attack(Slow(RunFolder.create({out!r}, CONFIG).store("minmax").folder))
+"""
+
+
+def test_a_killed_attack_resumes_to_the_very_same_result(tmp_path):
+    out = tmp_path / "run"
+    script = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "batch 0\n"
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=20) == -signal.SIGKILL
+    store = RunFolder.create(out, CONFIG).store("minmax")
+    assert [store.get(i) is not None for i in range(3)] == [True, False, False]
+    kept = (store.folder / "00000.safetensors").stat().st_mtime_ns
+    assert_same(attack(store), attack())
+    assert (store.folder / "00000.safetensors").stat().st_mtime_ns == kept
+
+
+def test_fingerprint_tells_weights_apart():
+    weights = {"a": torch.arange(4.0), "b": torch.zeros(2)}
+    assert fingerprint(weights) == fingerprint(dict(reversed(weights.items())))
+    others = [
+        weights | {"a": torch.arange(4.0) + torch.tensor([0, 0, 0, 1e-6])},
+        weights | {"a": torch.arange(4.0).reshape(2, 2)},
+        weights | {"b": torch.zeros(2, dtype=torch.float64)},
+        {"a": weights["a"], "c": weights["b"]},
+    ]
+    assert len({fingerprint(w) for w in [weights, *others]}) == 5
