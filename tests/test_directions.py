@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import omnirobust as orb
 from omnirobust._types import Evaluation
-from omnirobust.adaptive import checkpoints
+from omnirobust.adaptive import checkpoints, swap_coordinates
 from omnirobust.directions import balanced_gradient, unit_l2, weighted_gradient
 
 
@@ -112,22 +114,47 @@ def test_adaptive_momentum_is_the_formula(evaluation: Evaluation) -> None:
     assert torch.allclose(two, one + 0.6 * (-u) + 0.4 * (one - HERE))
 
 
-def test_l0_remembers_coordinates_that_did_not_make_the_cut(evaluation: Evaluation) -> None:
-    """With one coordinate allowed, the second largest gradient saves up until it overtakes; plain descent never lets it."""
-    grad = torch.tensor([[1.0, 0.9]], dtype=torch.float64)
-    wide = torch.full((1, 2), 1.0, dtype=torch.float64)
-    one_pixel = orb.FeasibleSet(0, 1, torch.tensor([[-0.35, -1.0]]).double(), wide)  # the first may fall by 0.35 only
-    seen = Evaluation(torch.ones(1, 1).double(), None, (grad,))
-    w = torch.ones(1, 1).double()
+def swap_by_hand(
+    delta: list[float], g: list[float], low: list[float], high: list[float], budget: int, most: int
+) -> list[float]:
+    """One row of the l0 move, with lists: rank, trade, move."""
+    n = len(g)
+    end = [high[i] if g[i] < 0 else low[i] for i in range(n)]
+    worth = [abs(g[i] * end[i]) for i in range(n)]
+    inside = sorted((i for i in range(n) if delta[i] != 0), key=lambda i: worth[i])
+    outside = sorted((i for i in range(n) if delta[i] == 0), key=lambda i: -worth[i])
+    new = [
+        min(max(delta[i] - g[i] / max(abs(v) for v in g), low[i]), high[i]) if delta[i] != 0 else 0.0 for i in range(n)
+    ]
+    free, left = budget - len(inside), list(inside)
+    for newcomer in outside[:most]:
+        if free > 0 and worth[newcomer] > 0:
+            free -= 1
+        elif free <= 0 and left and worth[newcomer] > worth[left[0]]:
+            new[left.pop(0)] = 0.0
+        else:
+            break
+        new[newcomer] = end[newcomer]
+    return new
 
-    def last(direction: orb.directions.Direction) -> list[bool]:
-        stepper, delta = direction.start(one_pixel, 0.1, 12), torch.zeros(1, 2).double()
-        for t in range(1, 13):
-            delta = stepper.step(t, delta, w, seen, one_pixel)
-        return (delta != 0)[0].tolist()
 
-    assert last(orb.RawGradient()) == [True, False]
-    assert last(orb.Adaptive(memory=1.0)) == [False, True]
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), budget=st.integers(0, 9), most=st.integers(0, 9), used=st.integers(0, 9))
+def test_l0_swaps_equal_the_rule_by_hand(seed: int, budget: int, most: int, used: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    grad = torch.randn(1, 9, generator=g, dtype=torch.float64)
+    low, high = -torch.rand(1, 9, generator=g).double(), torch.rand(1, 9, generator=g).double()
+    low[0, seed % 9] = high[0, seed % 9] = 0.0  # a pixel that may not move
+    delta = (low + (high - low) * torch.rand(1, 9, generator=g).double()) * 0.9
+    rank = torch.randperm(9, generator=g)
+    delta[0, rank[min(used, budget) :]] = 0.0
+    got = swap_coordinates(delta, grad, low, high, torch.tensor([[budget]]), torch.tensor([[most]]))
+    expected = swap_by_hand(
+        delta[0].tolist(), grad[0].tolist(), low[0].tolist(), high[0].tolist(), budget, most
+    )
+    assert got[0].tolist() == pytest.approx(expected)
+    assert int((got != 0).sum()) <= budget
+    assert bool(((got >= low) & (got <= high)).all())
 
 
 @pytest.mark.parametrize(
@@ -136,7 +163,7 @@ def test_l0_remembers_coordinates_that_did_not_make_the_cut(evaluation: Evaluati
         (lambda: orb.Adaptive(momentum=1.0), "momentum must lie in"),
         (lambda: orb.Adaptive(rho=0.0), "rho must lie in"),
         (lambda: orb.Adaptive(window=2.0), "window must lie in"),
-        (lambda: orb.Adaptive(memory=0.0), "memory must lie in"),
+        (lambda: orb.Adaptive(memory=1.0), "memory must lie in"),
         (lambda: orb.Adaptive(first_step=-1.0), "first_step must lie in"),
         (lambda: orb.Sign("cosine").start(free(), 0.1, 3), "decay must be 'constant' or 'linear', got 'cosine'"),
     ],

@@ -16,6 +16,9 @@ from omnirobust._types import Evaluation
 from omnirobust.directions import Stepper, balanced_gradient, unit_l2, weighted_gradient
 from omnirobust.threat_models import FeasibleSet
 
+_LAST_SHARE = 0.04
+"""The share of eps that may trade places at the last step under l0."""
+
 
 @dataclass(frozen=True)
 class Adaptive:
@@ -26,16 +29,16 @@ class Adaptive:
         z = proj(delta_t - s u),   delta_{t+1} = proj(delta_t + a (z - delta_t) + (1 - a) (delta_t - delta_{t-1}))
 
     At checkpoints, a problem whose worst loss fell in fewer than ``rho`` of the steps since the last one, or found no
-    new best since, halves s and goes back to its best iterate. For l0 the move is ``_Thresholded``.
+    new best since, halves s and goes back to its best iterate. For l0 the move is ``_Swaps``: coordinates trade places.
 
     Args:
         balance: scale every domain's gradient to unit l2 norm before it is weighted, so that w alone says how much each
             counts, whatever the scale of its model's logits.
         momentum: 1 - a, in [0, 1).
-        first_step: s at the start, in units of eps (for l0, of the data range), > 0.
+        first_step: s at the start, in units of eps (for l0, the share of eps that may trade places), > 0.
         rho: in (0, 1].
         window: share of the steps before the first checkpoint, in (0, 1]; later windows shrink to a quarter of it.
-        memory: for l0 only, in (0, 1]: see ``_Thresholded``.
+        memory: for l0 only, in [0, 1): how much of the mean gradient each step keeps.
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", 2020.
@@ -46,14 +49,14 @@ class Adaptive:
     first_step: float | None = None
     rho: float = 0.75
     window: float = 0.22
-    memory: float = 0.9
+    memory: float = 0.5
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
             ("momentum", self.momentum, 0.0, 1.0 - 1e-9),
             ("rho", self.rho, 1e-9, 1.0),
             ("window", self.window, 1e-9, 1.0),
-            ("memory", self.memory, 1e-9, 1.0),
+            ("memory", self.memory, 0.0, 1.0 - 1e-9),
             ("first_step", 1.0 if self.first_step is None else self.first_step, 1e-12, inf),
         ):
             if not low <= value <= high:
@@ -66,7 +69,7 @@ class Adaptive:
     def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
         """Return the stepper; ``step_size``, if given, is the first step in units of the input."""
         if feasible.p == 0:
-            return _Thresholded(self, step_size)
+            return _Swaps(self, step_size, steps)
         return _Descent(self, step_size, steps)
 
 
@@ -144,34 +147,75 @@ class _Descent:
                 setattr(self, name, getattr(self, name)[rows])
 
 
-class _Thresholded:
-    """Descent of a dense iterate u whose projection is delta: l0's set is a union of subspaces, and to leave one of them
-    a coordinate must be able to save up.
+class _Swaps:
+    """Coordinates that trade places: the move for l0, whose set is a union of subspaces that plain descent cannot leave.
 
-        u_{t+1} = clip(m u_t + (1 - m) delta_t - s g / ||g||_inf),   delta_{t+1} = proj(u_{t+1})
-
-    ``m`` is the memory: at 0 it is plain projected descent, where a coordinate that does not make the cut at once is
-    forgotten; at 1 nothing is ever forgotten, and delta_t hardly moves.
+    With g the gradient, averaged over steps to steady it, coordinate i is worth |g_i| |e_i| where e_i is the end of its
+    box that lowers the loss: what the linearised loss gains by it. Each step lets the most valuable coordinates at rest
+    in, straight to e_i, first into free places, then each in the place of the least valuable in use if it is worth more,
+    at most a share of the budget that decays geometrically from ``first_step`` to ``_LAST_SHARE``. Coordinates in use
+    move along -g / ||g||_inf. The result is feasible as it stands: there is nothing to project.
     """
 
-    def __init__(self, setting: Adaptive, step_size: float | None) -> None:
-        self._size, self._memory = step_size or setting.first_step or 0.3, setting.memory
-        self._mix = setting.mix
-        self._dense: Tensor | None = None
+    def __init__(self, setting: Adaptive, step_size: float | None, steps: int) -> None:
+        self._setting, self._steps = setting, steps
+        self._first = step_size or setting.first_step or 0.5
+        self._mean: Tensor | None = None
 
     def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
         assert evaluation.grads is not None
-        grad = self._mix(weights, evaluation.grads)
-        largest = grad.abs().flatten(1).amax(dim=1).clamp_min(torch.finfo(grad.dtype).tiny)
-        dense = delta if self._dense is None else torch.lerp(delta, self._dense, self._memory)
-        dense = dense.addcdiv(grad, _like(largest, grad), value=-self._size)
-        self._dense = dense.clamp_(feasible.lower, feasible.upper)
-        return feasible.project(self._dense)
+        grad = self._setting.mix(weights, evaluation.grads).flatten(1)
+        self._mean = grad if self._mean is None else torch.lerp(grad, self._mean, self._setting.memory)
+        budget = feasible.radius().floor().long().unsqueeze(1)
+        share = 1.0 if t == 1 else self._first * (_LAST_SHARE / self._first) ** ((t - 1) / max(self._steps - 1, 1))
+        most = (budget * share).ceil().long()
+        lower, upper = feasible.lower.flatten(1), feasible.upper.flatten(1)
+        return swap_coordinates(delta.flatten(1), self._mean, lower, upper, budget, most).view_as(delta)
 
     def select(self, rows: Tensor) -> None:
         """Keep the problems that ``rows`` lists."""
-        if self._dense is not None:
-            self._dense = self._dense[rows]
+        if self._mean is not None:
+            self._mean = self._mean[rows]
+
+
+def swap_coordinates(
+    delta: Tensor, grad: Tensor, lower: Tensor, upper: Tensor, budget: Tensor, most: Tensor
+) -> Tensor:
+    """Let the most valuable coordinates at rest in, for the least valuable in use; move those in use along -grad.
+
+    Args:
+        delta: (B, n), at most ``budget`` non-zeros a row, inside the box.
+        grad: (B, n).
+        lower: (B, n), <= 0.
+        upper: (B, n), >= 0.
+        budget: how many non-zeros a row may have, (B, 1) int64.
+        most: how many coordinates a row may let in, (B, 1) int64.
+
+    Returns:
+        (B, n), at most ``budget`` non-zeros a row, inside the box.
+    """
+    width = min(int(budget.max()) if len(budget) else 0, delta.shape[1])
+    if width == 0:
+        return torch.zeros_like(delta)
+    end = torch.where(grad < 0, upper, lower)
+    worth, used = (grad * end).abs(), delta != 0
+    cheap, cheap_at = torch.where(used, worth, torch.inf).topk(width, dim=1, largest=False)
+    rich, rich_at = torch.where(used, -torch.inf, worth).topk(width, dim=1)
+    place = torch.arange(width, device=delta.device)
+    free = budget - used.sum(dim=1, keepdim=True)
+    leaver = (place - free).clamp_min(0)  # who makes room for the newcomer of this place, if the place is not free
+    price = torch.where(place < free, 0.0, cheap.gather(1, leaver))
+    enters = (rich > price) & (place < most)
+    leaves = _marked(cheap_at.gather(1, leaver), enters & (place >= free), used)
+    comes = _marked(rich_at, enters, used)
+    largest = grad.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
+    moved = torch.where(used & ~leaves, (delta - grad / largest).clamp(lower, upper), 0.0)
+    return torch.where(comes, end, moved)
+
+
+def _marked(at: Tensor, flags: Tensor, like: Tensor) -> Tensor:
+    """Return (B, n) bool: whether any flag points at the coordinate. Indices may repeat."""
+    return torch.zeros_like(like, dtype=torch.uint8).scatter_add_(1, at, flags.to(torch.uint8)) > 0
 
 
 def _like(per_row: Tensor, tensor: Tensor) -> Tensor:
