@@ -12,7 +12,7 @@ help:
 	@echo "make test       lint, then run the whole test suite"
 	@echo "make lint       style, types and the order of imports"
 	@echo "make format     apply the style"
-	@echo "make bench      measure speed against peers, into docs/"
+	@echo "make bench      measure speed against peers, into benchmarks/*.md"
 	@echo "make reproduce  recompute the paper's tables and figures, into runs/reproduction (BUDGET=smoke|quick|paper)"
 	@echo "make clean      remove .venv and caches"
 
@@ -39,23 +39,22 @@ demo: $(VENV)/.core
 	$(BIN)/omnirobust demo
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(VENV)/.test
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs
 
 # One thread a worker: torch's own threads would fight over the cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(VENV)/.bench
-	@mkdir -p docs/benchmarks
 	set -e; for script in benchmarks/bench_*.py; do \
-	  name=$$(basename $$script .py); $(BIN)/python $$script --out docs/benchmarks/$${name#bench_}.md; done
+	  name=$$(basename $$script .py); $(BIN)/python $$script --out benchmarks/$${name#bench_}.md; done
 
 reproduce: $(VENV)/.core
 	$(BIN)/omnirobust reproduce --all --budget $(BUDGET) --out runs/reproduction

@@ -55,6 +55,6 @@ def test_notes_compare_image_by_image():
         "only_first": 3, "only_second": 1,
     }  # fmt: skip
     assert notes(record(comparison=comparison))[0] == (
-        "min-max minus average, image by image: +5.00 points of ASR_all, 95% confidence interval +1.00 to +10.00. "
+        "min-max minus average, image by image: +5.00 points of ASR_all, 95 % confidence interval +1.00 to +10.00. "
         "3 images fool every model under min-max alone, 1 under average alone."
     )

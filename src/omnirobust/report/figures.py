@@ -133,4 +133,7 @@ def _inline(svg: str, label: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\b(width|height)="[\d.]+pt" ', "", body, count=2)
-    return body.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would hold for the whole page
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)  # nothing refers to groups, and ids must be unique on a page
+    named = f'<svg role="img" aria-label="{escape(label)}" style="stroke-linejoin:round;stroke-linecap:butt" '
+    return body.replace("<svg ", named, 1)

@@ -34,7 +34,7 @@ def _comparison(record: AttackRecord) -> list[str]:
         return []
     return [
         f"{c['of']} minus {c['with']}, image by image: {percent(c['difference'], sign=True)} points of ASR_all, "
-        f"{c['level']:.0%} confidence interval {percent(c['low'], sign=True)} to {percent(c['high'], sign=True)}. "
+        f"{100 * c['level']:g} % confidence interval {percent(c['low'], sign=True)} to {percent(c['high'], sign=True)}. "
         f"{c['only_first']} images fool every model under {c['of']} alone, {c['only_second']} under {c['with']} alone."
     ]
 
