@@ -32,9 +32,10 @@ def _comparison(record: AttackRecord) -> list[str]:
     c = record.metrics["comparison"]
     if c is None:
         return []
+    low, high = percent(c["low"], sign=True), percent(c["high"], sign=True)
     return [
         f"{c['of']} minus {c['with']}, image by image: {percent(c['difference'], sign=True)} points of ASR_all, "
-        f"{100 * c['level']:g} % confidence interval {percent(c['low'], sign=True)} to {percent(c['high'], sign=True)}. "
+        f"{100 * c['level']:g} % confidence interval {low} to {high}. "
         f"{c['only_first']} images fool every model under {c['of']} alone, {c['only_second']} under {c['with']} alone."
     ]
 
