@@ -62,7 +62,8 @@ def reproduce(
     """Reproduce experiments of the paper.
 
     Every attack is kept in ``cells``, in chunks of images: a run that was stopped goes on where it was, a larger
-    budget adds to what a smaller one measured, and an attack that two experiments share is made once.
+    budget adds to what a smaller one measured, and an attack that two experiments share is made once. Cells know the
+    settings and the models' weights, not the code: after changing an attack's code, take another folder.
 
     Args:
         names: of experiments, such as "table-1a"; none at all stands for every one.
