@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 import pytest
@@ -138,6 +139,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(digits, tmp_path, capsys):
     ) as process:  # fmt: skip
         while not first.exists():
             assert process.poll() is None
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -40,12 +40,15 @@ def test_models_of_one_s_own_come_from_a_package(monkeypatch, tmp_path):
     ("name", "message"),
     [
         ("{}:missing", "has no missing"),
+        ("broken.py:net", "must name code that runs, got broken.py:net: NameError: name 'nope' is not defined"),
         ("{}:number", "must be torch modules or functions that return one, got int"),
         ("nowhere.py:net", "must name an existing file, got nowhere.py"),
         ("no_such_package:net", "must name an importable module, got no_such_package"),
     ],
 )
-def test_what_is_no_model_is_told(tmp_path, name, message):
+def test_what_is_no_model_is_told(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("net = nope")
     (tmp_path / "own.py").write_text(OWN)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_models((name.format(tmp_path / "own.py"),), "digits")
@@ -60,3 +63,9 @@ def test_predictions_and_fingerprints_are_of_each_model():
     prints = describe_models(models)
     assert prints["p"] != prints["q"]
     assert prints == describe_models(models)
+
+
+def test_a_model_for_other_images_is_named():
+    models: dict[str, nn.Module] = {"p": nn.Sequential(nn.Flatten(), nn.Linear(4, 3))}
+    with pytest.raises(ValueError, match=r"model 'p' must take inputs of shape \(1, 3, 3\), but fails: mat1 and mat2"):
+        predict(models, torch.rand(7, 1, 3, 3))

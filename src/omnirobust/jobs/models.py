@@ -49,15 +49,23 @@ def describe_models(models: dict[str, nn.Module]) -> dict[str, dict[str, str]]:
 
 
 def predict(models: dict[str, nn.Module], x: Tensor) -> Tensor:
-    """Return every model's class of every input (B, *S), (B, K) int64."""
+    """Return every model's class of every input (B, *S), (B, K) int64.
+
+    Raises:
+        ValueError: if a model cannot take such inputs.
+    """
     with torch.no_grad():
-        columns = []
-        for name, model in models.items():
-            classifier = Classifier(name, model)
-            classifier.check_device(x)
-            parts = [classifier(classifier.arrange(part)).argmax(1) for part in x.split(classifier.pieces(x))]
-            columns.append(torch.cat(parts))
-    return torch.stack(columns, 1)
+        return torch.stack([_predict(Classifier(name, model), x) for name, model in models.items()], 1)
+
+
+def _predict(classifier: Classifier, x: Tensor) -> Tensor:
+    classifier.check_device(x)
+    try:
+        parts = [classifier(classifier.arrange(part)).argmax(1) for part in x.split(classifier.pieces(x))]
+    except RuntimeError as error:
+        shape, reason = tuple(x.shape[1:]), str(error).splitlines()[0]
+        raise ValueError(f"model {classifier.name!r} must take inputs of shape {shape}, but fails: {reason}") from error
+    return torch.cat(parts)
 
 
 def _load(name: str, data: str) -> tuple[str, nn.Module]:
@@ -68,10 +76,15 @@ def _load(name: str, data: str) -> tuple[str, nn.Module]:
 
 def _load_own(name: str) -> tuple[str, nn.Module]:
     where, _, attribute = name.rpartition(":")
-    found = getattr(_module(where), attribute, None)
-    if found is None:
+    try:
+        found: Any = getattr(_module(where), attribute, None)
+        model = found() if callable(found) and not isinstance(found, nn.Module) else found
+    except (ValueError, FileNotFoundError):
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(f"models must name code that runs, got {name}: {type(error).__name__}: {error}") from error
+    if model is None:
         raise ValueError(f"models must name something that exists, got {name}, but {where} has no {attribute}")
-    model: Any = found() if callable(found) and not isinstance(found, nn.Module) else found
     if not isinstance(model, nn.Module):
         raise ValueError(f"models must be torch modules or functions that return one, got {type(model).__name__}")
     return attribute, model
