@@ -35,6 +35,11 @@ class Outcome:
         """Whether every row was measured on all images."""
         return all(self.images(row) == self.wanted for row in self.experiment.rows)
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The versions of the attack of which something was measured, in the experiment's order."""
+        return tuple(v for v in self.experiment.variants if any(v == found for found, _ in self.measured))
+
     def images(self, row: Row) -> int:
         """Return on how many images a row was measured."""
         found = self.measured.get((row.variant, row.key))

@@ -21,11 +21,13 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
         figures: links to its figures.
     """
     experiment = outcome.experiment
-    counts = sorted({outcome.images(row) for row in experiment.rows})
+    counts = sorted({len(found) for found in outcome.measured.values()})
+    missing = sum(outcome.images(row) < outcome.wanted for row in experiment.rows)
     steps = max((row.cell.steps for row in experiment.rows), default=0)
     parts = [
         f"## {experiment.name}: {experiment.title}",
-        f"Test images: {_range(counts)}; steps: up to {steps}." + ("" if outcome.complete else " **Not complete.**"),
+        f"Test images: {_range(counts)}; steps: up to {steps}."
+        + (f" **Not complete:** {missing} rows are to be measured." if missing else ""),
         *(f"![{experiment.title}]({link})" for link in figures),
     ]
     if experiment.kind == "accuracy":
@@ -55,19 +57,22 @@ def variants_list(variants: Iterable[str]) -> str:
 
 
 def _range(counts: Sequence[int]) -> str:
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}, as each row says"
+    if len(counts) < 2:
+        return str(*counts) or "none"
+    return f"{counts[0]} to {counts[-1]}, as each row says"
 
 
 def _rows_by_key(outcome: Outcome) -> dict[Key, dict[str, Row]]:
     found: dict[Key, dict[str, Row]] = {}
     for row in outcome.experiment.rows:
-        found.setdefault(row.key, {})[row.variant] = row
+        if outcome.images(row):
+            found.setdefault(row.key, {})[row.variant] = row
     return found
 
 
 def _summary_table(outcome: Outcome) -> str:
     """ASR_all of every row: printed, then one column a variant."""
-    variants = outcome.experiment.variants
+    variants = outcome.variants
     head = ["norm", "weights", "printed", *variants, "paper: ours − printed"]
     lines = []
     for key, rows in _rows_by_key(outcome).items():
@@ -75,7 +80,7 @@ def _summary_table(outcome: Outcome) -> str:
         cells = [_rate(outcome, rows.get(v)) for v in variants]
         known = printed is not None and printed.asr_all is not None
         shift = NONE
-        if printed is not None and printed.asr_all is not None and "paper" in rows and outcome.images(rows["paper"]):
+        if printed is not None and printed.asr_all is not None and "paper" in rows:
             shift = f"{100 * outcome.interval('paper', key).estimate - printed.asr_all:+.1f}"
         lines.append([*key[:2], f"{printed.asr_all:.2f}" if printed and known else NONE, *cells, shift])
     return "ASR_all in percent, with 95 % intervals.\n\n" + table(head, lines)
@@ -94,8 +99,7 @@ def _detail_table(outcome: Outcome) -> str:
             rates = [_number(printed.asr_avg), _number(printed.asr_all), NONE, _signed(printed.lift, " %")]
             lines.append([*key[:2], "*printed*", *own, *rates, NONE, "10000"])
         for variant, row in rows.items():
-            if outcome.images(row):
-                lines.append([*key[:2], variant, *_details(outcome, row, letters)])
+            lines.append([*key[:2], variant, *_details(outcome, row, letters)])
     return table(head, lines)
 
 
@@ -131,7 +135,7 @@ def _accuracy_table(outcome: Outcome) -> str:
 
 
 def _sweep_table(outcome: Outcome) -> str:
-    variants = outcome.experiment.variants
+    variants = outcome.variants
     head = [outcome.experiment.sweeps, "of", "weights", *variants]
     rows = sorted(_rows_by_key(outcome).items(), key=lambda item: (item[0][0], item[0][1], _position(item[0][-1])))
     lines = [[key[-1], key[0], key[1], *(_rate(outcome, found.get(v)) for v in variants)] for key, found in rows]
