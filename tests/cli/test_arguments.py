@@ -37,6 +37,7 @@ def test_names_become_the_objects_of_the_library():
     assert all(callable(args.attack_loss(name)) for name in LossName)
     assert args.direction(None) is None
     assert args.direction(DirectionName.RAW) == orb.RawGradient()
+    assert len({type(args.direction(name)) for name in DirectionName}) == 4
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ class DirectionName(StrEnum):
     RAW = "raw"
     SIGN = "sign"
     NORMALISED = "normalised"
+    ADAPTIVE = "adaptive"
 
 
 class Labels(StrEnum):
@@ -152,6 +153,7 @@ def attack_loss(name: LossName | None) -> Loss | None:
 
 def direction(name: DirectionName | None) -> Direction | None:
     """Return the direction of that name, with steps that shrink unless it is the paper's; None for the preset's."""
+    from omnirobust.adaptive import Adaptive
     from omnirobust.directions import Normalised, RawGradient, Sign
 
     if name is None:
@@ -160,4 +162,5 @@ def direction(name: DirectionName | None) -> Direction | None:
         DirectionName.RAW: RawGradient(),
         DirectionName.SIGN: Sign("linear"),
         DirectionName.NORMALISED: Normalised("linear"),
+        DirectionName.ADAPTIVE: Adaptive(),
     }[name]
