@@ -20,19 +20,27 @@ from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust import data, losses, zoo
+from omnirobust.settings import DEFAULT, PAPER
 
 THREATS = {"linf": orb.Linf(0.2), "l2": orb.L2(3.0), "l1": orb.L1(20.0), "l0": orb.L0(30)}
-STEPS = 3
+STEPS = 5
 
 
-def bare(models: dict[str, nn.Module], x: Tensor, y: Tensor, steps: int) -> Callable[[], None]:
-    """Return a function that takes the input gradient of every model ``steps`` times, and does nothing with them."""
+def bare(models: dict[str, nn.Module], x: Tensor, y: Tensor, steps: int, last: bool = True) -> Callable[[], None]:
+    """Return a function that takes the input gradient of every model ``steps`` times, and does nothing with them.
+
+    With ``last`` one forward of each model more: what any attack must pay to know the losses of its last iterate.
+    """
 
     def run() -> None:
         for _ in range(steps):
             for model in models.values():
                 leaf = x.detach().requires_grad_()
                 torch.autograd.grad(losses.margin(model(leaf), y).sum(), leaf)
+        if last:
+            with torch.no_grad():
+                for model in models.values():
+                    losses.margin(model(x), y)
 
     return run
 
@@ -40,12 +48,8 @@ def bare(models: dict[str, nn.Module], x: Tensor, y: Tensor, steps: int) -> Call
 def attack(
     models: dict[str, nn.Module], x: Tensor, y: Tensor, threat: orb.ThreatModel, steps: int, preset: str | None
 ) -> Callable[[], object]:
-    """Return a function that runs ``steps`` steps of the attack, without its last, gradient-free evaluation.
-
-    ``solve`` ends with an evaluation that takes no gradients; the function runs steps - 1 steps and one such
-    evaluation more, so that forwards and gradients are at least those of the bare cost.
-    """
-    chosen = orb.settings.PAPER[threat.name] if preset == "paper" else orb.settings.DEFAULT[threat.name]
+    """Return a function that runs ``steps`` steps of Algorithm 1 with the settings of a preset."""
+    chosen = PAPER[threat.name] if preset == "paper" else DEFAULT[threat.name]
 
     def run() -> object:
         grid = orb.DomainGrid(models, x, y, loss=chosen.loss)
@@ -65,11 +69,10 @@ def overhead_rows(rounds: int) -> list[str]:
         models = {letter: zoo.load(f"mnist/{letter}") for letter in letters}
         some, labels = x[:count], y[:count]
         for preset in (None, "paper"):
-            runs: dict[str, Callable[[], object]] = {"bare": bare(models, some, labels, STEPS + 1)}
+            runs: dict[str, Callable[[], object]] = {"bare": bare(models, some, labels, STEPS)}
             for name, threat in THREATS.items():
-                runs[name] = attack(models, some, labels, threat, STEPS + 1, preset)
+                runs[name] = attack(models, some, labels, threat, STEPS, preset)
             times = interleaved(runs, rounds=rounds)
-            # solve pays one forward more than the bare loop: T + 1 forwards and T gradients against T of both
             cells = " | ".join(str(ratio(times, of=name, over="bare")) for name in THREATS)
             rows.append(f"| {', '.join(letters).upper()} | {count} | {preset or 'default'} | {cells} |")
     return rows
@@ -99,7 +102,7 @@ def option_rows(rounds: int) -> list[str]:
     x, y = _images(500)
     for letter in "abcd":
         models = {letter: zoo.load(f"mnist/{letter}")}
-        runs: dict[str, Callable[[], object]] = {"bare": bare(models, x, y, 1)}
+        runs: dict[str, Callable[[], object]] = {"bare": bare(models, x, y, 1, last=False)}
         for precision in ("fp32", "bf16"):
             grid = orb.DomainGrid(models, x, y, loss=losses.margin, precision=precision)
             runs[precision] = lambda grid=grid: grid.evaluate(torch.zeros_like(x))
@@ -118,6 +121,7 @@ def main() -> None:
     """Measure, and write the tables to the terminal or to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--part", choices=("all", "step", "stop", "options"), default="all")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     lines = [
