@@ -79,6 +79,14 @@ def test_recall_never_computes(laboratory):
     assert laboratory.seconds(static, CHUNK + 1) == 0
 
 
+def test_recall_finds_static_weights_that_were_taken_over_fewer_images(laboratory):
+    static = replace(CELL, attack=replace(CELL.attack, rule=Uniform()), rule=MeanWeightsOf(CELL))
+    found = laboratory.measure(static, CHUNK)
+    assert same(laboratory.recall(static, 2 * CHUNK + 50), found)
+    laboratory.measure(CELL, 2 * CHUNK)
+    assert same(laboratory.recall(static, 2 * CHUNK), found)
+
+
 def test_true_labels_reuse_the_images_whose_labels_agree(tmp_path):
     cell = replace(CELL, labels="true")
     alone = Laboratory(tmp_path / "alone", make_model, make_images).measure(cell, 60)

@@ -88,23 +88,30 @@ class Laboratory:
         return join(parts)
 
     def recall(self, cell: Cell, images: int) -> Measured | None:
-        """Return the cell on as many of the first ``images`` test images as the cache holds, without computing."""
+        """Return the cell on as many of the first ``images`` test images as the cache holds, without computing.
+
+        Where another cell decides the weights, they are its mean over as many images as this one was measured on.
+        """
+        for count in _counts(images, cell.rule is not None):
+            rule = self._rule(cell, count, compute=False)
+            parts = [] if rule is None else self._cached(self._folder(cell, rule), count)
+            if parts:
+                return join(parts)
+        return None
+
+    def seconds(self, cell: Cell, images: int) -> float:
+        """Return how long the attacks of a cell took in all; 0 if it has not been measured."""
         rule = self._rule(cell, images, compute=False)
-        if rule is None:
-            return None
-        folder = self._folder(cell, rule)
+        return 0.0 if rule is None else self._folder(cell, rule).seconds()
+
+    def _cached(self, folder: CellFolder, images: int) -> list[Measured]:
         parts: list[Measured] = []
         for begin, end in chunks(images):
             found = folder.get(begin, end)
             if found is None:
                 break
             parts.append(found)
-        return join(parts) if parts else None
-
-    def seconds(self, cell: Cell, images: int) -> float:
-        """Return how long the attacks of a cell took in all; 0 if it has not been measured."""
-        rule = self._rule(cell, images, compute=False)
-        return 0.0 if rule is None else self._folder(cell, rule).seconds()
+        return parts
 
     def _rule(self, cell: Cell, images: int, *, compute: bool) -> WeightRule | None:
         """Return the weight rule of the cell, once the cell that decides it is there."""
@@ -209,6 +216,12 @@ class Laboratory:
 def chunks(images: int) -> list[tuple[int, int]]:
     """Return where the chunks of the first ``images`` images begin and end."""
     return [(begin, min(begin + CHUNK, images)) for begin in range(0, images, CHUNK)]
+
+
+def _counts(images: int, shrinking: bool) -> list[int]:
+    """Return how many images to look for: all, and if ``shrinking`` then every smaller whole number of chunks."""
+    smaller = range((images - 1) // CHUNK * CHUNK, 0, -CHUNK)
+    return [images, *(smaller if shrinking else ())]
 
 
 def _counter(rows: int, on_steps: StepHook) -> Callable[[int, int], None]:
