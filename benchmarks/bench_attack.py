@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from timing import interleaved, ratio
 from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust import data, losses, zoo
 from omnirobust.settings import DEFAULT, PAPER
+from timing import interleaved, ratio
 
 THREATS = {"linf": orb.Linf(0.2), "l2": orb.L2(3.0), "l1": orb.L1(20.0), "l0": orb.L0(30)}
 STEPS = 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -84,7 +86,7 @@ def test_checkpoints_come_closer_and_end_with_the_run() -> None:
     marks = checkpoints(100, 0.22)
     assert marks[:4] == [22, 41, 57, 70]
     assert marks[-1] == 100
-    gaps = [b - a for a, b in zip(marks, marks[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(marks)]
     assert gaps == sorted(gaps, reverse=True)
     assert checkpoints(1, 0.22) == [1]
 
@@ -149,9 +151,7 @@ def test_l0_swaps_equal_the_rule_by_hand(seed: int, budget: int, most: int, used
     rank = torch.randperm(9, generator=g)
     delta[0, rank[min(used, budget) :]] = 0.0
     got = swap_coordinates(delta, grad, low, high, torch.tensor([[budget]]), torch.tensor([[most]]))
-    expected = swap_by_hand(
-        delta[0].tolist(), grad[0].tolist(), low[0].tolist(), high[0].tolist(), budget, most
-    )
+    expected = swap_by_hand(delta[0].tolist(), grad[0].tolist(), low[0].tolist(), high[0].tolist(), budget, most)
     assert got[0].tolist() == pytest.approx(expected)
     assert int((got != 0).sum()) <= budget
     assert bool(((got >= low) & (got <= high)).all())

@@ -142,7 +142,7 @@ def test_models_that_are_refused(x, model, message: str) -> None:
 def test_models_must_agree_on_the_classes(x) -> None:
     pair = {"four": lambda v: v.flatten(1)[:, :4], "five": lambda v: v.flatten(1)[:, :5]}
     labels = torch.zeros(9, dtype=torch.int64)
-    with pytest.raises(ValueError, match="models must agree on the number of classes, got .*'four': 4, 'five': 5"):
+    with pytest.raises(ValueError, match=r"models must agree on the number of classes, got .*'four': 4, 'five': 5"):
         orb.DomainGrid(pair, x, labels, loss=losses.margin).evaluate(torch.zeros_like(x))
 
 

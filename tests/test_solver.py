@@ -14,7 +14,15 @@ THREATS = [orb.Linf(0.1), orb.L2(0.8), orb.L1(3.0), orb.L0(5)]
 
 
 def literal_algorithm_1(
-    models: dict[str, torch.nn.Module], x: Tensor, y: Tensor, p: float, eps: float, alpha: float, beta: float, gamma: float, T: int
+    models: dict[str, torch.nn.Module],
+    x: Tensor,
+    y: Tensor,
+    p: float,
+    eps: float,
+    alpha: float,
+    beta: float,
+    gamma: float,
+    T: int,
 ) -> tuple[Tensor, Tensor]:
     """Algorithm 1 as it is printed: one row at a time, everything evaluated anew at each of its lines."""
     deltas, all_weights = [], []
@@ -52,7 +60,12 @@ def test_trajectory_is_algorithm_1_to_the_letter(models, x, y, threat: orb.Threa
     domains = orb.DomainGrid(models, x, y, loss=losses.margin)
     for T in (1, 2, 7):
         found = orb.solve(
-            domains, threat.around(x), orb.ProjectedAscent(0.05, 3.0), steps=T, step_size=0.3, direction=orb.RawGradient()
+            domains,
+            threat.around(x),
+            orb.ProjectedAscent(0.05, 3.0),
+            steps=T,
+            step_size=0.3,
+            direction=orb.RawGradient(),
         )
         delta, w = literal_algorithm_1(models, x, y, threat.p, threat.eps, 0.3, 0.05, 3.0, T)
         assert (found.delta - delta).abs().max() < 1e-6

@@ -3,6 +3,9 @@
 One problem, min over the perturbation (or the model) of the max over domain weights in the simplex; one algorithm.
 """
 
+from importlib import import_module
+from types import ModuleType
+
 from omnirobust import losses as losses
 from omnirobust.adaptive import Adaptive as Adaptive
 from omnirobust.attacks import attack_ensemble as attack_ensemble
@@ -31,3 +34,12 @@ from omnirobust.weights import Uniform as Uniform
 from omnirobust.weights import WorstCase as WorstCase
 
 __version__ = "0.1.0"
+
+_LAZY = frozenset({"data", "evaluation", "experiments", "report", "runs", "training", "zoo"})
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a subpackage when it is first named, so that ``import omnirobust`` stays quick."""
+    if name in _LAZY:
+        return import_module(f"omnirobust.{name}")
+    raise AttributeError(f"module 'omnirobust' has no attribute {name!r}")

@@ -116,7 +116,9 @@ class Classifier:
     def _check(self, batch: Tensor, logits: object) -> None:
         label = f"model {self.name!r}"
         if not isinstance(logits, Tensor):
-            raise ValueError(f"{label} must return logits (B, C) or an object with .logits, got {type(logits).__name__}")
+            raise ValueError(
+                f"{label} must return logits (B, C) or an object with .logits, got {type(logits).__name__}"
+            )
         if logits.ndim != 2 or logits.shape[0] != batch.shape[0] or logits.shape[1] < 2:
             raise ValueError(
                 f"{label} must return logits of shape ({batch.shape[0]}, C) with C >= 2, got {tuple(logits.shape)}"

@@ -148,11 +148,11 @@ class _Descent:
 
 
 class _Swaps:
-    """Coordinates that trade places: the move for l0, whose set is a union of subspaces that plain descent cannot leave.
+    """Coordinates that trade places: the move for l0, a union of subspaces between which plain descent cannot travel.
 
     With g the gradient, averaged over steps to steady it, coordinate i is worth |g_i| |e_i| where e_i is the end of its
     box that lowers the loss: what the linearised loss gains by it. Each step lets the most valuable coordinates at rest
-    in, straight to e_i, first into free places, then each in the place of the least valuable in use if it is worth more,
+    in, straight to e_i: into free places first, then each for the least valuable in use that is worth less than it,
     at most a share of the budget that decays geometrically from ``first_step`` to ``_LAST_SHARE``. Coordinates in use
     move along -g / ||g||_inf. The result is feasible as it stands: there is nothing to project.
     """
@@ -178,9 +178,7 @@ class _Swaps:
             self._mean = self._mean[rows]
 
 
-def swap_coordinates(
-    delta: Tensor, grad: Tensor, lower: Tensor, upper: Tensor, budget: Tensor, most: Tensor
-) -> Tensor:
+def swap_coordinates(delta: Tensor, grad: Tensor, lower: Tensor, upper: Tensor, budget: Tensor, most: Tensor) -> Tensor:
     """Let the most valuable coordinates at rest in, for the least valuable in use; move those in use along -grad.
 
     Args:

@@ -118,9 +118,7 @@ def attack_ensemble(
     """
     settings = _resolve(threat_model, preset, rule, step_size, direction, loss, keep, init)
     _check_counts(steps=steps, restarts=restarts, batch_size=batch_size, first_row=first_row)
-    plan = _Plan(
-        settings, threat_model, steps, restarts, targeted, stop_when_fooled, precision, history, seed
-    )
+    plan = _Plan(settings, threat_model, steps, restarts, targeted, stop_when_fooled, precision, history, seed)
     DomainGrid(models, x, y, loss=settings.loss)  # the arguments are checked whole, before anything runs
     threat_model.around(x)
     if isinstance(init, Tensor) and init.shape != x.shape:

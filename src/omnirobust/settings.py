@@ -37,7 +37,7 @@ PAPER: dict[str, AttackSettings] = {
     "linf": _paper(1 / 4, 1 / 50, 3),
 }
 """Algorithm 1 as the paper runs it on MNIST (Table 1(a), Appendix C.2): raw gradients, the C&W hinge with kappa = 50,
-alpha, beta and gamma of each norm, the last iterate; the normal start is that of the released code, the text is silent."""
+alpha, beta and gamma of each norm, the last iterate. The text is silent on the start: noise, as the released code."""
 
 _TUNED = AttackSettings(ExponentiatedGradient(0.1), Adaptive(), None, losses.smooth_margin, "zero", "best")
 

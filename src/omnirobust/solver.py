@@ -201,7 +201,8 @@ class _Run:
 
     def _take(self, t: int, better: Tensor, delta: Tensor, w: Tensor, e: Evaluation) -> None:
         if self._whole and bool(better.all()):
-            self._delta.copy_(delta), self._weights.copy_(w), self._losses.copy_(e.losses)
+            for kept, now in ((self._delta, delta), (self._weights, w), (self._losses, e.losses)):
+                kept.copy_(now)
             if self._fooled is not None and e.fooled is not None:
                 self._fooled.copy_(e.fooled)
             self._step.fill_(t)

@@ -16,9 +16,7 @@ from torch import Tensor
 from omnirobust.projections import simplex_unchecked
 
 
-def uniform(
-    B: int, K: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
-) -> Tensor:
+def uniform(B: int, K: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
     """Return w = 1/K, (B, K)."""
     return torch.full((B, K), 1.0 / K, dtype=dtype, device=device)
 

@@ -1,0 +1,93 @@
+"""Compare the default attack with its rivals, and with the union of much longer searches, norm by norm.
+
+    python benchmarks/defaults.py [--models mnist/a mnist/b mnist/c mnist/d] [--start 5000] [--images 400] [--out FILE]
+
+Every rival gets 50 steps, so as many gradient evaluations as the default. The union asks more: all rivals, then 300
+steps, noisy starts and other losses on whatever is left. All runs stop at an image once it fools every model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import omnirobust as orb
+from omnirobust import data, losses, zoo
+
+THREATS = {"linf": orb.Linf(0.2), "l2": orb.L2(3.0), "l1": orb.L1(20.0), "l0": orb.L0(30)}
+STEEPEST: dict[str, Any] = {"linf": orb.Sign("linear"), "l2": orb.Normalised("linear"), "l1": orb.Normalised("linear")}
+
+
+def rivals(norm: str) -> dict[str, dict[str, Any]]:
+    """Return the settings that compete at 50 steps: what differs from the default."""
+    found: dict[str, dict[str, Any]] = {
+        "default": {},
+        "the paper's, last iterate": {"preset": "paper"},
+        "the paper's, best iterate": {"preset": "paper", "keep": "best"},
+        "average of the default": {"rule": orb.Uniform()},
+        "worst case only": {"rule": orb.WorstCase()},
+        "hinge, the paper's weights": {"loss": losses.margin, "rule": orb.settings.PAPER[norm].rule},
+        "probability margin": {"loss": losses.probability_margin, "rule": orb.ExponentiatedGradient(1.0)},
+        "dlr": {"loss": losses.dlr, "rule": orb.ExponentiatedGradient(1.0)},
+        "gradients not balanced": {"direction": orb.Adaptive(balance=False)},
+    }
+    if norm in STEEPEST:
+        found["steepest descent, decayed linearly"] = {"direction": STEEPEST[norm]}
+    return found
+
+
+LONGER: tuple[dict[str, Any], ...] = (
+    {"steps": 300},
+    {"steps": 300, "init": "normal", "seed": 1},
+    {"steps": 150, "init": "normal", "seed": 2},
+    {"steps": 150, "loss": losses.probability_margin, "rule": orb.ExponentiatedGradient(1.0)},
+    {"steps": 300, "preset": "paper", "keep": "best"},
+)
+
+
+def fooled(models: dict[str, nn.Module], x: Tensor, y: Tensor, norm: str, change: dict[str, Any]) -> Tensor:
+    """Say which images fool every model under the default with some settings changed, (B,) bool."""
+    stop = change.get("preset") is None or change.get("keep") == "best"
+    return orb.attack_ensemble(models, x, y, THREATS[norm], stop_when_fooled=stop, **change).fooled.all(1)
+
+
+def compare(models: dict[str, nn.Module], x: Tensor, y: Tensor, norm: str) -> list[str]:
+    """Run every rival and the union on one norm; return their table rows."""
+    hits = {name: fooled(models, x, y, norm, change) for name, change in rivals(norm).items()}
+    union = torch.stack(list(hits.values())).any(0)
+    for change in LONGER:
+        left = (~union).nonzero().flatten()
+        if len(left):
+            union[left] |= fooled(models, x[left], y[left], norm, change)
+    hits["union of all, and of longer searches"] = union
+    return [f"| {norm} | {name} | {100 * float(hit.float().mean()):.2f} |" for name, hit in hits.items()]
+
+
+def main() -> None:
+    """Measure, and print the table or write it to a file as it grows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=[f"mnist/{letter}" for letter in "abcd"])
+    parser.add_argument("--start", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    images = data.load("mnist", start=given.start, limit=given.images)
+    models = {name: zoo.load(name) for name in given.models}
+    command = shlex.join(["python", "benchmarks/defaults.py", *sys.argv[1:]])
+    lines = [f"`{command}`", "", "| norm | attack | ASR_all, % |", "|---|---|---|"]
+    for norm in THREATS:
+        lines += compare(models, images.x, images.y, norm)
+        if given.out:
+            given.out.write_text("\n".join(lines) + "\n")
+    if not given.out:
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
