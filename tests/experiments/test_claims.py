@@ -176,6 +176,14 @@ def test_claims_of_the_sweeps():
         )
         assert by_name("never-worse-ABCD", FIGURE_2).holds(rates) is expected
         assert by_name("moderate-radius-ABCD", FIGURE_2).holds(rates) is expected
+    # A sweep that lacks a point is not judged at all.
+    rows = {(panel, s, e): good["0.2"] for panel in ("ABCD", "ABC") for s in ("avg", "minmax") for e in avg}
+    letters = dict.fromkeys(rows, ("A", "B", "C", "D"))
+    rows.pop(("ABC", "avg", "0.35"))
+    partial = Rates({key: measured(torch.ones(200, 4)) for key in rows}, letters)
+    verdicts = {claim.name: judge(claim, "paper", partial, resamples=20).verdict for claim in FIGURE_2}
+    assert verdicts["never-worse-ABCD"] == "true"
+    assert verdicts["never-worse-ABC"] == verdicts["moderate-radius-ABC"] == "not measured"
     gammas = CLAIMS["figure-a1"]
     for values, expected in (((0.8, 0.9, 0.85), True), ((0.9, 0.89, 0.895), False)):
         rates = shares({("linf", "minmax", g): v for g, v in zip(("0", "4", "10"), values, strict=True)})

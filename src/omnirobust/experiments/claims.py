@@ -26,7 +26,8 @@ class Rates:
 
     Args:
         rows: name to what was measured, all on the same N images.
-        letters: name to the letters of the judged models, J of them.
+        letters: name to the letters of the judged models, J of them, of every row of the variant; a rate of one that
+            was not measured is a KeyError.
     """
 
     def __init__(self, rows: Mapping[Key, Measured], letters: Mapping[Key, tuple[str, ...]]) -> None:
@@ -44,8 +45,8 @@ class Rates:
         return drawn
 
     def keys(self) -> tuple[Key, ...]:
-        """The names of the rows."""
-        return tuple(self._flags)
+        """The names of the variant's rows, measured or not."""
+        return tuple(self._letters)
 
     @property
     def images(self) -> int:
