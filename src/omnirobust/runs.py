@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from omnirobust._files import replacing
@@ -89,7 +89,10 @@ class RunFolder:
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as safetensors."""
         with replacing(self.path / name) as partial:
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
+            # save_file would leave the file unreadable for other users
+            partial.write_bytes(
+                save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+            )  # save_file would make it unreadable for other users
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file of this run.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from omnirobust._files import replacing
@@ -60,7 +60,10 @@ def write_result(file: Path, result: AttackResult) -> None:
     }
     text = json.dumps(facts)
     with replacing(file) as partial:
-        save_file(tensors, partial, metadata={"facts": text, "digest": _digest(tensors, text)})
+        # save_file would leave the file unreadable for other users
+        partial.write_bytes(
+            save(tensors, metadata={"facts": text, "digest": _digest(tensors, text)})
+        )  # save_file would make it unreadable for other users
 
 
 def read_result(file: Path) -> AttackResult:

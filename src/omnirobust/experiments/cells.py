@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from omnirobust._files import replacing
@@ -89,7 +89,10 @@ class CellFolder:
                 partial.write_text(json.dumps(self._settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         with replacing(self._file(begin, end)) as partial:
             tensors = {f.name: getattr(measured, f.name).contiguous() for f in fields(measured)}
-            save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
+            # save_file would leave the file unreadable for other users
+            partial.write_bytes(
+                save(tensors, metadata={"facts": json.dumps(facts)})
+            )  # save_file would make it unreadable for other users
 
     def seconds(self) -> float:
         """Return the wall-clock time that all chunks took, as each file says."""

@@ -1,0 +1,28 @@
+"""What the pages show runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+import omnirobust as orb
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_every_piece_of_the_page_on_extending_runs(models, x, y) -> None:
+    wide = torch.full((2, 3), 5.0)
+    space = {
+        "orb": orb, "models": models, "x": x, "y": y, "start": torch.zeros(2, 3), "goal": torch.ones(2, 3),
+        "feasible": orb.FeasibleSet(2, 1.0, -wide, wide),
+    }  # fmt: skip
+    pieces = re.findall(r"```python\n(.*?)```", (DOCS / "extend.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(pieces) == 4
+    for piece in pieces:
+        exec(compile(piece, "extend.md", "exec"), space)  # noqa: S102
+    rule, run = space["FollowTheWorst"](), space["Momentum"]().start(None, 0.1, 5)
+    losses = torch.tensor([[1.0, 3.0]])
+    assert rule.step(rule.init(1, 2), losses).tolist() == [[0.25, 0.75]]
+    run.select(torch.tensor([0]))
