@@ -21,7 +21,7 @@ def test_every_piece_of_the_page_on_extending_runs(models, x, y) -> None:
     pieces = re.findall(r"```python\n(.*?)```", (DOCS / "extend.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(pieces) == 4
     for piece in pieces:
-        exec(compile(piece, "extend.md", "exec"), space)  # noqa: S102
+        exec(compile(piece, "extend.md", "exec"), space)
     rule, run = space["FollowTheWorst"](), space["Momentum"]().start(None, 0.1, 5)
     losses = torch.tensor([[1.0, 3.0]])
     assert rule.step(rule.init(1, 2), losses).tolist() == [[0.25, 0.75]]
