@@ -112,7 +112,6 @@ def test_an_interrupted_attack_resumes_to_the_same_result(models, x, y) -> None:
     with pytest.raises(KeyboardInterrupt):
         go(broken)
     models["a"].calls = 0
-    resumed = go(Memory()) if not broken.kept else None
     broken.left = 99
     resumed = go(broken)
     assert models["a"].calls == 6  # one batch of three was left: T + 1 and 1
@@ -176,9 +175,9 @@ def test_rows_that_start_blind_are_counted(x) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": -2}, "steps must be >= 0, got -2"),
-        ({"restarts": 0}, "restarts must be >= 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be >= 1 or None, got 0"),
+        ({"steps": -2}, "steps must be a whole number >= 0, got -2"),
+        ({"restarts": 0}, "restarts must be a whole number >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1 or None, got 0"),
         ({"preset": "papers"}, "preset must be 'paper' or None, got 'papers'"),
         ({"init": "ones"}, "init must be a tensor, 'zero' or 'normal', got 'ones'"),
         ({"keep": "first"}, "keep must be 'last' or 'best', got 'first'"),

@@ -126,7 +126,10 @@ def swap_by_hand(
     inside = sorted((i for i in range(n) if delta[i] != 0), key=lambda i: worth[i])
     outside = sorted((i for i in range(n) if delta[i] == 0), key=lambda i: -worth[i])
     new = [
-        min(max(delta[i] - g[i] / max(abs(v) for v in g), low[i]), high[i]) if delta[i] != 0 else 0.0 for i in range(n)
+        min(max(delta[i] - g[i] / max(abs(v) for v in g) * (high[i] - low[i]), low[i]), high[i])
+        if delta[i] != 0
+        else 0.0
+        for i in range(n)
     ]
     free, left = budget - len(inside), list(inside)
     for newcomer in outside[:most]:

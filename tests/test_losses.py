@@ -96,3 +96,35 @@ def test_rows_do_not_see_each_other(loss: losses.Loss) -> None:
 def test_nan_logits_never_count_as_fooled() -> None:
     z = torch.tensor([[float("nan"), 1.0, 2.0]])
     assert not losses.fooled(z, torch.tensor([1])).any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), scale=st.floats(1e-2, 1e3), targeted=st.booleans())
+def test_standardised_margin_is_the_formula_and_does_not_see_the_scale_of_the_logits(
+    seed: int, scale: float, targeted: bool
+) -> None:
+    z, y = random_logits(seed)
+    got = losses.standardised_margin(z, y, targeted=targeted)
+    for value, row, label in zip(got.tolist(), z.tolist(), y.tolist(), strict=True):
+        mean = sum(row) / 5
+        s = math.sqrt(sum((v - mean) ** 2 for v in row) / 5)
+        expected = by_hand("smooth_margin", [10 * v / s for v in row], label, targeted) / 10
+        assert value == pytest.approx(expected, abs=1e-9)
+    assert torch.allclose(losses.standardised_margin(z * scale, y, targeted=targeted), got, atol=1e-9)
+
+
+def test_standardised_margin_holds_the_scale_constant_in_its_gradient() -> None:
+    z, y = random_logits(4)
+    s = z.std(dim=1, keepdim=True, correction=0)
+    ours, plain = z.clone().requires_grad_(), z.clone().requires_grad_()
+    got = torch.autograd.grad(losses.standardised_margin(ours, y).sum(), ours)[0]
+    assert torch.allclose(got, torch.autograd.grad((losses.smooth_margin(plain * 10 / s, y) / 10).sum(), plain)[0])
+
+
+def test_losses_stay_finite_where_logits_tie() -> None:
+    z = torch.zeros(2, 4, requires_grad=True)
+    for loss in [*ALL, losses.standardised_margin]:
+        value = loss(z, torch.tensor([0, 3]))
+        slope = torch.autograd.grad(value.sum(), z)[0]
+        assert bool(value.isfinite().all()) and bool(slope.isfinite().all())
+        assert float(slope.abs().max()) <= 1e7

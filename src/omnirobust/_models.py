@@ -26,9 +26,12 @@ def named_models(models: Mapping[str, Model] | Sequence[Model] | Model) -> dict[
     Raises:
         ValueError: if there is none, or one is not callable.
     """
-    if isinstance(models, Mapping):
+    named: dict[str, Any]
+    if isinstance(models, Mapping | nn.ModuleDict):
         named = {str(name): model for name, model in models.items()}
-    elif isinstance(models, Sequence):
+        if len(named) < len(models):
+            raise ValueError(f"models must have names that differ as text, got {list(models)}")
+    elif isinstance(models, Sequence | nn.ModuleList) and not isinstance(models, str):
         named = {f"model_{i}": model for i, model in enumerate(models)}
     else:
         named = {"model_0": models}
@@ -87,11 +90,24 @@ class Classifier:
                 stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
             if self._wants_channels_last(batch):
                 stack.enter_context(_ViewsReshape())
-            output = self.model(batch)
+            output = self._call(batch.clone())  # a copy: a model may write into its input
         logits = getattr(output, "logits", output)
         if self.classes is None:
             self._check(batch, logits)
         return logits if logits.dtype == batch.dtype else logits.to(batch.dtype)
+
+    def _call(self, batch: Tensor) -> Any:
+        try:
+            return self.model(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if self.classes is not None:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"model {self.name!r} cannot take inputs of shape {tuple(batch.shape)}, {batch.dtype}: {reason}"
+            ) from error
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -155,6 +171,9 @@ class _ViewsReshape(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.Tensor.view and not (len(args) > 1 and isinstance(args[1], torch.dtype)):
+        by_dtype = "dtype" in kwargs or (len(args) > 1 and isinstance(args[1], torch.dtype))
+        if func is torch.Tensor.view and not by_dtype:
             return torch.Tensor.reshape(*args, **kwargs)
+        if func is torch.Tensor.view_as:
+            return torch.Tensor.reshape_as(*args, **kwargs)
         return func(*args, **kwargs)

@@ -44,7 +44,7 @@ class Adaptive:
     parameter-free attacks", 2020.
     """
 
-    balance: bool = True
+    balance: bool = False
     momentum: float = 0.25
     first_step: float | None = None
     rho: float = 0.75
@@ -67,7 +67,10 @@ class Adaptive:
         return balanced_gradient(weights, grads) if self.balance else weighted_gradient(weights, grads)
 
     def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
-        """Return the stepper; ``step_size``, if given, is the first step in units of the input."""
+        """Return the stepper; ``step_size``, if given, is the first step: in units of the input, for l0 a share of eps.
+
+        Not given, it is ``first_step`` radii, or the width of the box where that is less.
+        """
         if feasible.p == 0:
             return _Swaps(self, step_size, steps)
         return _Descent(self, step_size, steps)
@@ -112,7 +115,8 @@ class _Descent:
 
     def _begin(self, delta: Tensor, grad: Tensor, worst: Tensor, feasible: FeasibleSet) -> None:
         first = self._setting.first_step or 1.0
-        self._size = feasible.radius() * first if self._given is None else torch.full_like(worst, self._given)
+        reach = torch.minimum(feasible.radius(), feasible.norm(feasible.upper - feasible.lower))
+        self._size = reach * first if self._given is None else torch.full_like(worst, self._given)
         self._size = self._size.to(worst)
         self._previous, self._best, self._best_grad = delta, delta.clone(), grad.clone()
         self._best_worst, self._last_worst, self._mark_worst = worst, worst, worst
@@ -154,7 +158,7 @@ class _Swaps:
     box that lowers the loss: what the linearised loss gains by it. Each step lets the most valuable coordinates at rest
     in, straight to e_i: into free places first, then each for the least valuable in use that is worth less than it,
     at most a share of the budget that decays geometrically from ``first_step`` to ``_LAST_SHARE``. Coordinates in use
-    move along -g / ||g||_inf. The result is feasible as it stands: there is nothing to project.
+    move along -g / ||g||_inf, the largest by the width of its box. The result is feasible: there is nothing to project.
     """
 
     def __init__(self, setting: Adaptive, step_size: float | None, steps: int) -> None:
@@ -166,7 +170,7 @@ class _Swaps:
         assert evaluation.grads is not None
         grad = self._setting.mix(weights, evaluation.grads).flatten(1)
         self._mean = grad if self._mean is None else torch.lerp(grad, self._mean, self._setting.memory)
-        budget = feasible.radius().floor().long().unsqueeze(1)
+        budget = feasible.radius().clamp(max=grad.shape[1]).floor().long().unsqueeze(1)
         share = 1.0 if t == 1 else self._first * (_LAST_SHARE / self._first) ** ((t - 1) / max(self._steps - 1, 1))
         most = (budget * share).ceil().long()
         lower, upper = feasible.lower.flatten(1), feasible.upper.flatten(1)
@@ -207,7 +211,8 @@ def swap_coordinates(delta: Tensor, grad: Tensor, lower: Tensor, upper: Tensor, 
     leaves = _marked(cheap_at.gather(1, leaver), enters & (place >= free), used)
     comes = _marked(rich_at, enters, used)
     largest = grad.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
-    moved = torch.where(used & ~leaves, (delta - grad / largest).clamp(lower, upper), 0.0)
+    step = grad / largest * (upper - lower)
+    moved = torch.where(used & ~leaves, (delta - step).clamp(lower, upper), 0.0)
     return torch.where(comes, end, moved)
 
 

@@ -19,7 +19,11 @@ from omnirobust.results import AttackResult, join_results
 from omnirobust.settings import DEFAULT, PAPER, AttackSettings
 from omnirobust.solver import Keep, Progress, Solution, solve
 from omnirobust.starts import Start, normal_start
-from omnirobust.threat_models import FeasibleSet, ThreatModel
+from omnirobust.threat_models import ThreatModel
+from omnirobust.weights import Fixed
+
+_ENOUGH_BLIND = 100
+"""Rows that a model must be blind on, and on no other, before an attack in batches is stopped for it."""
 
 
 class BatchStore(Protocol):
@@ -94,7 +98,9 @@ def attack_ensemble(
         targeted: whether ``y`` are classes to reach rather than to leave.
         keep: "best" (row by row, the iterate that fools most models, ties by the lowest worst loss) or "last".
             Not given: "best", or "last" with ``preset="paper"``.
-        stop_when_fooled: drop inputs that fool every model from the batch: faster, the same success up to rounding.
+        stop_when_fooled: drop inputs that fool every model from the batch, and from later restarts: faster, the same
+            success up to rounding with keep="best". Their result is the iterate that did it, so with keep="last"
+            success is at least that of the last iterate.
         restarts: independent runs, >= 1; each input keeps its best. The first starts as the settings say, the others
             from noise.
         seed: keys the noise, with the restart and the input's global row.
@@ -116,6 +122,7 @@ def attack_ensemble(
 
     Reference: the paper, Sections 2.2 and 4.1.
     """
+    _check_kinds(threat_model, rule, direction, loss, init)
     settings = _resolve(threat_model, preset, rule, step_size, direction, loss, keep, init)
     _check_counts(steps=steps, restarts=restarts, batch_size=batch_size, first_row=first_row)
     plan = _Plan(settings, threat_model, steps, restarts, targeted, stop_when_fooled, precision, history, seed)
@@ -124,22 +131,22 @@ def attack_ensemble(
     if isinstance(init, Tensor) and init.shape != x.shape:
         raise ValueError(f"init must have shape {tuple(x.shape)}, got {tuple(init.shape)}")
     size = batch_size or max(len(x), 1)
-    starts = range(0, max(len(x), 1), size)
-    parts = []
+    x, starts, parts = x.detach(), range(0, max(len(x), 1), size), []
+    blind = _Blindness()
     with bar(progress, total=len(starts) * restarts * (steps + 1)) as advance:
         for index, begin in enumerate(starts):
             done = None if store is None else store.get(index)
             if done is None:
                 rows = slice(begin, begin + size)
                 given = init[rows] if isinstance(init, Tensor) else None
-                done = _attack_batch(
-                    plan, models, x[rows], y[rows], _rows_of(threat_model, rows), given, first_row + begin, advance
-                )
+                part = replace(plan, threat_model=_rows_of(threat_model, rows), settings=_rule_of(settings, rows))
+                done = _attack_batch(part, models, x[rows], y[rows], given, first_row + begin, advance, blind)
                 if store is not None:
                     store.put(index, done)
             else:
                 advance(restarts * (steps + 1))
             parts.append(done)
+    blind.judge(enough=1)
     return join_results(parts)
 
 
@@ -148,27 +155,39 @@ def _attack_batch(
     models: Mapping[str, Model] | Sequence[Model] | Model,
     x: Tensor,
     y: Tensor,
-    threat_model: ThreatModel,
     init: Tensor | None,
     first_row: int,
     advance: Callable[[int], None],
+    blind: _Blindness,
 ) -> AttackResult:
     s = plan.settings
     grid = DomainGrid(models, x, y, loss=s.loss, targeted=plan.targeted, precision=plan.precision)
-    feasible = threat_model.around(x)
-    watch = _GradientWatch(grid, advance)
+    feasible = plan.threat_model.around(x)
+    watch = _GradientWatch(grid, advance, blind)
     best: Solution | None = None
     for restart in range(plan.restarts):
-        begin = init if restart == 0 and init is not None else _start(s.start, x, plan.seed, restart, first_row)
+        begin = init if restart == 0 and init is not None else _start(plan, x, restart, first_row)
+        left = None if best is None or not plan.stop_when_fooled else _unfinished(best)
         watch.restart(plan.steps)
-        found = solve(
-            grid, feasible, s.rule, init=begin, steps=plan.steps, step_size=s.step_size, direction=s.direction,
-            keep=s.keep, stop_when_fooled=plan.stop_when_fooled, callback=watch, history=plan.history,
-        )  # fmt: skip
+        if left is None or len(left):
+            found = solve(
+                grid if left is None else grid.select(left),
+                feasible if left is None else feasible.select(left),
+                s.rule if left is None else _rule_of(s, left).rule,
+                init=begin if left is None else begin[left],
+                steps=plan.steps, step_size=s.step_size, direction=s.direction, keep=s.keep,
+                stop_when_fooled=plan.stop_when_fooled, callback=watch, history="full",
+            )  # fmt: skip
+            best = found if best is None else better_of(best, found, left)
         watch.finish()
-        best = found if best is None else better_of(best, found)
     assert best is not None
     return _finish(plan, grid, models, x, y, best, watch)
+
+
+def _unfinished(found: Solution) -> Tensor:
+    """Return the rows that some domain still resists, as indices."""
+    assert found.fooled is not None
+    return (~found.fooled.all(dim=1)).nonzero().flatten()
 
 
 def _finish(
@@ -192,7 +211,7 @@ def _finish(
         losses=final.losses,
         fooled=final.fooled,
         names=grid.names,
-        history=found.history,
+        history=found.history if plan.history == "full" else replace(found.history, rows=None),
         steps=plan.steps,
         gradient_evaluations=len(grid.names) * plan.steps * plan.restarts,
         zero_gradient=watch.zero_gradient,
@@ -200,16 +219,22 @@ def _finish(
     )
 
 
-def better_of(a: Solution, b: Solution) -> Solution:
-    """Keep, row by row, the solution that fools more domains, ties by the lower worst loss, then ``a``."""
-    if a.fooled is None or b.fooled is None:
-        better = b.losses.amax(1) < a.losses.amax(1)
-    else:
-        more, same = b.fooled.sum(1) - a.fooled.sum(1), b.fooled.sum(1) == a.fooled.sum(1)
-        better = (more > 0) | (same & (b.losses.amax(1) < a.losses.amax(1)))
+def better_of(a: Solution, b: Solution, rows: Tensor | None = None) -> Solution:
+    """Keep, row by row, the solution that fools more domains, ties by the lower worst loss, then ``a``.
+
+    Args:
+        a: of B problems.
+        b: of the problems of ``a`` that ``rows`` lists; of all if it is None.
+        rows: int64 indices into ``a``.
+    """
+    rows = torch.arange(len(a.delta), device=a.delta.device) if rows is None else rows
+    better = b.losses.amax(1) < a.losses[rows].amax(1)
+    if a.fooled is not None and b.fooled is not None:
+        more = b.fooled.sum(1) - a.fooled[rows].sum(1)
+        better = (more > 0) | ((more == 0) & better)
 
     def pick(of_a: Tensor, of_b: Tensor) -> Tensor:
-        return torch.where(better.view((-1,) + (1,) * (of_a.ndim - 1)), of_b, of_a)
+        return of_a.index_copy(0, rows[better], of_b[better])
 
     return Solution(
         pick(a.delta, b.delta),
@@ -217,15 +242,38 @@ def better_of(a: Solution, b: Solution) -> Solution:
         pick(a.losses, b.losses),
         None if a.fooled is None or b.fooled is None else pick(a.fooled, b.fooled),
         pick(a.step, b.step),
-        a.history.choose(b.history, better),
+        a.history.choose(b.history, rows, better),
     )
+
+
+class _Blindness:
+    """Which models have let no gradient through so far, over all batches of an attack."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+        self._seeing: set[str] = set()
+
+    def note(self, name: str, open_rows: int, blocked: bool) -> None:
+        """Take note of a batch: how many of its rows model ``name`` still resisted, and whether it is blind on all."""
+        self._open[name] = self._open.get(name, 0) + open_rows
+        if open_rows and not blocked:
+            self._seeing.add(name)
+
+    def judge(self, enough: int) -> None:
+        """Raise a ValueError if a model was blind on all rows seen, and these are ``enough`` to say so."""
+        for name, rows in self._open.items():
+            if name not in self._seeing and rows >= enough:
+                raise ValueError(
+                    f"model {name!r} has zero input gradient on every row: a gradient attack cannot see it "
+                    "(is there a step function, a rounding or a detach inside?)"
+                )
 
 
 class _GradientWatch:
     """Watches the start for gradients that are zero, and counts steps for the progress bar."""
 
-    def __init__(self, grid: DomainGrid, advance: Callable[[int], None]) -> None:
-        self._grid, self._advance = grid, advance
+    def __init__(self, grid: DomainGrid, advance: Callable[[int], None], blind: _Blindness) -> None:
+        self._grid, self._advance, self._blind = grid, advance, blind
         self._left = 0
         self.zero_gradient = torch.zeros(len(grid.names))
         self._first = True
@@ -251,11 +299,10 @@ class _GradientWatch:
             open_rows = ~e.fooled[:, k]
             blind = (grad.flatten(1) == 0).all(dim=1) & open_rows
             self.zero_gradient[k] = float(blind.sum()) / len(blind)
-            if bool(open_rows.any()) and bool((blind == open_rows).all()) and self._grid.blocks_gradient(k, seen.delta):
-                raise ValueError(
-                    f"model {name!r} has zero input gradient on every row: a gradient attack cannot see it "
-                    "(is there a step function, a rounding or a detach inside?)"
-                )
+            all_blind = bool((blind == open_rows).all())
+            blocked = all_blind and self._grid.blocks_gradient(k, seen.delta)
+            self._blind.note(name, int(open_rows.sum()), blocked)
+        self._blind.judge(enough=_ENOUGH_BLIND)
 
 
 def describe(plan: _Plan) -> dict[str, Any]:
@@ -304,26 +351,48 @@ def _resolve(
 
 
 def _check_counts(*, steps: int, restarts: int, batch_size: int | None, first_row: int) -> None:
-    if steps < 0:
-        raise ValueError(f"steps must be >= 0, got {steps}")
-    if restarts < 1:
-        raise ValueError(f"restarts must be >= 1, got {restarts}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1 or None, got {batch_size}")
-    if first_row < 0:
-        raise ValueError(f"first_row must be >= 0, got {first_row}")
+    for name, value, least in (("steps", steps, 0), ("restarts", restarts, 1), ("first_row", first_row, 0)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size must be a whole number >= 1 or None, got {batch_size!r}")
 
 
-def _start(start: Start, x: Tensor, seed: int, restart: int, first_row: int) -> Tensor:
-    if start == "zero" and restart == 0:
+def _start(plan: _Plan, x: Tensor, restart: int, first_row: int) -> Tensor:
+    if plan.settings.start == "zero" and restart == 0:
         return torch.zeros_like(x)
-    return normal_start(x, seed, restart, first_row)
+    low, high = plan.threat_model.bounds
+    return normal_start(x, plan.seed, restart, first_row) * (high - low)
+
+
+def _rule_of(settings: AttackSettings, rows: slice | Tensor) -> AttackSettings:
+    """Return the settings of some rows: weights fixed for each input are cut with them."""
+    rule = settings.rule
+    return replace(settings, rule=Fixed(rule.w[rows])) if isinstance(rule, Fixed) and rule.w.ndim == 2 else settings
+
+
+def _check_kinds(
+    threat_model: ThreatModel,
+    rule: WeightRule | None,
+    direction: Direction | None,
+    loss: Loss | None,
+    init: Tensor | Start | None,
+) -> None:
+    if torch.is_inference_mode_enabled():
+        raise ValueError("an attack needs gradients: call it outside torch.inference_mode()")
+    if not isinstance(threat_model, ThreatModel):
+        raise ValueError(f"threat_model must be a ThreatModel such as Linf(0.1), got {threat_model!r}")
+    if rule is not None and (isinstance(rule, type) or not hasattr(rule, "init") or not hasattr(rule, "step")):
+        raise ValueError(f"rule must be a weight rule such as Uniform(), got {rule!r}")
+    if direction is not None and (isinstance(direction, type) or not hasattr(direction, "start")):
+        raise ValueError(f"direction must be a direction such as Sign(), got {direction!r}")
+    if loss is not None and not callable(loss):
+        raise ValueError(f"loss must be a function of logits and labels, got {loss!r}")
+    if init is not None and not isinstance(init, Tensor | str):
+        raise ValueError(f"init must be a tensor, 'zero' or 'normal', got {type(init).__name__}")
 
 
 def _rows_of(threat_model: ThreatModel, rows: slice) -> ThreatModel:
     """Return the threat model of some rows: radii given one an input are cut with them."""
     eps = threat_model.eps
     return replace(threat_model, eps=eps[rows]) if isinstance(eps, Tensor) and eps.ndim == 1 else threat_model
-
-
-__all__ = ["BatchStore", "FeasibleSet", "attack_ensemble", "better_of"]

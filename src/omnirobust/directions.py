@@ -66,8 +66,7 @@ def balanced_gradient(weights: Tensor, grads: tuple[Tensor, ...]) -> Tensor:
     Returns:
         (B, *S), a new tensor.
     """
-    lengths = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads], dim=1)
-    return weighted_gradient(weights / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), grads)
+    return weighted_gradient(weights, tuple(unit_l2(g) for g in grads))
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Sign:
     decay: Decay = "constant"
 
     def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
-        """Return the stepper; ``step_size`` is alpha, in the units of the input; eps/4 if not given."""
+        """Return the stepper; ``step_size`` is alpha, in units of the input; eps/4 if not given (l0: width/4)."""
         return _Plain(torch.sign, step_size, steps, self.decay)
 
 
@@ -101,7 +100,7 @@ class Normalised:
     decay: Decay = "constant"
 
     def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
-        """Return the stepper; ``step_size`` is alpha, an l2 length; eps/4 if not given."""
+        """Return the stepper; ``step_size`` is alpha, an l2 length; eps/4 if not given (l0: width/4)."""
         return _Plain(unit_l2, step_size, steps, self.decay)
 
 
@@ -126,7 +125,10 @@ class _Plain:
         fraction = 1.0 if self._decay == "constant" else 1.0 - (t - 1) / self._steps
         if self._size is not None:
             return feasible.project(delta.sub(move, alpha=self._size * fraction))
-        reach = feasible.radius().view((-1,) + (1,) * (delta.ndim - 1))
+        reach = feasible.radius()
+        if feasible.p == 0:  # eps counts coordinates there: the width of the box is the length that there is
+            reach = (feasible.upper - feasible.lower).flatten(1).amax(dim=1)
+        reach = reach.view((-1,) + (1,) * (delta.ndim - 1))
         return feasible.project(delta - move * (reach * (fraction / 4)))
 
     def select(self, rows: Tensor) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from omnirobust._models import Classifier, Model, Precision, named_models
 from omnirobust._types import Evaluation
 from omnirobust.losses import Loss
 from omnirobust.losses import fooled as is_fooled
+
+_BF16_DOUBT = 2.0**-6
+"""How far, in shares of the largest logit, a bf16 decision must be won to count."""
 
 
 class DomainGrid:
@@ -24,7 +28,11 @@ class DomainGrid:
         x: clean inputs, (B, *S), float.
         y: labels, int64: (B,) for all models, or (B, K), each model its own (its own predictions, say).
         loss: per-example loss, low = fooled (see ``omnirobust.losses``).
+        transforms: None; room for transformations, which this version does not have.
+        shared: False; room for perturbations shared by several images, likewise.
         targeted: whether ``y`` are classes to reach rather than to leave.
+        clip: "image", the only way without shared perturbations.
+        samples: 1, as many as there are without random transformations.
         precision: "fp32", or "bf16" for autocast in the models.
 
     Raises:
@@ -40,11 +48,26 @@ class DomainGrid:
         y: Tensor,
         *,
         loss: Loss,
+        transforms: None = None,
+        shared: Literal[False] = False,
         targeted: bool = False,
+        clip: Literal["image"] = "image",
+        samples: Literal[1] = 1,
         precision: Precision = "fp32",
     ) -> None:
+        for name, value, only in (
+            ("transforms", transforms, None),
+            ("shared", shared, False),
+            ("clip", clip, "image"),
+            ("samples", samples, 1),
+        ):
+            if value != only:
+                raise ValueError(f"{name} must be {only!r}: the domains of this version are models only, got {value!r}")
+        if not callable(loss):
+            raise ValueError(f"loss must be a function of logits and labels, got {type(loss).__name__}")
         self._classifiers = [Classifier(n, m, precision) for n, m in named_models(models).items()]
-        self._x, self._y = x, _labels_per_model(x, y, len(self._classifiers))
+        labels = _labels_per_model(x, y, len(self._classifiers))
+        self._x, self._y = x.detach(), labels
         self._loss, self._targeted = loss, targeted
         for classifier in self._classifiers:
             classifier.check_device(x)
@@ -119,7 +142,7 @@ class DomainGrid:
     def _piece(
         self, classifier: Classifier, inputs: Tensor, labels: Tensor, grad: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        with torch.set_grad_enabled(grad):
+        with classifier.frozen(), torch.set_grad_enabled(grad):
             leaf = classifier.arrange(inputs.detach()).requires_grad_(grad)
             checked = classifier.classes is not None
             logits = classifier(leaf)
@@ -127,7 +150,15 @@ class DomainGrid:
                 _check_labels(classifier, self._y)
             loss = self._loss(logits, labels, targeted=self._targeted)
             slope = _input_gradient(classifier, loss, leaf) if grad else None
-        return loss.detach(), is_fooled(logits.detach(), labels, targeted=self._targeted), slope
+        return loss.detach(), self._fooled(classifier, logits.detach(), labels), slope
+
+    def _fooled(self, classifier: Classifier, logits: Tensor, labels: Tensor) -> Tensor:
+        if (
+            classifier.precision == "bf16"
+        ):  # what bf16 leaves in doubt does not count: it may not hold in full precision
+            doubt = logits.abs().amax(dim=1, keepdim=True) * _BF16_DOUBT
+            logits = logits.scatter_add(1, labels.unsqueeze(1), -doubt if self._targeted else doubt)
+        return is_fooled(logits, labels, targeted=self._targeted)
 
     def _check_classes(self) -> None:
         counts = {c.name: c.classes for c in self._classifiers}
@@ -141,8 +172,7 @@ class FunctionDomains:
     Args:
         functions: name to f(delta, rows) -> (len(rows),), where delta (len(rows), *S) are the perturbations of the
             problems whose original indices are ``rows``; low = good for the minimiser.
-        success: maps (losses (B, K)) to (B, K) bool; None where success has no meaning.
-        problems: B, the number of problems.
+        success: maps losses (B, K) to (B, K) bool; None where success has no meaning.
 
     Cost of ``evaluate``: one call of each function, and one gradient each if asked for.
     """
@@ -152,6 +182,8 @@ class FunctionDomains:
         functions: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
         success: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        if not isinstance(functions, Mapping) or not all(callable(f) for f in functions.values()):
+            raise ValueError("functions must map names to callables f(delta, rows)")
         if not functions:
             raise ValueError("functions must hold at least one function, got none")
         self._functions = dict(functions)
@@ -187,12 +219,11 @@ class FunctionDomains:
             with torch.set_grad_enabled(grad):
                 leaf = delta.detach().requires_grad_(grad)
                 loss = function(leaf, rows)
-                if tuple(loss.shape) != (len(delta),):
-                    raise ValueError(f"function {name!r} must return shape ({len(delta)},), got {tuple(loss.shape)}")
-                if grad and not loss.requires_grad:
-                    raise ValueError(f"function {name!r} must be differentiable in delta")
+                if tuple(getattr(loss, "shape", ("a number",))) != (len(delta),):
+                    got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+                    raise ValueError(f"function {name!r} must return shape ({len(delta)},), got {got}")
                 if grad:
-                    grads.append(torch.autograd.grad(loss.sum(), leaf)[0])
+                    grads.append(_gradient(loss, leaf, f"function {name!r} must be differentiable in delta"))
                 losses.append(loss.detach())
         stacked = torch.stack(losses, 1)
         fooled = None if self._success is None else self._success(stacked)
@@ -201,14 +232,20 @@ class FunctionDomains:
 
 def _labels_per_model(x: Tensor, y: Tensor, K: int) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
-        raise ValueError("x must be a float tensor of shape (B, *S)")
+        raise ValueError(f"x must be a float tensor of shape (B, *S), got {_described(x)}")
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        raise ValueError(f"y must be an int64 tensor of class indices, got {getattr(y, 'dtype', type(y).__name__)}")
+        raise ValueError(f"y must be an int64 tensor of class indices, got {_described(y)}")
     if tuple(y.shape) not in ((len(x),), (len(x), K)):
         raise ValueError(f"y must have shape ({len(x)},) or ({len(x)}, {K}), got {tuple(y.shape)}")
     if y.device != x.device:
         raise ValueError(f"y is on {y.device} but x is on {x.device}: move one of them")
     return (y.unsqueeze(1) if y.ndim == 1 else y).expand(len(x), K)
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
 def _check_labels(classifier: Classifier, labels: Tensor) -> None:
@@ -220,8 +257,15 @@ def _check_labels(classifier: Classifier, labels: Tensor) -> None:
         )
 
 
+def _gradient(loss: Tensor, leaf: Tensor, refusal: str) -> Tensor:
+    slope = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
+    if slope is None:
+        raise ValueError(refusal)
+    return slope
+
+
 def _input_gradient(classifier: Classifier, loss: Tensor, leaf: Tensor) -> Tensor:
-    if not loss.requires_grad:
-        raise ValueError(f"model {classifier.name!r} does not let gradients reach its input")
-    slope = torch.autograd.grad(loss.sum(), leaf)[0]
+    slope = _gradient(loss, leaf, f"model {classifier.name!r} does not let gradients reach its input")
+    if not bool(slope.sum().isfinite()) and not bool(slope.isfinite().all()):
+        raise ValueError(f"model {classifier.name!r} has NaN or infinite input gradients")
     return slope if slope.is_contiguous() else slope.contiguous()

@@ -25,17 +25,17 @@ class HistoryRows:
     fooled: Tensor | None
     best: Tensor
 
-    def choose(self, other: HistoryRows, better: Tensor) -> HistoryRows:
-        """Return, problem by problem, ``other`` where ``better`` (B,), else this one."""
-        where = better.unsqueeze(-1)
-        fooled = None
-        if self.fooled is not None and other.fooled is not None:
-            fooled = torch.where(where, other.fooled, self.fooled)
+    def choose(self, other: HistoryRows, rows: Tensor, better: Tensor) -> HistoryRows:
+        """Put ``other``, of the problems ``rows``, in the place of this one where ``better`` (len(rows),)."""
+
+        def pick(mine: Tensor, theirs: Tensor) -> Tensor:
+            return mine.index_copy(1, rows[better], theirs[:, better])
+
         return HistoryRows(
-            torch.where(where, other.losses, self.losses),
-            torch.where(where, other.weights, self.weights),
-            fooled,
-            torch.where(better, other.best, self.best),
+            pick(self.losses, other.losses),
+            pick(self.weights, other.weights),
+            None if self.fooled is None or other.fooled is None else pick(self.fooled, other.fooled),
+            pick(self.best, other.best),
         )
 
     def means(self, *, keep_rows: bool) -> History:
@@ -75,14 +75,15 @@ class History:
     problems: int
     rows: HistoryRows | None = None
 
-    def choose(self, other: History, better: Tensor) -> History:
-        """Return the history of the run each problem keeps, ``other`` where ``better`` (B,), else this one.
+    def choose(self, other: History, rows: Tensor, better: Tensor) -> History:
+        """Put ``other``, of the problems ``rows``, in the place of this one where ``better`` (len(rows),).
 
-        Without the rows of both, means over the two runs cannot be told apart by problem: the first run's stand.
+        Raises:
+            ValueError: if a history lacks its rows; means over problems cannot be taken apart again.
         """
         if self.rows is None or other.rows is None:
-            return self
-        return self.rows.choose(other.rows, better).means(keep_rows=True)
+            raise ValueError("histories can be joined problem by problem only if both were kept in full")
+        return self.rows.choose(other.rows, rows, better).means(keep_rows=True)
 
 
 def join_histories(parts: Sequence[History]) -> History:

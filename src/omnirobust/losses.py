@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+_SHARPNESS = 10.0
+
 
 class Loss(Protocol):
     """A per-example loss, low = fooled: (logits (B, C), labels (B,)) -> (B,)."""
@@ -67,6 +69,22 @@ def smooth_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> 
     return _signed(_pick(logits, labels) - others, targeted)
 
 
+def standardised_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
+    """Return the smooth margin of standardised logits: smooth_margin(10 z / s) / 10, s the standard deviation of z.
+
+    s is taken over the classes and held constant in the gradient. The value does not change when a model's logits are
+    multiplied by a number, so that the weights compare models of different logit scales like with like; unlike
+    probabilities it does not saturate. The factor 10 keeps the softmax over wrong classes close to the maximum.
+
+    Returns:
+        (B,), in standard deviations of the logits, about -4 to 4 for ten classes.
+    """
+    centred = logits.detach() - logits.detach().mean(dim=1, keepdim=True)
+    deviation = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / logits.shape[1] ** 0.5
+    scale = deviation.clamp_min(torch.finfo(logits.dtype).eps)
+    return smooth_margin(logits * (_SHARPNESS / scale), labels, targeted=targeted) / _SHARPNESS
+
+
 def probability_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
     """Return p_y - max_{j != y} p_j with p = softmax(z), or its negative when ``targeted``.
 
@@ -98,7 +116,7 @@ def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
         labels: (B,) int64.
 
     Returns:
-        (B,), at most 1 in size when untargeted.
+        (B,), at most 1 when untargeted; fooled rows with nearly tied largest logits may fall far below -1.
 
     Raises:
         ValueError: with too few classes.
@@ -111,8 +129,8 @@ def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
         raise ValueError(f"dlr needs logits of at least {needed} classes, got {logits.shape[1]}")
     top = logits.topk(needed, dim=1).values
     scale = top[:, 0] - (top[:, 2] + top[:, 3]) / 2 if targeted else top[:, 0] - top[:, 2]
-    tiny = torch.finfo(logits.dtype).tiny
-    return _signed(_label_minus_best_other(logits, labels), targeted) / scale.clamp_min(tiny)
+    # where the largest logits tie the ratio has no bound: there its size stops at that of a difference of 1e-6
+    return _signed(_label_minus_best_other(logits, labels), targeted) / scale.clamp_min(1e-6)
 
 
 def _pick(scores: Tensor, labels: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class AttackResult:
         losses: F_k of the attacked inputs, recomputed on ``adversarial`` in full precision, (B, K).
         fooled: whether domain k is fooled, recomputed likewise, (B, K) bool.
         names: the domains' names, K of them.
-        history: means at every iterate, of the restart each problem kept if ``history="full"``, else over restarts.
+        history: means at every iterate of the restart that each problem kept; its rows too with ``history="full"``.
         steps: T.
         gradient_evaluations: input gradients taken for each problem at most, K T restarts.
         zero_gradient: for each domain, the fraction of problems not yet fooled at the start whose input gradient is

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
+from math import isfinite
 from typing import Literal, TypeAlias
 
 import torch
@@ -111,7 +113,7 @@ def solve(
 
     Reference: the paper, Section 3.1, Algorithm 1.
     """
-    _check_settings(steps, keep, history)
+    _check_settings(steps, step_size, keep, history)
     delta = feasible.project(_start(init, feasible, generator))
     run = _Run(domains, feasible, steps, keep, stop_when_fooled)
     evaluation = domains.evaluate(delta, grad=steps > 0)
@@ -159,6 +161,9 @@ class _Run:
         self._take(t, better, delta, w, e)
         if self._stop and e.fooled is not None:
             self._done[rows] |= e.fooled.all(dim=1)
+        if bool(e.losses.isnan().any()):
+            domain = self.domains.names[int(e.losses.isnan().any(dim=0).nonzero()[0])]
+            raise ValueError(f"domain {domain!r} gave a NaN loss at step {t}")
         if callback is not None:
             callback(Progress(t, rows, delta, w, e))
 
@@ -244,9 +249,6 @@ class _Run:
 
     def solution(self, *, full: bool) -> Solution:
         """Return what was kept."""
-        if bool(self._loss_rows.isnan().any()):
-            step, _, domain = self._loss_rows.isnan().nonzero()[0].tolist()
-            raise ValueError(f"domain {self.domains.names[domain]!r} gave a NaN loss at step {step}")
         rows = HistoryRows(self._loss_rows, self._weight_rows, self._fooled_rows, self._best_rows)
         history = rows.means(keep_rows=full)
         return Solution(self._delta, self._weights, self._losses, self._fooled, self._step, history)
@@ -283,11 +285,13 @@ def stationarity(
 
 def _start(init: Tensor | None, feasible: FeasibleSet, generator: torch.Generator | None) -> Tensor:
     if init is not None:
+        if not isinstance(init, Tensor):
+            raise ValueError(f"init must be a tensor, got {type(init).__name__}")
         if tuple(init.shape) != tuple(feasible.shape):
             raise ValueError(f"init must have shape {tuple(feasible.shape)}, got {tuple(init.shape)}")
         if not bool(init.isfinite().all()):
             raise ValueError("init must be finite, got NaN or infinity")
-        return init.detach()
+        return init.detach().to(feasible.lower)
     zeros = torch.zeros_like(feasible.lower, memory_format=torch.contiguous_format)
     return zeros if generator is None else zeros.normal_(0, 0.1, generator=generator)
 
@@ -295,7 +299,9 @@ def _start(init: Tensor | None, feasible: FeasibleSet, generator: torch.Generato
 def _first_weights(rule: WeightRule, weights: Tensor | None, losses: Tensor) -> Tensor:
     B, K = losses.shape
     if weights is None:
-        return rule.init(B, K, dtype=losses.dtype, device=losses.device)
+        if "dtype" in signature(rule.init).parameters:  # a rule of the user's own need not know of dtypes
+            return rule.init(B, K, dtype=losses.dtype, device=losses.device)
+        return rule.init(B, K).to(losses)
     if tuple(weights.shape) != (B, K):
         raise ValueError(f"weights must have shape ({B}, {K}), got {tuple(weights.shape)}")
     if not bool((weights >= 0).all()) or not bool(((weights.sum(1) - 1).abs() < 1e-4).all()):
@@ -311,9 +317,11 @@ def _select(e: Evaluation, rows: Tensor) -> Evaluation:
     )
 
 
-def _check_settings(steps: int, keep: str, history: str) -> None:
-    if steps < 0:
-        raise ValueError(f"steps must be >= 0, got {steps}")
+def _check_settings(steps: int, step_size: float | None, keep: str, history: str) -> None:
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
+    if step_size is not None and not (isinstance(step_size, int | float) and isfinite(step_size) and step_size > 0):
+        raise ValueError(f"step_size must be finite and > 0, got {step_size!r}")
     if keep not in ("last", "best"):
         raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
     if history not in ("means", "full"):

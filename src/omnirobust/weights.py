@@ -127,7 +127,8 @@ class ExponentiatedGradient(_StartsUniform):
     def step(self, weights: Tensor, losses: Tensor) -> Tensor:
         """Return the weights after one multiplicative step, (B, K)."""
         pull = self.gamma * (weights - 1.0 / weights.shape[-1])
-        return (weights.log() + self.eta * (losses - pull)).softmax(dim=-1)
+        # from exactly 0 no factor leads back: what has underflowed starts again from a millionth
+        return (weights.clamp_min(1e-6).log() + self.eta * (losses - pull)).softmax(dim=-1)
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline().strip() == "ready"
     deadline = time.monotonic() + 60
-    while len(list((tmp_path / "killed").glob("*/rows-*"))) < 3 and time.monotonic() < deadline:
+    while len(list((tmp_path / "killed").glob("*/rows-*.safetensors"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

@@ -60,11 +60,7 @@ def predict(models: dict[str, nn.Module], x: Tensor) -> Tensor:
 
 def _predict(classifier: Classifier, x: Tensor) -> Tensor:
     classifier.check_device(x)
-    try:
-        parts = [classifier(classifier.arrange(part)).argmax(1) for part in x.split(classifier.pieces(x))]
-    except RuntimeError as error:
-        shape, reason = tuple(x.shape[1:]), str(error).splitlines()[0]
-        raise ValueError(f"model {classifier.name!r} must take inputs of shape {shape}, but fails: {reason}") from error
+    parts = [classifier(classifier.arrange(part)).argmax(1) for part in x.split(classifier.pieces(x))]
     return torch.cat(parts)
 
 
