@@ -176,6 +176,20 @@ def test_hostile_rows_equal_rational_arithmetic(name: str, p: int, dtype: torch.
     assert_feasible(got, p, radius, lower, upper)
 
 
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("excess", [-7e-7, -3e-7, 1e-7, 6e-7, 2e-6])
+def test_float32_is_exact_where_the_ball_just_touches_the_box(p: int, excess: float) -> None:
+    # All but one coordinate sit on the box, so that the one left must take up the whole difference.
+    a = torch.full((1, 784), 5.0)
+    a[0, -1] = 0.5
+    norm = 783.5 if p == 1 else 783.25**0.5
+    eps = torch.tensor([norm * (1 + excess)])
+    expected = bisect_oracle(a, p, eps, torch.full_like(a, -1), torch.ones_like(a))
+    got = project_lp_box(a, p, eps, -1.0, 1.0)
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-5)
+    assert torch.equal(project_lp_box(got, p, eps, -1.0, 1.0), got)
+
+
 @pytest.mark.parametrize("p", ALL)
 def test_hostile_rows_do_not_disturb_their_neighbours(p: float) -> None:
     a, _, lower, upper = (value.float() for value in problem(3, B=6, n=6))

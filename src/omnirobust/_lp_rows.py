@@ -26,18 +26,20 @@ class Tolerance(NamedTuple):
         solved: distance of a row's norm (l2: its square) from the radius at which it counts as solved.
         inside: excess over the radius at which a row counts as inside. Above ``solved``, so that projecting a
             projection changes nothing.
+        probe: how far from its root a row is evaluated once more: the error in the result that is certainly avoided.
         small, large: radii outside this range, squared, may underflow or overflow.
     """
 
     solved: float
     inside: float
+    probe: float
     small: float
     large: float
 
 
 TOLERANCES = {
-    torch.float32: Tolerance(4e-7, 8e-7, 1e-12, 1e12),
-    torch.float64: Tolerance(2e-14, 4e-14, 1e-100, 1e100),
+    torch.float32: Tolerance(4e-7, 8e-7, 4e-6, 1e-12, 1e12),
+    torch.float64: Tolerance(2e-14, 4e-14, 1e-11, 1e-100, 1e100),
 }
 
 
@@ -79,8 +81,11 @@ def fast_l2(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scrat
         last_t, last = t, reached
         t = torch.where(solved, t, (t + (target - reached) / slope).clamp(max=1))
         step += 1
-    # Where almost all of the norm sits on the box, the root is sensitive to rounding in the sums.
-    return solved & ((20 * t * slope >= target) | (t == 1)) & _usable(eps, tol)
+    # Where almost all of the norm sits on the box, the root is sensitive to rounding in the sums. A step of 1e-3 in t
+    # must gain its share of the norm; t = 1 asks for half, so that a projected row is left alone.
+    beyond = _square_sum(torch.clamp(torch.mul(a, (1.001 * t).sqrt(), out=moved), lower, upper, out=mask))
+    steep = beyond - reached >= torch.where(t == 1, 0.5e-4, 1e-4) * target
+    return solved & (steep | (reached <= target * (1 - 2 * tol.solved))) & _usable(eps, tol)
 
 
 def _square_sum(rows: Tensor) -> Tensor:
@@ -96,9 +101,9 @@ def fast_l1(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scrat
     tol, (m, b, moved) = TOLERANCES[a.dtype], scratch
     _caps(a, eps, lower, upper, b).abs_()
     torch.abs(a, out=m)
-    outside = (torch.minimum(m, b, out=out).sum(1, keepdim=True) > eps * (1 + tol.inside)).to(a.dtype)
+    total = torch.minimum(m, b, out=out).sum(1, keepdim=True)
+    outside = (total > eps * (1 + tol.inside)).to(a.dtype)
     gap = _approach(m, b, eps, outside, moved, out)
-    active = eps
     step = 0
     while True:
         solved = gap.abs() <= tol.solved * eps
@@ -109,8 +114,13 @@ def fast_l1(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scrat
         gap = _excess(moved, b, eps, outside, out)
         step += 1
     torch.copysign(out, a, out=out)
-    # With few active coordinates, the rounding of a large sum falls on each of them.
-    return solved & ((active >= 0.04 * eps) | (outside == 0)) & _usable(eps, tol)
+    # With few active coordinates, the rounding of a large sum falls on each of them: one small step must cross the
+    # radius. Rows that count as inside may take twice the step, so that a projected row is left alone.
+    side = torch.where(gap < 0, -1, 1)
+    moved.sub_(side * (2 - outside) * tol.probe * (eps / a.shape[1]).clamp_min(1))
+    beyond = torch.minimum(moved, b, out=m).clamp_min_(0).sum(1, keepdim=True) - eps
+    crossed = beyond * side <= -tol.solved * eps
+    return solved & (crossed | (total <= eps * (1 - 2 * tol.solved))) & _usable(eps, tol)
 
 
 def _approach(m: Tensor, b: Tensor, eps: Tensor, outside: Tensor, moved: Tensor, out: Tensor) -> Tensor:
@@ -155,7 +165,7 @@ def exact_l2(m: Tensor, b: Tensor, eps: Tensor) -> Tensor:
     free = m * (b > 0)
     unit = free.amax(1, keepdim=True).clamp_min(torch.finfo(m.dtype).tiny)
     alpha, beta = free / unit, torch.where(eps > 0, b / eps, 0)
-    within = torch.where(eps > 0, torch.minimum(free, b) / eps, 0).square().sum(1, keepdim=True) <= 1
+    within = torch.where(eps > 0, torch.minimum(free, b) / eps, 0).square().sum(1, keepdim=True) <= 1 + 4e-15
     q, c = alpha * alpha, beta * beta
     t = 1 / q.sum(1, keepdim=True).clamp_min(1)  # the sum is at least 1 unless the row is 0
     for _ in range(_MAX_STEPS):
@@ -177,7 +187,7 @@ def exact_l1(m: Tensor, b: Tensor, eps: Tensor) -> Tensor:
     """
     b = torch.minimum(b, 2 * eps)
     y = torch.minimum(m, b)
-    within = y.sum(1, keepdim=True) <= eps
+    within = y.sum(1, keepdim=True) <= eps * (1 + 2e-15)
     moved, low, high = m, torch.zeros_like(eps), m.amax(1, keepdim=True)
     for _ in range(24):
         lam = torch.where(within, 0, _threshold(moved, b, eps, low, high))
