@@ -181,3 +181,31 @@ def test_radius_mask_and_box_must_fit_the_inputs() -> None:
         FeasibleSet(2, 1.0, torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="lower must be <= 0"):
         FeasibleSet(2, 1.0, torch.ones(2, 3), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"eps": "0.1"}, r"eps must be a number or a tensor, got '0\.1' \(str\)"),
+        ({"eps": None}, "eps must be a number or a tensor, got None"),
+        ({"eps": [0.1, 0.2]}, "eps must be a number or a tensor, got .* \\(list\\)"),
+        ({"eps": torch.ones(2).numpy()}, "eps must be a number or a tensor, got .* \\(ndarray\\)"),
+        ({"eps": 1.0, "bounds": None}, r"bounds must be \(lo, hi\), got None"),
+        ({"eps": 1.0, "bounds": ("0", "1")}, "bounds must be two numbers"),
+        ({"eps": 1.0, "mask": [True]}, "mask must be a bool tensor or None, got list"),
+    ],
+)
+def test_wrong_types_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        ThreatModel(2, **arguments)
+
+
+@pytest.mark.parametrize("p", [0, 1, 2, inf])
+def test_huge_radii_leave_the_data_range_and_infinite_ones_are_refused(p: float) -> None:
+    x, far = torch.tensor([[0.25, 0.5]]), torch.tensor([[9.0, -9.0]])
+    for eps in (1e30, 1e300, torch.tensor([1e30])):
+        assert torch.equal(ThreatModel(p, eps).around(x).project(far), torch.tensor([[0.75, -0.5]]))
+    with pytest.raises(ValueError, match="eps must be finite, got inf"):
+        ThreatModel(p, inf)
+    with pytest.raises(TypeError, match="x must be a tensor, got ndarray"):
+        ThreatModel(p, 1.0).around(x.numpy())  # pyright: ignore[reportArgumentType]

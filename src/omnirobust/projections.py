@@ -21,6 +21,7 @@ Low precision (float16, bfloat16) is computed in float32 and rounded towards zer
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -111,6 +112,7 @@ def project_lp_box(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upper
 
     Raises:
         ValueError: if an argument breaks the conditions above.
+        TypeError: if ``eps`` or a bound is neither a number nor a tensor.
 
     Cost:
         Some 20 to 35 passes over ``a`` for p = 1 and 2; p = 0 needs a selection, and a sort if the counts differ.
@@ -128,6 +130,7 @@ def check_lp_box(p: float, eps: float | Tensor, lower: Bound, upper: Bound, like
     _check_floating("a", like)
     if like.ndim < 1:
         raise ValueError("a must have shape (B, *S), got a scalar")
+    check_radius_type(eps)
     radius = torch.as_tensor(eps)
     if radius.ndim > 0 and tuple(radius.shape) != (like.shape[0],):
         raise ValueError(f"eps must be a number or have shape ({like.shape[0]},), got {tuple(radius.shape)}")
@@ -257,8 +260,16 @@ def _check_finite(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} must be finite, got {bad}")
 
 
+def check_radius_type(eps: object) -> None:
+    """Raise a TypeError unless ``eps`` is a number or a tensor."""
+    if not isinstance(eps, (Real, Tensor)):
+        raise TypeError(f"eps must be a number or a tensor, got {eps!r} ({type(eps).__name__})")
+
+
 def _check_bound(name: str, bound: Bound, side: int, like: Tensor) -> None:
     """Raise unless the bound lies on its side of 0 and broadcasts to the points; NaN fails the comparison."""
+    if not isinstance(bound, (Real, Tensor)):
+        raise TypeError(f"{name} must be a number or a tensor, got {type(bound).__name__}")
     value = torch.as_tensor(bound)
     try:
         fits = torch.broadcast_shapes(value.shape, like.shape) == like.shape

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from omnirobust._types import norm_name
-from omnirobust.projections import as_rows, check_lp_box, lp_box_unchecked, row_norm, toward_zero
+from omnirobust.projections import as_rows, check_lp_box, check_radius_type, lp_box_unchecked, row_norm, toward_zero
 
 Clip = Literal["image", "intersection"]
 
@@ -97,7 +98,7 @@ class ThreatModel:
 
     Attributes:
         p: 0, 1, 2 or inf.
-        eps: radius >= 0, a number or one an input (B,); in units of the data, for p = 0 a number of coordinates.
+        eps: finite radius >= 0, a number or one an input (B,); in units of the data, for p = 0 a number of coordinates.
         bounds: (lo, hi), the range of the data.
         mask: True where the attacker may change the input, bool, broadcastable to *S; None: everywhere.
     """
@@ -109,14 +110,23 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         norm_name(self.p)
+        check_radius_type(self.eps)
         radius = torch.as_tensor(self.eps)
         if radius.ndim > 1:
             raise ValueError(f"eps must be a number or have shape (B,), got {tuple(radius.shape)}")
         if not bool((radius >= 0).all()):
             raise ValueError(f"eps must be >= 0, got {float(radius[~(radius >= 0)].flatten()[0])}")
+        if not bool(torch.isfinite(torch.as_tensor(self.eps, dtype=torch.float64)).all()):
+            raise ValueError("eps must be finite, got inf; a huge number leaves the data range alone")
+        if not isinstance(self.bounds, (tuple, list)) or len(self.bounds) != 2:
+            raise TypeError(f"bounds must be (lo, hi), got {self.bounds!r}")
         low, high = self.bounds
+        if not (isinstance(low, Real) and isinstance(high, Real)):
+            raise TypeError(f"bounds must be two numbers (lo, hi), got {self.bounds!r}")
         if not -math.inf < low < high < math.inf:
             raise ValueError(f"bounds must be (lo, hi) with finite lo < hi, got {self.bounds}")
+        if self.mask is not None and not isinstance(self.mask, Tensor):
+            raise TypeError(f"mask must be a bool tensor or None, got {type(self.mask).__name__}")
         if self.mask is not None and self.mask.dtype != torch.bool:
             raise ValueError(f"mask must be a bool tensor, got {self.mask.dtype}")
 
@@ -156,6 +166,8 @@ class ThreatModel:
         return FeasibleSet(self.p, self._radius_like(lower), lower, upper)
 
     def _check_inputs(self, x: Tensor, shared: bool) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
         if not x.is_floating_point():
             raise ValueError(f"x must be floating point, got {x.dtype}")
         if x.ndim < 1 + shared:
