@@ -121,7 +121,6 @@ def main() -> None:
     """Measure, and write the tables to the terminal or to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--part", choices=("all", "step", "stop", "options"), default="all")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     lines = [

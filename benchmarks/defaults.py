@@ -34,8 +34,7 @@ def rivals(norm: str) -> dict[str, dict[str, Any]]:
         "worst case only": {"rule": orb.WorstCase()},
         "hinge, the paper's weights": {"loss": losses.margin, "rule": orb.settings.PAPER[norm].rule},
         "probability margin": {"loss": losses.probability_margin, "rule": orb.ExponentiatedGradient(1.0)},
-        "dlr": {"loss": losses.dlr, "rule": orb.ExponentiatedGradient(1.0)},
-        "gradients not balanced": {"direction": orb.Adaptive(balance=False)},
+        "gradients balanced": {"direction": orb.Adaptive(balance=True)},
     }
     if norm in STEEPEST:
         found["steepest descent, decayed linearly"] = {"direction": STEEPEST[norm]}

@@ -81,11 +81,8 @@ def fast_l2(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scrat
         last_t, last = t, reached
         t = torch.where(solved, t, (t + (target - reached) / slope).clamp(max=1))
         step += 1
-    # Where almost all of the norm sits on the box, the root is sensitive to rounding in the sums. A step of 1e-3 in t
-    # must gain its share of the norm; t = 1 asks for half, so that a projected row is left alone.
-    beyond = _square_sum(torch.clamp(torch.mul(a, (1.001 * t).sqrt(), out=moved), lower, upper, out=mask))
-    steep = beyond - reached >= torch.where(t == 1, 0.5e-4, 1e-4) * target
-    return solved & (steep | (reached <= target * (1 - 2 * tol.solved))) & _usable(eps, tol)
+    # Where almost all of the norm sits on the box, the root is sensitive to rounding in the sums.
+    return solved & ((20 * t * slope >= target) | (t == 1)) & _usable(eps, tol)
 
 
 def _square_sum(rows: Tensor) -> Tensor:
