@@ -199,3 +199,135 @@ def test_no_images_are_no_trouble(models, x, y) -> None:
     result = orb.attack_ensemble(models, x[:0], y[:0], orb.Linf(0.1), steps=2)
     assert result.delta.shape == (0, 1, 6, 6)
     assert result.asr_all == 0.0
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
+def test_stopping_early_changes_no_success_of_the_default(models, x, y, threat: orb.ThreatModel) -> None:
+    many = x.repeat(5, 1, 1, 1) * torch.linspace(0.5, 1, 45).view(-1, 1, 1, 1).double()
+    eps = torch.linspace(0.2, 1.0, 45).double() * float(threat.eps)
+    small = orb.ThreatModel(threat.p, eps)
+    full = orb.attack_ensemble(models, many, y.repeat(5), small, steps=20)
+    soon = orb.attack_ensemble(models, many, y.repeat(5), small, steps=20, stop_when_fooled=True)
+    assert torch.equal(full.fooled.all(1), soon.fooled.all(1))
+    assert 0 < int(full.fooled.all(1).sum()) < 45
+    open_rows = ~full.fooled.all(1)
+    assert torch.allclose(full.delta[open_rows], soon.delta[open_rows], atol=1e-9)
+
+
+class Moody(nn.Module):
+    """Says one thing under autocast and another without: success must be that of full precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bool] = []
+
+    def forward(self, v: Tensor) -> Tensor:
+        rough = torch.is_autocast_enabled("cpu")
+        self.seen.append(rough)
+        z = v.flatten(1)[:, :4]
+        return z + (torch.tensor([0.0, 9, 0, 0]) if rough else torch.tensor([9.0, 0, 0, 0]))
+
+
+def test_bf16_runs_the_attack_and_full_precision_judges_it(x) -> None:
+    model = Moody()
+    labels = torch.zeros(9, dtype=torch.int64)
+    result = orb.attack_ensemble({"m": model}, x.float(), labels, orb.Linf(0.1), steps=3, precision="bf16")
+    assert model.seen == [True] * 4 + [False]
+    assert float(result.history.fooled[-1]) == 1.0
+    assert result.asr_all == 0.0
+    assert float(result.losses.min()) > 0
+
+
+def test_better_of_ranks_by_models_fooled_then_worst_loss_then_age() -> None:
+    def solution(fooled: list[list[bool]], losses: list[list[float]], mark: float) -> orb.Solution:
+        flags, values = torch.tensor(fooled), torch.tensor(losses)
+        rows = orb.history.HistoryRows(values[None], values[None], flags[None], flags.all(1)[None])
+        B = len(fooled)
+        return orb.Solution(
+            torch.full((B, 1), mark),
+            values,
+            values,
+            flags,
+            torch.zeros(B, dtype=torch.int64),
+            rows.means(keep_rows=True),
+        )
+
+    first = solution([[True, False], [True, False], [True, False], [True, True]], [[1.0, 5.0]] * 4, 1.0)
+    second = solution(
+        [[True, True], [True, False], [True, False], [False, True]],
+        [[9.0, 9.0], [4.0, 4.0], [5.0, 2.0], [0.0, 0.0]],
+        2.0,
+    )
+    assert orb.attacks.better_of(first, second).delta.flatten().tolist() == [2.0, 2.0, 1.0, 1.0]
+    some = solution([[True, True]], [[9.0, 9.0]], 3.0)
+    assert orb.attacks.better_of(first, some, torch.tensor([2])).delta.flatten().tolist() == [1.0, 1.0, 3.0, 1.0]
+
+
+def test_weights_and_labels_given_for_each_row_are_cut_with_the_batches(models, x) -> None:
+    own = torch.stack([m(x).argmax(1) for m in models.values()], 1)
+    w = torch.distributions.Dirichlet(torch.ones(3).double()).sample((9,))
+
+    def go(size: int | None) -> orb.AttackResult:
+        return orb.attack_ensemble(models, x, own, orb.L2(0.6), steps=5, rule=orb.Fixed(w), batch_size=size)
+
+    whole, cut = go(None), go(4)
+    assert torch.allclose(cut.weights, w)
+    assert torch.allclose(cut.delta, whole.delta, atol=1e-9)
+    assert torch.equal(cut.fooled, whole.fooled)
+
+
+def test_a_batch_that_is_blind_by_itself_stops_nothing(x) -> None:
+    class HalfBlind(nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            seeing = (v[:, 0, 0, 0] > 0.5).to(v.dtype).view(-1, 1)
+            return v.flatten(1)[:, 1:5] * seeing + torch.tensor([9.0, 0, 0, 0], dtype=v.dtype)
+
+    labels = torch.zeros(9, dtype=torch.int64)
+    whole = orb.attack_ensemble(HalfBlind(), x, labels, orb.L2(0.1), steps=1)
+    cut = orb.attack_ensemble(HalfBlind(), x, labels, orb.L2(0.1), steps=1, batch_size=1)
+    assert torch.allclose(cut.zero_gradient, whole.zero_gradient)
+
+
+def test_restarts_draw_noise_of_their_own(models, x, y) -> None:
+    seen: list[Tensor] = []
+
+    class Recording(nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            seen.append(v.detach().clone())
+            return models["a"](v)
+
+    orb.attack_ensemble(Recording(), x, y, orb.L2(0.5), steps=0, restarts=3, init="normal", keep="last")
+    starts = seen[:3]
+    assert not torch.allclose(starts[0], starts[1]) and not torch.allclose(starts[1], starts[2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rule": "uniform"}, "rule must be a weight rule such as Uniform\\(\\), got 'uniform'"),
+        ({"direction": orb.Sign}, "direction must be a direction"),
+        ({"loss": "margin"}, "loss must be a function"),
+        ({"init": [0.0]}, "init must be a tensor, 'zero' or 'normal', got list"),
+        ({"step_size": -1.0}, "step_size must be finite and > 0, got -1.0"),
+        ({"steps": 2.0}, "steps must be a whole number >= 0, got 2.0"),
+    ],
+)
+def test_kinds_that_the_attack_refuses(models, x, y, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        orb.attack_ensemble(models, x, y, orb.Linf(0.1), **change)
+
+
+def test_nan_gradients_are_named(models, x, y) -> None:
+    class Root(nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            return v.flatten(1)[:, :4] + (v - v.detach()).abs().sqrt().flatten(1)[:, :4]
+
+    with pytest.raises(ValueError, match="model 'root' has NaN or infinite input gradients"):
+        orb.attack_ensemble({"good": models["a"], "root": Root()}, x, y, orb.Linf(0.1), steps=3)
+
+
+def test_vectors_serve_as_well_as_images(x, y) -> None:
+    linear = nn.Linear(36, 4).double()
+    result = orb.attack_ensemble(linear, x.flatten(1), linear(x.flatten(1)).argmax(1), orb.L1(2.0), steps=10)
+    assert result.delta.shape == (9, 36)
+    assert result.asr_all > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -86,26 +88,31 @@ def test_one_evaluation_a_step(models, x, y, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_one_graph_at_a_time(models, x, y) -> None:
-    """While a model runs forward, no graph of another is alive: nothing saved by an earlier model survives."""
-    import weakref
-
-    alive: list[weakref.ref[Tensor]] = []
+    """While a model runs forward, no graph of another is alive: each graph holds a token, and none has survived."""
+    alive: list[weakref.ref[Token]] = []
     seen: list[int] = []
 
-    class Watched(torch.nn.Module):
-        def __init__(self, inner: torch.nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
+    class Token:
+        pass
 
-        def forward(self, v: Tensor) -> Tensor:
-            seen.append(sum(r() is not None for r in alive))
-            hidden = (v.flatten(1) @ self.inner.first).tanh()
-            alive.append(weakref.ref(hidden))
-            return hidden @ self.inner.last
+    class Holding(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, v: Tensor) -> Tensor:
+            seen.append(sum(ref() is not None for ref in alive))
+            ctx.token = Token()
+            alive.append(weakref.ref(ctx.token))
+            return v.clone()
 
-    domains = orb.DomainGrid({n: Watched(m) for n, m in models.items()}, x, y, loss=losses.smooth_margin)
-    domains.evaluate(torch.zeros_like(x))
+        @staticmethod
+        def backward(ctx, g: Tensor) -> Tensor:
+            return g
+
+    watched = {name: (lambda v, m=m: m(Holding.apply(v))) for name, m in models.items()}
+    orb.DomainGrid(watched, x, y, loss=losses.smooth_margin).evaluate(torch.zeros_like(x))
     assert seen == [0, 0, 0]
+    seen.clear(), alive.clear()
+    kept = [m(x.clone().requires_grad_()) for m in watched.values()]  # all graphs at once: what must not happen
+    assert seen == [0, 1, 2] and len(kept) == 3
 
 
 def saddle() -> tuple[orb.FunctionDomains, orb.FeasibleSet, Tensor]:
@@ -140,6 +147,21 @@ def test_converges_to_the_known_saddle_point_at_the_promised_rate() -> None:
     assert measures[-1] < 1e-8
     best = [min(measures[: t + 1]) for t in range(len(measures))]
     assert all(best[t] <= 3 * measures[0] / t for t in range(1, len(best)))
+
+
+def test_stationarity_has_both_its_parts() -> None:
+    """By hand: F_1 = d^2 / 2, F_2 = (d - 2)^2 / 2 on the line, far from every bound."""
+    domains = orb.FunctionDomains(
+        {"near": lambda d, rows: d[:, 0] ** 2 / 2, "far": lambda d, rows: (d[:, 0] - 2) ** 2 / 2}
+    )
+    wide = torch.full((1, 1), 50.0).double()
+    feasible = orb.FeasibleSet(2, 40.0, -wide, wide)
+    d, w = torch.tensor([[0.5]]).double(), torch.tensor([[0.7, 0.3]]).double()
+    got = orb.stationarity(domains, feasible, d, w, gamma=0.4, alpha=0.1, beta=0.1)
+    in_delta = 0.7 * 0.5 + 0.3 * (0.5 - 2)
+    slope = [0.125 - 0.4 * 0.2, 1.125 + 0.4 * 0.2]  # F - gamma (w - 1/2), less its mean once projected
+    in_weights = [s - sum(slope) / 2 for s in slope]
+    assert float(got) == pytest.approx((in_delta**2 + sum(v**2 for v in in_weights)) ** 0.5)
 
 
 def test_stationarity_is_zero_only_at_stationary_points() -> None:

@@ -299,7 +299,7 @@ class _GradientWatch:
             open_rows = ~e.fooled[:, k]
             blind = (grad.flatten(1) == 0).all(dim=1) & open_rows
             self.zero_gradient[k] = float(blind.sum()) / len(blind)
-            all_blind = bool((blind == open_rows).all())
+            all_blind = bool(open_rows.any()) and bool((blind == open_rows).all())
             blocked = all_blind and self._grid.blocks_gradient(k, seen.delta)
             self._blind.note(name, int(open_rows.sum()), blocked)
         self._blind.judge(enough=_ENOUGH_BLIND)
