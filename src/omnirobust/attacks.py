@@ -12,18 +12,16 @@ from torch import Tensor
 from omnirobust._models import Model, Precision
 from omnirobust._progress import ProgressHook, bar
 from omnirobust._types import WeightRule
+from omnirobust._watch import Blindness, GradientWatch
 from omnirobust.directions import Direction
 from omnirobust.domains import DomainGrid
 from omnirobust.losses import Loss
 from omnirobust.results import AttackResult, join_results
 from omnirobust.settings import DEFAULT, PAPER, AttackSettings
-from omnirobust.solver import Keep, Progress, Solution, solve
+from omnirobust.solver import Keep, Solution, solve
 from omnirobust.starts import Start, normal_start
 from omnirobust.threat_models import ThreatModel
 from omnirobust.weights import Fixed
-
-_ENOUGH_BLIND = 100
-"""Rows that a model must be blind on, and on no other, before an attack in batches is stopped for it."""
 
 
 class BatchStore(Protocol):
@@ -132,7 +130,7 @@ def attack_ensemble(
         raise ValueError(f"init must have shape {tuple(x.shape)}, got {tuple(init.shape)}")
     size = batch_size or max(len(x), 1)
     x, starts, parts = x.detach(), range(0, max(len(x), 1), size), []
-    blind = _Blindness()
+    blind = Blindness()
     with bar(progress, total=len(starts) * restarts * (steps + 1)) as advance:
         for index, begin in enumerate(starts):
             done = None if store is None else store.get(index)
@@ -158,12 +156,12 @@ def _attack_batch(
     init: Tensor | None,
     first_row: int,
     advance: Callable[[int], None],
-    blind: _Blindness,
+    blind: Blindness,
 ) -> AttackResult:
     s = plan.settings
     grid = DomainGrid(models, x, y, loss=s.loss, targeted=plan.targeted, precision=plan.precision)
     feasible = plan.threat_model.around(x)
-    watch = _GradientWatch(grid, advance, blind)
+    watch = GradientWatch(grid, advance, blind)
     best: Solution | None = None
     for restart in range(plan.restarts):
         begin = init if restart == 0 and init is not None else _start(plan, x, restart, first_row)
@@ -197,7 +195,7 @@ def _finish(
     x: Tensor,
     y: Tensor,
     found: Solution,
-    watch: _GradientWatch,
+    watch: GradientWatch,
 ) -> AttackResult:
     low, high = plan.threat_model.bounds
     adversarial = (x + found.delta).clamp(low, high)
@@ -244,65 +242,6 @@ def better_of(a: Solution, b: Solution, rows: Tensor | None = None) -> Solution:
         pick(a.step, b.step),
         a.history.choose(b.history, rows, better),
     )
-
-
-class _Blindness:
-    """Which models have let no gradient through so far, over all batches of an attack."""
-
-    def __init__(self) -> None:
-        self._open: dict[str, int] = {}
-        self._seeing: set[str] = set()
-
-    def note(self, name: str, open_rows: int, blocked: bool) -> None:
-        """Take note of a batch: how many of its rows model ``name`` still resisted, and whether it is blind on all."""
-        self._open[name] = self._open.get(name, 0) + open_rows
-        if open_rows and not blocked:
-            self._seeing.add(name)
-
-    def judge(self, enough: int) -> None:
-        """Raise a ValueError if a model was blind on all rows seen, and these are ``enough`` to say so."""
-        for name, rows in self._open.items():
-            if name not in self._seeing and rows >= enough:
-                raise ValueError(
-                    f"model {name!r} has zero input gradient on every row: a gradient attack cannot see it "
-                    "(is there a step function, a rounding or a detach inside?)"
-                )
-
-
-class _GradientWatch:
-    """Watches the start for gradients that are zero, and counts steps for the progress bar."""
-
-    def __init__(self, grid: DomainGrid, advance: Callable[[int], None], blind: _Blindness) -> None:
-        self._grid, self._advance, self._blind = grid, advance, blind
-        self._left = 0
-        self.zero_gradient = torch.zeros(len(grid.names))
-        self._first = True
-
-    def restart(self, steps: int) -> None:
-        self._left = steps + 1
-
-    def finish(self) -> None:
-        self._advance(self._left)
-        self._left = 0
-
-    def __call__(self, seen: Progress) -> None:
-        self._advance(1)
-        self._left -= 1
-        if self._first and seen.evaluation.grads is not None and len(seen.delta):
-            self._look(seen)
-        self._first = False
-
-    def _look(self, seen: Progress) -> None:
-        e = seen.evaluation
-        assert e.grads is not None and e.fooled is not None
-        for k, (name, grad) in enumerate(zip(self._grid.names, e.grads, strict=True)):
-            open_rows = ~e.fooled[:, k]
-            blind = (grad.flatten(1) == 0).all(dim=1) & open_rows
-            self.zero_gradient[k] = float(blind.sum()) / len(blind)
-            all_blind = bool(open_rows.any()) and bool((blind == open_rows).all())
-            blocked = all_blind and self._grid.blocks_gradient(k, seen.delta)
-            self._blind.note(name, int(open_rows.sum()), blocked)
-        self._blind.judge(enough=_ENOUGH_BLIND)
 
 
 def describe(plan: _Plan) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""What is watched while an attack runs: its progress, and models that let no gradient through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from omnirobust.domains import DomainGrid
+from omnirobust.solver import Progress
+
+_ENOUGH_BLIND = 100
+"""Rows that a model must be blind on, and on no other, before an attack in batches is stopped for it."""
+
+
+class Blindness:
+    """Which models have let no gradient through so far, over all batches of an attack."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+        self._seeing: set[str] = set()
+
+    def note(self, name: str, open_rows: int, blocked: bool) -> None:
+        """Take note of a batch: how many of its rows model ``name`` still resisted, and whether it is blind on all."""
+        self._open[name] = self._open.get(name, 0) + open_rows
+        if open_rows and not blocked:
+            self._seeing.add(name)
+
+    def judge(self, enough: int) -> None:
+        """Raise a ValueError if a model was blind on all rows seen, and these are ``enough`` to say so."""
+        for name, rows in self._open.items():
+            if name not in self._seeing and rows >= enough:
+                raise ValueError(
+                    f"model {name!r} has zero input gradient on every row: a gradient attack cannot see it "
+                    "(is there a step function, a rounding or a detach inside?)"
+                )
+
+
+class GradientWatch:
+    """Watches the start for gradients that are zero, and counts steps for the progress bar."""
+
+    def __init__(self, grid: DomainGrid, advance: Callable[[int], None], blind: Blindness) -> None:
+        self._grid, self._advance, self._blind = grid, advance, blind
+        self._left = 0
+        self.zero_gradient = torch.zeros(len(grid.names))
+        self._first = True
+
+    def restart(self, steps: int) -> None:
+        """Begin to count the steps of another run."""
+        self._left = steps + 1
+
+    def finish(self) -> None:
+        """Count the steps that a run which stopped early did not take."""
+        self._advance(self._left)
+        self._left = 0
+
+    def __call__(self, seen: Progress) -> None:
+        self._advance(1)
+        self._left -= 1
+        if self._first and seen.evaluation.grads is not None and len(seen.delta):
+            self._look(seen)
+        self._first = False
+
+    def _look(self, seen: Progress) -> None:
+        e = seen.evaluation
+        assert e.grads is not None and e.fooled is not None
+        for k, (name, grad) in enumerate(zip(self._grid.names, e.grads, strict=True)):
+            open_rows = ~e.fooled[:, k]
+            blind = (grad.flatten(1) == 0).all(dim=1) & open_rows
+            self.zero_gradient[k] = float(blind.sum()) / len(blind)
+            all_blind = bool(open_rows.any()) and bool((blind == open_rows).all())
+            blocked = all_blind and self._grid.blocks_gradient(k, seen.delta)
+            self._blind.note(name, int(open_rows.sum()), blocked)
+        self._blind.judge(enough=_ENOUGH_BLIND)
