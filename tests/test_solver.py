@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
+from math import inf, sqrt
 
 import pytest
 import torch
@@ -173,6 +175,23 @@ def test_stationarity_is_zero_only_at_stationary_points() -> None:
     assert float(off) > 0.1
 
 
+def test_stationarity_equals_values_by_hand() -> None:
+    """Three problems of two linear losses: both parts away from zero, the part of delta alone, that of w alone."""
+    slopes = torch.tensor([[[-4.0, 0.0], [0.0, 2.0]], [[-4.0, 0.0], [-4.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]).double()
+    level = torch.tensor([[0.0, 0.0], [0.0, 0.0], [-2.4, 0.0]], dtype=torch.float64)
+    domains = orb.FunctionDomains(
+        {f"f{k}": lambda d, rows, k=k: (slopes[rows, k] * d).sum(1) + level[rows, k] for k in range(2)}
+    )
+    box = torch.full((3, 2), 9.0, dtype=torch.float64)
+    delta = torch.tensor([[0.6, 0.0]] * 3, dtype=torch.float64)
+    w = torch.tensor([[0.75, 0.25], [0.5, 0.5], [0.75, 0.25]], dtype=torch.float64)
+    got = orb.stationarity(domains, orb.FeasibleSet(inf, 1.0, -box, box), delta, w, gamma=2.0, alpha=0.2, beta=0.1)
+    # row 0: g = (-3, .5), so delta goes to (1.2, -.1), cut to (1, -.1): (-.4, .1) / .2 = (-2, .5), squared length 4.25.
+    # F = (-2.4, 0), less 2 (w - 1/2) = (.5, -.5): (-2.9, .5); w + .1 of it = (.46, .3), projected (.58, .42):
+    # (.17, -.17) / .1, squared length 5.78. Row 1: (-.4, 0) / .2, and no pull on w. Row 2: w as in row 0, no slope.
+    assert got.tolist() == pytest.approx([sqrt(4.25 + 5.78), 2.0, sqrt(5.78)], abs=1e-12)
+
+
 def plain_best(history: orb.history.HistoryRows, row: int) -> int:
     """The iterate of ``row`` that fools most domains, ties by the lowest worst loss, then the earliest."""
     keys = [
@@ -223,6 +242,61 @@ def test_stop_when_fooled_changes_no_success_and_saves_forwards(models, x, y) ->
         assert not bool(rows.fooled[:at, r].all(1).any())
         assert torch.equal(rows.losses[at:, r], rows.losses[at, r].expand(21 - at, 3))
     assert torch.allclose(stopped.history.best_all_fooled[-1], done.float().mean())
+
+
+def test_stopping_ends_rows_at_the_iterate_that_fooled_them_even_with_keep_last(models, x, y) -> None:
+    """Against the trajectory of the same run without stopping: the first iterate that fools all, else the last."""
+
+    def run(stop: bool, seen: list[Tensor]) -> orb.Solution:
+        return orb.solve(
+            orb.DomainGrid(models, x, y, loss=losses.smooth_margin), orb.Linf(0.2).around(x), orb.WorstCase(), steps=15,
+            step_size=0.15, direction=orb.Sign(), keep="last", stop_when_fooled=stop, history="full",
+            callback=lambda p: seen.append(p.delta.clone()),
+        )  # fmt: skip
+
+    path: list[Tensor] = []
+    free, stopped = run(False, path), run(True, [])
+    fooled = free.history.rows.fooled.all(2)
+    first = [int(fooled[:, r].nonzero()[0]) if bool(fooled[:, r].any()) else 15 for r in range(len(x))]
+    assert any(bool(fooled[t, r]) and not bool(fooled[t + 1 :, r].all()) for r, t in enumerate(first)), "too easy"
+    assert not bool(fooled.any(0).all()), "some row must never be fooled"
+    assert stopped.step.tolist() == first
+    for r, t in enumerate(first):
+        assert torch.equal(stopped.delta[r], path[t][r])
+        assert torch.equal(stopped.losses[r], free.history.rows.losses[t, r])
+        assert torch.equal(stopped.fooled[r], free.history.rows.fooled[t, r])
+        assert torch.equal(stopped.weights[r], free.history.rows.weights[t, r])
+    assert free.step.tolist() == [15] * len(x)
+
+
+DIRECTIONS = [orb.Adaptive(), orb.Adaptive(balance=True, momentum=0.5), orb.Sign("linear")]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS, ids=repr)
+@pytest.mark.parametrize("threat", [orb.Linf(0.1), orb.L2(0.7), orb.L1(2.5), orb.L0(4)], ids=lambda t: t.name)
+def test_dropping_rows_does_not_change_the_way_of_the_others(models, x, y, threat, direction: Direction) -> None:
+    """Every iterate of every row that is still in the batch, before and after checkpoints, is that of the full run."""
+    many, labels = x.repeat(6, 1, 1, 1) * torch.linspace(0.6, 1, 54).view(-1, 1, 1, 1).double(), y.repeat(6)
+    threat = replace(threat, eps=threat.eps * torch.linspace(0.5, 1.5, 54).double())
+
+    def run(stop: bool, seen: list[orb.solver.Progress]) -> orb.Solution:
+        return orb.solve(
+            orb.DomainGrid(models, many, labels, loss=losses.standardised_margin), threat.around(many),
+            orb.ExponentiatedGradient(0.5), steps=20, direction=direction, keep="best", stop_when_fooled=stop,
+            callback=seen.append,
+        )  # fmt: skip
+
+    whole: list[orb.solver.Progress] = []
+    fewer: list[orb.solver.Progress] = []
+    full, stopped = run(False, whole), run(True, fewer)
+    assert len({len(p.rows) for p in fewer}) >= 3, "too few rows were dropped to tell"
+    for a, b in zip(whole, fewer, strict=False):
+        assert torch.allclose(a.delta[b.rows], b.delta, atol=1e-9)
+        assert torch.allclose(a.weights[b.rows], b.weights, atol=1e-9)
+        assert torch.allclose(a.evaluation.losses[b.rows], b.evaluation.losses, atol=1e-9)
+    assert torch.equal(full.fooled.all(1), stopped.fooled.all(1))
+    left = ~full.fooled.all(1)
+    assert torch.allclose(full.delta[left], stopped.delta[left], atol=1e-9)
 
 
 def test_everything_fooled_at_the_start_costs_one_evaluation(models, x, y) -> None:
