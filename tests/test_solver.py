@@ -247,17 +247,20 @@ def test_stop_when_fooled_changes_no_success_and_saves_forwards(models, x, y) ->
 def test_stopping_ends_rows_at_the_iterate_that_fooled_them_even_with_keep_last(models, x, y) -> None:
     """Against the trajectory of the same run without stopping: the first iterate that fools all, else the last."""
 
+    many, labels = x.repeat(3, 1, 1, 1) * torch.linspace(0.6, 1, 27).view(-1, 1, 1, 1).double(), y.repeat(3)
+    eps = torch.linspace(0.05, 0.25, 27).double()
+
     def run(stop: bool, seen: list[Tensor]) -> orb.Solution:
         return orb.solve(
-            orb.DomainGrid(models, x, y, loss=losses.smooth_margin), orb.Linf(0.2).around(x), orb.WorstCase(), steps=15,
-            step_size=0.15, direction=orb.Sign(), keep="last", stop_when_fooled=stop, history="full",
-            callback=lambda p: seen.append(p.delta.clone()),
+            orb.DomainGrid(models, many, labels, loss=losses.smooth_margin), orb.Linf(eps).around(many),
+            orb.WorstCase(), steps=15, step_size=0.15, direction=orb.Sign(), keep="last", stop_when_fooled=stop,
+            history="full", callback=lambda p: seen.append(p.delta.clone()),
         )  # fmt: skip
 
     path: list[Tensor] = []
     free, stopped = run(False, path), run(True, [])
     fooled = free.history.rows.fooled.all(2)
-    first = [int(fooled[:, r].nonzero()[0]) if bool(fooled[:, r].any()) else 15 for r in range(len(x))]
+    first = [int(fooled[:, r].nonzero()[0]) if bool(fooled[:, r].any()) else 15 for r in range(27)]
     assert any(bool(fooled[t, r]) and not bool(fooled[t + 1 :, r].all()) for r, t in enumerate(first)), "too easy"
     assert not bool(fooled.any(0).all()), "some row must never be fooled"
     assert stopped.step.tolist() == first
@@ -266,7 +269,7 @@ def test_stopping_ends_rows_at_the_iterate_that_fooled_them_even_with_keep_last(
         assert torch.equal(stopped.losses[r], free.history.rows.losses[t, r])
         assert torch.equal(stopped.fooled[r], free.history.rows.fooled[t, r])
         assert torch.equal(stopped.weights[r], free.history.rows.weights[t, r])
-    assert free.step.tolist() == [15] * len(x)
+    assert free.step.tolist() == [15] * 27
 
 
 DIRECTIONS = [orb.Adaptive(), orb.Adaptive(balance=True, momentum=0.5), orb.Sign("linear")]
