@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from math import ceil
 
 import pytest
 import torch
@@ -182,3 +183,168 @@ def test_balanced_gradient_gives_every_domain_the_same_length(evaluation: Evalua
     got = balanced_gradient(W, (1000 * a, torch.zeros_like(b)))
     expected = torch.stack([W[r, 0] * a[r] / a[r].pow(2).sum().sqrt() for r in range(3)])
     assert torch.allclose(got, expected)
+
+
+WINDOW_ENDS = [5, 9, 12, 14, 16, 18, 19, 20]
+"""The checkpoints of 20 steps, by hand: ceil of 20 times .22, .41, .57, .70, .80, .87, .93 (.925), .98."""
+
+
+class OneRow:
+    """One row of the adaptive rule in plain words: everything it saw is in lists, nothing is updated in place."""
+
+    def __init__(
+        self, p: float, eps: float, low: torch.Tensor, high: torch.Tensor, size: float, momentum: float
+    ) -> None:
+        self.p, self.eps, self.low, self.high, self.size, self.momentum = p, eps, low, high, size, momentum
+        self.worst: list[float] = []
+        self.at: list[torch.Tensor] = []
+        self.slopes: list[torch.Tensor] = []
+        self.before: torch.Tensor | None = None
+        self.halved_last = False
+
+    def cut(self, d: torch.Tensor) -> torch.Tensor:
+        return orb.project_lp_box(d[None], self.p, self.eps, self.low[None], self.high[None])[0]
+
+    def stuck(self, start: int, end: int) -> bool:
+        falls = sum(self.worst[t] < self.worst[t - 1] for t in range(start + 1, end + 1))
+        new_best = min(self.worst[: end + 1]) < min(self.worst[: start + 1])
+        return falls < 0.75 * (end - start) or (not new_best and not self.halved_last)
+
+    def step(self, t: int, d: torch.Tensor, slope: torch.Tensor, worst: float) -> torch.Tensor:
+        self.worst.append(worst), self.at.append(d), self.slopes.append(slope)
+        if t - 1 in WINDOW_ENDS:
+            start = ([0, *WINDOW_ENDS])[WINDOW_ENDS.index(t - 1)]
+            self.halved_last = self.stuck(start, t - 1)
+            if self.halved_last:
+                best = self.worst.index(min(self.worst))
+                self.size /= 2
+                d, slope, self.before = self.at[best], self.slopes[best], self.at[best]
+        u = slope.sign() if self.p == float("inf") else slope / slope.pow(2).sum().sqrt()
+        z = self.cut(d - self.size * u)
+        if self.before is not None:
+            z = self.cut(d + (1 - self.momentum) * (z - d) + self.momentum * (d - self.before))
+        self.before = d
+        return z
+
+
+def scripted_losses(rows: int, steps: int, seed: int) -> torch.Tensor:
+    """Worst losses (steps, rows): mostly falling, then flat, rising or noisy, so that every kind of stagnation occurs."""
+    g = torch.Generator().manual_seed(seed)
+    drift = torch.tensor([-1.0, -0.6, -0.2, 0.3, -0.4, 0.0], dtype=torch.float64)[torch.arange(rows) % 6]
+    return 10 + (drift + torch.randn(steps, rows, generator=g, dtype=torch.float64)).cumsum(0)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.25])
+@pytest.mark.parametrize(("p", "eps"), [(float("inf"), 0.3), (2, 0.9), (1, 1.5)])
+def test_adaptive_descent_is_its_rule_in_plain_words(p: float, eps: float, momentum: float) -> None:
+    """Every step of 18 rows through all checkpoints; from step 8 on only some rows are left, in another order."""
+    rows, steps = 18, 20
+    g = torch.Generator().manual_seed(5)
+    low, high = -torch.rand(rows, 1, 2, 3, generator=g).double(), torch.rand(rows, 1, 2, 3, generator=g).double()
+    radius = eps * torch.linspace(0.5, 1.5, rows).double()
+    feasible = orb.FeasibleSet(p, radius, low, high)
+    worst = scripted_losses(rows, steps, seed=11)
+    left = torch.arange(rows)
+    by_hand = []
+    for r in range(rows):
+        width = (high[r] - low[r]).flatten()
+        wide = {float("inf"): width.max(), 2: width.pow(2).sum().sqrt(), 1: width.sum()}[p]
+        size = min(float(radius[r]), float(wide))
+        by_hand.append(OneRow(p, float(radius[r]), low[r], high[r], size, momentum))
+    stepper = orb.Adaptive(momentum=momentum).start(feasible, None, steps)
+    delta = torch.zeros(rows, 1, 2, 3, dtype=torch.float64)
+    expected = [delta[r] for r in range(rows)]
+    returned: set[tuple[int, int]] = set()
+    for t in range(1, steps + 1):
+        if t in (8, 11):
+            keep = torch.randperm(len(left), generator=g)[: len(left) - 4]
+            left, delta, feasible = left[keep], delta[keep], feasible.select(keep)
+            stepper.select(keep)
+        slopes = torch.randn(2, rows, 1, 2, 3, generator=g, dtype=torch.float64)
+        w = torch.tensor([0.3, 0.7], dtype=torch.float64).expand(len(left), 2)
+        values = torch.stack([worst[t - 1] - 3, worst[t - 1]], 1)
+        seen = Evaluation(values[left], None, (slopes[0][left], slopes[1][left]))
+        delta = stepper.step(t, delta, w, seen, feasible)
+        for i, r in enumerate(left.tolist()):
+            slope = 0.3 * slopes[0, r] + 0.7 * slopes[1, r]
+            expected[r] = by_hand[r].step(t, expected[r], slope, float(worst[t - 1, r]))
+            if by_hand[r].halved_last:
+                returned.add((r, t))
+            assert torch.allclose(delta[i], expected[r], atol=1e-7), (t, r)
+    assert 5 < len({r for r, _ in returned}) and len({t for _, t in returned}) > 3, "too few rows went back to tell"
+
+
+def sizes_after(worst: list[float], steps: int = 20) -> list[float]:
+    """Return how far a step goes after each evaluation of a single row, measured in steps of size 1."""
+    wide = torch.full((1, 2), 500.0, dtype=torch.float64)
+    space = orb.FeasibleSet(2, 400.0, -wide, wide)
+    stepper = orb.Adaptive(momentum=0.0).start(space, 1.0, steps)
+    slope = torch.tensor([[3.0, -4.0]], dtype=torch.float64)
+    at, delta, lengths = [], torch.zeros(1, 2, dtype=torch.float64), []
+    for t, value in enumerate(worst, start=1):
+        at.append(delta)
+        seen = Evaluation(torch.tensor([[value]], dtype=torch.float64), None, (slope,))
+        delta = stepper.step(t, delta, torch.ones(1, 1, dtype=torch.float64), seen, space)
+        lengths.append(min(float((delta - a).norm()) for a in at))
+    return lengths
+
+
+@pytest.mark.parametrize(
+    ("worst", "size"),
+    [
+        ([10, 9, 8, 7, 6, 7], 1.0),  # 4 falls in 5 steps, a new best
+        ([10, 9, 8, 7, 8, 8], 0.5),  # 3 falls only, though with a new best
+        ([10, 14, 13, 12, 11, 10.5], 0.5),  # 4 falls, but no new best
+        ([10, 9, 8, 7, 6, 7, 6.9, 6.8, 6.7, 6.6], 0.5),  # no new best in the second window
+        ([10, 9, 8, 7, 6, 7, 6.9, 6.8, 6.7, 5.9], 1.0),  # a new best just in time
+        ([10, 9, 8, 7, 8, 8, 7.9, 7.8, 6, 7], 0.5),  # halved at first, 3 falls in 4 steps since: not again
+        ([10, 14, 13, 12, 11, 10.5, 10.4, 10.3, 10.2, 10.1], 0.5),  # no new best, but halved the last time
+        ([10, 14, 13, 12, 11, 10.5, 10.4, 10.3, 10.2, 10.1, 10.09, 10.08, 10.07], 0.25),  # and now it counts again
+        ([10, 9, 8, 7, 8, 8, 6, 5, 9, 9], 0.25),  # 2 falls in the second window, whatever the first had
+    ],
+)
+def test_adaptive_halves_on_either_sign_of_stagnation(worst: list[float], size: float) -> None:
+    assert sizes_after(worst)[-1] == pytest.approx(size)
+
+
+def test_adaptive_takes_the_width_of_the_box_where_the_radius_is_more() -> None:
+    box = torch.full((1, 4), 0.25, dtype=torch.float64)
+    seen = Evaluation(torch.zeros(1, 1).double(), None, (torch.tensor([[0.1, 1.0, 1.0, 1.0]]).double(),))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    for p, radius, size in ((2, 0.1, 0.1), (2, 9.0, 1.0), (1, 9.0, 2.0)):  # the widths: sqrt(4 / 4) and 4 / 2
+        feasible = orb.FeasibleSet(p, radius, -box, box)
+        for first in (0.01, 0.05):  # so small that nothing is cut, and the length of the step is seen
+            delta = orb.Adaptive(first_step=first).start(feasible, None, 9).step(1, 0 * box, one, seen, feasible)
+            assert float(delta.norm()) == pytest.approx(first * size)
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("first", [None, 0.3])
+def test_adaptive_swaps_steps_follow_the_mean_gradient_and_the_falling_share(
+    memory: float, first: float | None
+) -> None:
+    """Six steps of the l0 move against lists: what enters shrinks from the first share of eps to .04 of it."""
+    steps, n, rows = 6, 40, 3
+    g = torch.Generator().manual_seed(2)
+    low, high = -torch.rand(rows, n, generator=g).double(), torch.rand(rows, n, generator=g).double()
+    eps = torch.tensor([20.0, 13.9, 99.0])
+    feasible = orb.FeasibleSet(0, eps, low, high)
+    stepper = orb.Adaptive(memory=memory, first_step=first).start(feasible, None, steps)
+    delta, mean, entered = torch.zeros(rows, n, dtype=torch.float64), [[0.0] * n] * rows, []
+    w = torch.tensor([[0.2, 0.8]] * rows, dtype=torch.float64)
+    for t in range(1, steps + 1):
+        slopes = torch.randn(2, rows, n, generator=g, dtype=torch.float64)
+        values = torch.zeros(rows, 2, dtype=torch.float64)
+        got = stepper.step(t, delta, w, Evaluation(values, None, (slopes[0], slopes[1])), feasible)
+        now = (0.2 * slopes[0] + 0.8 * slopes[1]).tolist()
+        keep = memory if t > 1 else 0.0
+        mean = [[keep * a + (1 - keep) * b for a, b in zip(m, v, strict=True)] for m, v in zip(mean, now, strict=True)]
+        start = first or 0.5
+        share = 1.0 if t == 1 else start * (0.04 / start) ** ((t - 1) / (steps - 1))
+        for r, budget in enumerate((20, 13, n)):
+            most = ceil(budget * share)
+            by_hand = swap_by_hand(delta[r].tolist(), mean[r], low[r].tolist(), high[r].tolist(), budget, most)
+            assert got[r].tolist() == pytest.approx(by_hand), (t, r)
+        entered.append(int(((got[0] != 0) & (delta[0] == 0)).sum()))
+        delta = got
+    assert entered[0] == 20 and 0 < entered[-1] <= 1
