@@ -15,12 +15,13 @@ from torch.overrides import TorchFunctionMode
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 Model: TypeAlias = Callable[[Tensor], Any]
+Models: TypeAlias = Mapping[str, Model] | Sequence[Model] | Model
 
 _CHUNK_PIXELS = 65536
 _WHOLE_BATCH = 256
 
 
-def named_models(models: Mapping[str, Model] | Sequence[Model] | Model) -> dict[str, Model]:
+def named_models(models: Models) -> dict[str, Model]:
     """Give every model a name: the mapping's keys, or model_0, model_1, ... for a sequence.
 
     Raises:
@@ -72,12 +73,11 @@ class Classifier:
     def _wants_channels_last(self, batch: Tensor) -> bool:
         return self._convolutional and batch.ndim == 4 and batch.device.type == "cpu"
 
-    def pieces(self, batch: Tensor) -> int:
-        """Say how many rows to send through the model at once."""
-        rows = batch.shape[0]
-        if not self._wants_channels_last(batch) or rows <= _WHOLE_BATCH:
-            return max(rows, 1)
-        return max(8, _CHUNK_PIXELS // (batch.shape[2] * batch.shape[3]))
+    def pieces(self, images: int, like: Tensor) -> int:
+        """Say how many of ``images`` inputs such as ``like`` (n, *S) to send through the model at once, for speed."""
+        if not self._wants_channels_last(like) or images <= _WHOLE_BATCH:
+            return max(images, 1)
+        return max(8, _CHUNK_PIXELS // (like.shape[2] * like.shape[3]))
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return the logits of ``batch`` (B, *S), (B, C), checked on the first call.
@@ -93,7 +93,8 @@ class Classifier:
             output = self._call(batch.clone())  # a copy: a model may write into its input
         logits = getattr(output, "logits", output)
         if self.classes is None:
-            self._check(batch, logits)
+            with torch.no_grad():
+                self._check(batch, logits)
         return logits if logits.dtype == batch.dtype else logits.to(batch.dtype)
 
     def _call(self, batch: Tensor) -> Any:

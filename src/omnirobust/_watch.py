@@ -14,24 +14,24 @@ _ENOUGH_BLIND = 100
 
 
 class Blindness:
-    """Which models have let no gradient through so far, over all batches of an attack."""
+    """Which models, and transformations before them, have let no gradient through so far, over all batches."""
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
         self._seeing: set[str] = set()
 
     def note(self, name: str, open_rows: int, blocked: bool) -> None:
-        """Take note of a batch: how many of its rows model ``name`` still resisted, and whether it is blind on all."""
+        """Take note of a batch: how many rows ``name`` still resisted in it, and whether it is blind on all of them."""
         self._open[name] = self._open.get(name, 0) + open_rows
         if open_rows and not blocked:
             self._seeing.add(name)
 
     def judge(self, enough: int) -> None:
-        """Raise a ValueError if a model was blind on all rows seen, and these are ``enough`` to say so."""
+        """Raise a ValueError if one was blind on all rows seen, and these are ``enough`` to say so."""
         for name, rows in self._open.items():
             if name not in self._seeing and rows >= enough:
                 raise ValueError(
-                    f"model {name!r} has zero input gradient on every row: a gradient attack cannot see it "
+                    f"{name} has zero input gradient on every row: a gradient attack cannot see it "
                     "(is there a step function, a rounding or a detach inside?)"
                 )
 
@@ -64,11 +64,12 @@ class GradientWatch:
     def _look(self, seen: Progress) -> None:
         e = seen.evaluation
         assert e.grads is not None and e.fooled is not None
-        for k, (name, grad) in enumerate(zip(self._grid.names, e.grads, strict=True)):
-            open_rows = ~e.fooled[:, k]
-            blind = (grad.flatten(1) == 0).all(dim=1) & open_rows
-            self.zero_gradient[k] = float(blind.sum()) / len(blind)
-            all_blind = bool(open_rows.any()) and bool((blind == open_rows).all())
-            blocked = all_blind and self._grid.blocks_gradient(k, seen.delta)
-            self._blind.note(name, int(open_rows.sum()), blocked)
+        flat = torch.stack([(grad.flatten(1) == 0).all(dim=1) for grad in e.grads], 1)
+        blind = flat & ~e.fooled
+        self.zero_gradient = blind.float().mean(0).cpu()
+        for source, (name, domains) in enumerate(self._grid.sources):
+            resisting = ~e.fooled[:, domains]
+            all_blind = bool(resisting.any()) and bool((blind[:, domains] == resisting).all())
+            blocked = all_blind and self._grid.blocks_gradient(source, seen.delta)
+            self._blind.note(name, int(resisting.any(1).sum()), blocked)
         self._blind.judge(enough=_ENOUGH_BLIND)

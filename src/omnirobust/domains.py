@@ -1,96 +1,161 @@
 """Domains: K losses of one perturbation, evaluated together.
 
-``evaluate`` holds one model's graph at a time: memory is that graph plus K delta-sized gradients.
+``evaluate`` holds the graph of one forward pass at a time: memory is that graph plus K delta-sized gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnirobust._models import Classifier, Model, Precision, named_models
+from omnirobust._draws import DrawKey
+from omnirobust._grid_checks import as_groups, as_labels, axes_of, check_labels, check_settings
+from omnirobust._memory import Meter
+from omnirobust._models import Classifier, Models, Precision, named_models
 from omnirobust._types import Evaluation
 from omnirobust.losses import Loss
 from omnirobust.losses import fooled as is_fooled
+from omnirobust.threat_models import Clip
+from omnirobust.views import as_views
 
 _BF16_DOUBT = 2.0**-6
 """How far, in shares of the largest logit, a bf16 decision must be won to count."""
 
+Transforms = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What goes through a model at once: some problems, under some transformations, some of their examples."""
+
+    rows: slice
+    transforms: range
+    examples: slice
+
+    def put(self, part: Tensor, whole: Tensor) -> None:
+        """Write the values of this part (r, e, b, ...) into those of all (R, E, B, ...)."""
+        whole[self.transforms.start : self.transforms.stop, self.examples, self.rows] = part
+
 
 class DomainGrid:
-    """The losses of one perturbation under every model: F_k(delta) = f(delta; x, y, M_k), problem (5).
+    """The losses of one perturbation under every model, every transformation, on every example of its group.
+
+    F_k(delta) = f(delta; x_e, y_e, t_r, M_m) = loss(M_m(t_r(x_e + delta)), y_e), k = (m, r, e) row-major. Models alone
+    are problem (5), the examples of a group problem (6), transformations problem (7); any product of them is one grid.
 
     Args:
-        models: a mapping from name to model, a sequence of models, or one; each maps (B, *S) to logits (B, C).
-        x: clean inputs, (B, *S), float.
-        y: labels, int64: (B,) for all models, or (B, K), each model its own (its own predictions, say).
+        models: a mapping from name to model, a sequence of models, or one; each maps images to logits (n, C).
+        x: clean inputs, float: (B, *S), or (B, E, *S) where E of them share a perturbation.
+        y: labels, int64: (B,), or (B, M), each model its own (its own predictions, say); (B, E) where shared; or
+            anything that broadcasts to (B, models, transforms, examples).
         loss: per-example loss, low = fooled (see ``omnirobust.losses``).
-        transforms: None; room for transformations, which this version does not have.
-        shared: False; room for perturbations shared by several images, likewise.
+        transforms: a mapping from name to t(x), or t(x, generator) for a random one; None for none at all.
+        shared: whether one perturbation serves the E inputs of a group.
         targeted: whether ``y`` are classes to reach rather than to leave.
-        clip: "image", the only way without shared perturbations.
-        samples: 1, as many as there are without random transformations.
+        clip: what happens to shared perturbations at the ends of the data range. "image": every image x_e + delta is
+            clamped to ``bounds``; "intersection": delta is meant to keep all of them inside, and nothing is done.
+        samples: draws of each random transformation; F_k is their mean, and k is fooled if all of them are.
         precision: "fp32", or "bf16" for autocast in the models.
+        bounds: data range, for ``clip="image"``.
+        seed: keys the draws, with ``restart``, how often ``evaluate`` was called, and each problem's global row.
+        restart: another number, other draws.
+        first_row: global row of the first problem.
+        memory: bytes that the graph of one forward pass may hold; images go through a model in pieces that keep to it.
+            None: small batches go whole, others keep to 1 GiB, on a GPU to a quarter of its memory.
 
     Raises:
-        ValueError: if a model, ``x`` or ``y`` does not fit the above.
+        ValueError: if a model, a transformation, ``x`` or ``y`` does not fit the above.
 
-    Cost of ``evaluate``: one forward of each model, and one input gradient each if asked for.
+    Cost of ``evaluate``: one pass of E images (times ``samples``) through each model for every transformation, and as
+    many input gradients if asked for.
+
+    Reference: the paper, Section 2.2, problems (5), (6) and (7).
     """
 
     def __init__(
         self,
-        models: Mapping[str, Model] | Sequence[Model] | Model,
+        models: Models,
         x: Tensor,
         y: Tensor,
         *,
         loss: Loss,
-        transforms: None = None,
-        shared: Literal[False] = False,
+        transforms: Transforms | None = None,
+        shared: bool = False,
         targeted: bool = False,
-        clip: Literal["image"] = "image",
-        samples: Literal[1] = 1,
+        clip: Clip = "image",
+        samples: int = 1,
         precision: Precision = "fp32",
+        bounds: tuple[float, float] = (0.0, 1.0),
+        seed: int = 0,
+        restart: int = 0,
+        first_row: int = 0,
+        memory: int | None = None,
     ) -> None:
-        for name, value, only in (
-            ("transforms", transforms, None),
-            ("shared", shared, False),
-            ("clip", clip, "image"),
-            ("samples", samples, 1),
-        ):
-            if value != only:
-                raise ValueError(f"{name} must be {only!r}: the domains of this version are models only, got {value!r}")
-        if not callable(loss):
-            raise ValueError(f"loss must be a function of logits and labels, got {type(loss).__name__}")
+        check_settings(loss=loss, clip=clip, samples=samples, memory=memory)
         self._classifiers = [Classifier(n, m, precision) for n, m in named_models(models).items()]
-        labels = _labels_per_model(x, y, len(self._classifiers))
-        self._x, self._y = x.detach(), labels
+        self._x = as_groups(x, shared)
+        self._views = None if transforms is None else as_views(transforms, self._x[0, :2])
+        self._repeats = [samples if view.random else 1 for view in self._views or ()] or [1]
+        names = tuple(c.name for c in self._classifiers)
+        self._axes = axes_of(
+            names, None if self._views is None else tuple(v.name for v in self._views), len(self._x) if shared else None
+        )
+        self._sizes = (len(names), len(self._repeats), len(self._x))
+        self._y = as_labels(x, y, self._sizes, shared)
         self._loss, self._targeted = loss, targeted
+        self._range = bounds if shared and clip == "image" else None
+        self._seed, self._restart, self._calls = seed, restart, 0
+        self._rows = torch.arange(first_row, first_row + len(x), device=x.device)
+        self._meter = Meter(memory)
         for classifier in self._classifiers:
             classifier.check_device(x)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The models' names, K of them."""
-        return tuple(c.name for c in self._classifiers)
+        """The domains' names, K of them: the members of the factors in use, joined by a slash."""
+        names = [""]
+        for members in self._axes.values():
+            names = [f"{name}/{member}" for name in names for member in members]
+        return tuple(name.removeprefix("/") for name in names)
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
-        """The one factor of the grid: the models."""
-        return {"models": self.names}
+        """The factors in use, of models, transforms and examples: their names and members, row-major in that order."""
+        return dict(self._axes)
+
+    @property
+    def random(self) -> bool:
+        """Whether two evaluations at the same perturbation may differ."""
+        return any(view.random for view in self._views or ())
+
+    @property
+    def images(self) -> int:
+        """How many images go through models, for each problem, in one evaluation."""
+        models, _, examples = self._sizes
+        return models * examples * sum(self._repeats)
+
+    @property
+    def sources(self) -> list[tuple[str, slice]]:
+        """The pairs of model and transformation, as messages name them, and the domains that each stands for."""
+        models, transforms, examples = self._sizes
+        under = [""] if self._views is None else [f" under transformation {v.name!r}" for v in self._views]
+        pairs = [f"model {c.name!r}{text}" for c in self._classifiers for text in under]
+        assert len(pairs) == models * transforms
+        return [(name, slice(i * examples, (i + 1) * examples)) for i, name in enumerate(pairs)]
 
     def select(self, rows: Tensor) -> DomainGrid:
         """Keep the problems that ``rows`` (int64 indices) lists, in that order."""
         chosen = object.__new__(DomainGrid)
         chosen.__dict__.update(self.__dict__)
-        chosen._x, chosen._y = self._x[rows], self._y[rows]
+        chosen._x, chosen._y, chosen._rows = self._x[:, rows], self._y[rows], self._rows[rows]
         return chosen
 
     def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
-        """Evaluate every model at x + delta.
+        """Evaluate every domain at ``delta``; random transformations are drawn anew.
 
         Args:
             delta: (B, *S).
@@ -99,63 +164,126 @@ class DomainGrid:
         Returns:
             Losses and fooled, (B, K); K gradients, each (B, *S), or None.
         """
-        inputs = self._x + delta
-        parts = [self._one(c, inputs, self._y[:, k], grad) for k, c in enumerate(self._classifiers)]
+        seen = [self._one(m, delta, grad) for m in range(len(self._classifiers))]
         self._check_classes()
-        losses, hits, grads = zip(*parts, strict=True)
-        return Evaluation(torch.stack(losses, 1), torch.stack(hits, 1), tuple(grads) if grad else None)
+        self._calls += 1
+        losses, hits, grads = zip(*seen, strict=True)
+        K = self._sizes[0] * self._sizes[1] * self._sizes[2]
+        slopes = tuple(g for of_model in grads for g in of_model.flatten(0, 1)) if grad else None
+        return Evaluation(*(torch.stack(v).reshape(K, -1).T.contiguous() for v in (losses, hits)), slopes)
 
     def logits(self, delta: Tensor) -> tuple[Tensor, ...]:
-        """Return every model's logits at x + delta, K tensors (B, C), without gradients."""
-        inputs = self._x + delta
+        """Return every model's logits at x + delta, (B, C) each, without gradients; for grids of models alone."""
+        if list(self._axes) != ["models"]:
+            raise ValueError(f"logits are of grids of models alone, this one has {', '.join(self._axes)}")
         with torch.no_grad():
             return tuple(
-                torch.cat([c(c.arrange(part)) for part in inputs.split(c.pieces(inputs))]) for c in self._classifiers
+                torch.cat([self._forward(c, 0, part, delta)[1] for part in self._parts(c)]) for c in self._classifiers
             )
 
-    def blocks_gradient(self, k: int, delta: Tensor) -> bool:
-        """Say whether no gradient of model ``k``'s logits reaches its input, on any row. One forward and backward."""
-        inputs = self._x + delta
-        classifier = self._classifiers[k]
-        for part in inputs.split(classifier.pieces(inputs)):
-            leaf = classifier.arrange(part.detach()).requires_grad_()
-            with torch.enable_grad():
-                logits = classifier(leaf)
+    def blocks_gradient(self, source: int, delta: Tensor) -> bool:
+        """Say whether no gradient of any logit of a pair of ``sources`` reaches its input, on any row."""
+        m, r = divmod(source, self._sizes[1])
+        classifier = self._classifiers[m]
+        for part in self._parts(classifier, range(r, r + 1)):
+            with classifier.frozen(), torch.enable_grad():
+                leaf, logits = self._forward(classifier, m, part, delta, grad=True)
                 pattern = torch.linspace(-1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
                 if bool((_input_gradient(classifier, (logits * pattern).sum(1), leaf) != 0).any()):
                     return False
         return True
 
-    def _one(
-        self, classifier: Classifier, inputs: Tensor, labels: Tensor, grad: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        size = classifier.pieces(inputs)
-        parts = [
-            self._piece(classifier, some, of_them, grad)
-            for some, of_them in zip(inputs.split(size), labels.split(size), strict=True)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        losses, hits, grads = zip(*parts, strict=True)
-        return torch.cat(losses), torch.cat(hits), torch.cat(grads) if grad else None
+    def _one(self, m: int, delta: Tensor, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return losses and hits (R, E, B) of model ``m``, and gradients (R, E, B, *S), empty if not asked for."""
+        classifier, whole = self._classifiers[m], None
+        for part in self._parts(classifier):
+            found = self._piece(classifier, m, part, delta, grad)
+            if whole is None:
+                if found[0].shape == (*self._sizes[1:], len(delta)):
+                    return found
+                whole = tuple(v.new_empty(*self._sizes[1:], len(delta), *v.shape[3:]) for v in found)
+            for value, target in zip(found, whole, strict=True):
+                part.put(value, target)
+        assert whole is not None
+        return whole
+
+    def _parts(self, classifier: Classifier, transforms: range | None = None) -> Iterator[_Part]:
+        """Cut all images into parts that keep to the memory budget and suit the processor."""
+        chosen = range(self._sizes[1]) if transforms is None else transforms
+        B, E = len(self._rows), self._sizes[2]
+        each = E * sum(self._repeats[r] for r in chosen)
+        like, begin = self._x[0], 0
+        while begin < max(B, 1):
+            limit = min(classifier.pieces(B * each, like), self._meter.limit(classifier.name, B * each, like))
+            if limit >= each:
+                end = min(begin + limit // each, max(B, 1))
+                yield _Part(slice(begin, end), chosen, slice(0, E))
+                begin = end
+                continue
+            for r in chosen:
+                size = max(1, limit // self._repeats[r])
+                for first in range(0, E, size):
+                    yield _Part(slice(begin, begin + 1), range(r, r + 1), slice(first, min(first + size, E)))
+            begin += 1
 
     def _piece(
-        self, classifier: Classifier, inputs: Tensor, labels: Tensor, grad: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self, classifier: Classifier, m: int, part: _Part, delta: Tensor, grad: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with classifier.frozen(), torch.set_grad_enabled(grad):
-            leaf = classifier.arrange(inputs.detach()).requires_grad_(grad)
             checked = classifier.classes is not None
-            logits = classifier(leaf)
+            leaf, logits = self._forward(classifier, m, part, delta, grad=grad)
             if not checked:
-                _check_labels(classifier, self._y)
-            loss = self._loss(logits, labels, targeted=self._targeted)
-            slope = _input_gradient(classifier, loss, leaf) if grad else None
-        return loss.detach(), self._fooled(classifier, logits.detach(), labels), slope
+                check_labels(classifier, self._y)
+            shape = (len(part.transforms), part.examples.stop - part.examples.start, len(delta[part.rows]))
+            labels = self._labels(m, part)
+            loss = self._mean(self._loss(logits, labels, targeted=self._targeted), part, shape)
+            slope = _input_gradient(classifier, loss, leaf) if grad else leaf.new_empty(0)
+        hits = self._fooled(classifier, logits.detach(), labels)
+        missed = self._mean((~hits).to(loss.dtype), part, shape)
+        return loss.detach(), missed == 0, slope.view(*shape, *delta.shape[1:]) if grad else leaf.new_empty(*shape, 0)
+
+    def _forward(
+        self, classifier: Classifier, m: int, part: _Part, delta: Tensor, *, grad: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return the perturbed images (r e b, *S) that gradients are taken at, and the logits (n, C) of their views."""
+        shifted = self._x[part.examples, part.rows] + delta[part.rows]
+        if len(part.transforms) > 1:
+            shifted = shifted.expand(len(part.transforms), *shifted.shape).flatten(0, 1)
+        leaf = classifier.arrange(shifted.flatten(0, 1).detach()).requires_grad_(grad)
+        with self._meter.watching(classifier.name, len(leaf), classifier.model, grad):
+            images = leaf if self._range is None else leaf.clamp(*self._range)
+            views = self._seen(images, part)
+            return leaf, classifier(classifier.arrange(views) if views is not images else images)
+
+    def _seen(self, images: Tensor, part: _Part) -> Tensor:
+        """Return what the models see of ``images`` (r e b, *S): all draws of one transformation, then of the next."""
+        if self._views is None:
+            return images
+        rows, each = self._rows[part.rows], range(part.examples.start, part.examples.stop)
+        rows = torch.cat([rows * self._sizes[2] + e for e in each])
+        seen: list[Tensor] = []
+        for r, block in zip(part.transforms, images.unflatten(0, (len(part.transforms), -1)), strict=True):
+            first = sum(self._repeats[:r])
+            for slot in range(first, first + self._repeats[r]):
+                seen.append(self._views[r](block, DrawKey(self._seed, self._restart, self._calls, slot), rows))
+        return seen[0] if len(seen) == 1 else torch.cat(seen)
+
+    def _labels(self, m: int, part: _Part) -> Tensor:
+        of_part = self._y[part.rows, m, :, part.examples]
+        return torch.cat([of_part[:, r].T.flatten().repeat(self._repeats[r]) for r in part.transforms])
+
+    def _mean(self, values: Tensor, part: _Part, shape: tuple[int, int, int]) -> Tensor:
+        """Average values (n,) over the draws of each transformation: (r, e, b)."""
+        _, e, b = shape
+        repeats = [self._repeats[r] for r in part.transforms]
+        if max(repeats) == 1:
+            return values.view(shape)
+        blocks = values.split([n * e * b for n in repeats])
+        return torch.stack([v.view(n, e, b).mean(0) for v, n in zip(blocks, repeats, strict=True)])
 
     def _fooled(self, classifier: Classifier, logits: Tensor, labels: Tensor) -> Tensor:
-        if (
-            classifier.precision == "bf16"
-        ):  # what bf16 leaves in doubt does not count: it may not hold in full precision
+        if classifier.precision == "bf16":
+            # what bf16 leaves in doubt does not count: it may not hold in full precision
             doubt = logits.abs().amax(dim=1, keepdim=True) * _BF16_DOUBT
             logits = logits.scatter_add(1, labels.unsqueeze(1), -doubt if self._targeted else doubt)
         return is_fooled(logits, labels, targeted=self._targeted)
@@ -228,33 +356,6 @@ class FunctionDomains:
         stacked = torch.stack(losses, 1)
         fooled = None if self._success is None else self._success(stacked)
         return Evaluation(stacked, fooled, tuple(grads) if grad else None)
-
-
-def _labels_per_model(x: Tensor, y: Tensor, K: int) -> Tensor:
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
-        raise ValueError(f"x must be a float tensor of shape (B, *S), got {_described(x)}")
-    if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        raise ValueError(f"y must be an int64 tensor of class indices, got {_described(y)}")
-    if tuple(y.shape) not in ((len(x),), (len(x), K)):
-        raise ValueError(f"y must have shape ({len(x)},) or ({len(x)}, {K}), got {tuple(y.shape)}")
-    if y.device != x.device:
-        raise ValueError(f"y is on {y.device} but x is on {x.device}: move one of them")
-    return (y.unsqueeze(1) if y.ndim == 1 else y).expand(len(x), K)
-
-
-def _described(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{value.dtype} of shape {tuple(value.shape)}"
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-
-
-def _check_labels(classifier: Classifier, labels: Tensor) -> None:
-    assert classifier.classes is not None
-    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classifier.classes):
-        raise ValueError(
-            f"y must lie in [0, {classifier.classes}), the classes of model {classifier.name!r}, "
-            f"got {int(labels.min())} to {int(labels.max())}"
-        )
 
 
 def _gradient(loss: Tensor, leaf: Tensor, refusal: str) -> Tensor:

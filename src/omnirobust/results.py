@@ -17,15 +17,20 @@ class AttackResult:
     """The perturbations of an attack, and how every domain fares under them.
 
     Attributes:
-        adversarial: the attacked inputs, x + delta clamped to the data range, (B, *S).
+        adversarial: the attacked inputs, x + delta clamped to the data range, (B, *S); (B, E, *S) where E inputs share
+            a perturbation.
         delta: the perturbations, feasible, (B, *S).
         weights: domain weights at the kept iterate, (B, K).
         losses: F_k of the attacked inputs, recomputed on ``adversarial`` in full precision, (B, K).
-        fooled: whether domain k is fooled, recomputed likewise, (B, K) bool.
+        fooled: whether domain k is fooled, recomputed likewise, (B, K) bool; on every one of ``draws`` fresh draws.
+        success: the share of those draws on which domain k is fooled, (B, K), in [0, 1].
+        draws: how many times random transformations were drawn anew to judge the result; 1 where nothing is random.
         names: the domains' names, K of them.
+        axes: the factors whose product the domains are, row-major: models, transforms, examples; those in use.
         history: means at every iterate of the restart that each problem kept; its rows too with ``history="full"``.
         steps: T.
-        gradient_evaluations: input gradients taken for each problem at most, K T restarts.
+        gradient_evaluations: input gradients taken for each problem at most: K T restarts, times the samples of random
+            transformations.
         zero_gradient: for each domain, the fraction of problems not yet fooled at the start whose input gradient is
             exactly zero there, (K,): such a problem's attack starts blind.
         settings: the resolved settings, ready for JSON.
@@ -36,7 +41,10 @@ class AttackResult:
     weights: Tensor
     losses: Tensor
     fooled: Tensor
+    success: Tensor
+    draws: int
     names: tuple[str, ...]
+    axes: dict[str, tuple[str, ...]]
     history: History
     steps: int
     gradient_evaluations: int
@@ -63,6 +71,18 @@ class AttackResult:
         """Accuracy of each domain on the attacked inputs, (K,): the fraction that is not fooled."""
         return 1 - self.fooled.float().sum(dim=0) / max(len(self.fooled), 1)
 
+    def marginal(self, axis: str) -> Tensor:
+        """Return the weights summed over all factors but ``axis``, (B, n): how much each of its members counts.
+
+        Raises:
+            ValueError: if ``axis`` is none of ``axes``.
+        """
+        if axis not in self.axes:
+            raise ValueError(f"axis must be one of {', '.join(self.axes)}, got {axis!r}")
+        grid = self.weights.view(len(self.weights), *(len(members) for members in self.axes.values()))
+        others = [i + 1 for i, name in enumerate(self.axes) if name != axis]
+        return grid.sum(others) if others else grid
+
 
 def join_results(parts: Sequence[AttackResult]) -> AttackResult:
     """Join the results of the parts of one batch, in order."""
@@ -76,6 +96,7 @@ def join_results(parts: Sequence[AttackResult]) -> AttackResult:
         weights=torch.cat([p.weights for p in parts]),
         losses=torch.cat([p.losses for p in parts]),
         fooled=torch.cat([p.fooled for p in parts]),
+        success=torch.cat([p.success for p in parts]),
         history=join_histories([p.history for p in parts]),
         zero_gradient=torch.stack([p.zero_gradient * (len(p.fooled) / total) for p in parts]).sum(0),
     )

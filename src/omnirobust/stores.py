@@ -20,7 +20,7 @@ from omnirobust.results import AttackResult
 
 _HISTORY = ("losses", "weights", "fooled", "all_fooled", "best_all_fooled")
 _ROWS = ("losses", "weights", "fooled", "best")
-_RESULT = ("adversarial", "delta", "weights", "losses", "fooled", "zero_gradient")
+_RESULT = ("adversarial", "delta", "weights", "losses", "fooled", "success", "zero_gradient")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def write_result(file: Path, result: AttackResult) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     facts = {
         "names": list(result.names),
+        "axes": {axis: list(members) for axis, members in result.axes.items()},
+        "draws": result.draws,
         "steps": result.steps,
         "gradient_evaluations": result.gradient_evaluations,
         "problems": result.history.problems,
@@ -61,9 +63,7 @@ def write_result(file: Path, result: AttackResult) -> None:
     text = json.dumps(facts)
     with replacing(file) as partial:
         # save_file would leave the file unreadable for other users
-        partial.write_bytes(
-            save(tensors, metadata={"facts": text, "digest": _digest(tensors, text)})
-        )  # save_file would make it unreadable for other users
+        partial.write_bytes(save(tensors, metadata={"facts": text, "digest": _digest(tensors, text)}))
 
 
 def read_result(file: Path) -> AttackResult:
@@ -99,7 +99,10 @@ def _assemble(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Attack
         weights=tensors["weights"],
         losses=tensors["losses"],
         fooled=tensors["fooled"],
+        success=tensors["success"],
+        draws=facts["draws"],
         names=tuple(facts["names"]),
+        axes={axis: tuple(members) for axis, members in facts["axes"].items()},
         history=history,
         steps=facts["steps"],
         gradient_evaluations=facts["gradient_evaluations"],

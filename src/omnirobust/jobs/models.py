@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from omnirobust import zoo
 from omnirobust._models import Classifier
+from omnirobust.jobs.own_code import broken, load_own
 from omnirobust.stores import fingerprint
 
 
@@ -60,7 +57,7 @@ def predict(models: dict[str, nn.Module], x: Tensor) -> Tensor:
 
 def _predict(classifier: Classifier, x: Tensor) -> Tensor:
     classifier.check_device(x)
-    parts = [classifier(classifier.arrange(part)).argmax(1) for part in x.split(classifier.pieces(x))]
+    parts = [classifier(classifier.arrange(part)).argmax(1) for part in x.split(classifier.pieces(len(x), x))]
     return torch.cat(parts)
 
 
@@ -71,32 +68,11 @@ def _load(name: str, data: str) -> tuple[str, nn.Module]:
 
 
 def _load_own(name: str) -> tuple[str, nn.Module]:
-    where, _, attribute = name.rpartition(":")
+    attribute, found = load_own(name, "models")
     try:
-        found: Any = getattr(_module(where), attribute, None)
         model = found() if callable(found) and not isinstance(found, nn.Module) else found
-    except (ValueError, FileNotFoundError):
-        raise
     except Exception as error:  # whatever the user's own code raises
-        raise ValueError(f"models must name code that runs, got {name}: {type(error).__name__}: {error}") from error
-    if model is None:
-        raise ValueError(f"models must name something that exists, got {name}, but {where} has no {attribute}")
+        raise ValueError(broken(name, "models", error)) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"models must be torch modules or functions that return one, got {type(model).__name__}")
     return attribute, model
-
-
-def _module(where: str) -> ModuleType:
-    if not where.endswith(".py"):
-        try:
-            return importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"models must name an importable module, got {where}: {error}") from error
-    if not Path(where).is_file():
-        raise FileNotFoundError(f"models must name an existing file, got {where}")
-    spec = importlib.util.spec_from_file_location(f"omnirobust_user_{Path(where).stem}", where)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -1,0 +1,95 @@
+"""What must hold of the inputs, labels and settings of a grid of domains, and how its domains are called."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from omnirobust._models import Classifier
+
+
+def as_groups(x: object, shared: bool) -> Tensor:
+    """Return inputs as (E, B, *S): E = 1 where every input has its own perturbation.
+
+    Raises:
+        ValueError: if ``x`` is not a float tensor (B, *S), or (B, E, *S) with E >= 1 where ``shared``.
+    """
+    wanted = "(B, E, *S)" if shared else "(B, *S)"
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 + shared:
+        raise ValueError(f"x must be a float tensor of shape {wanted}, got {described(x)}")
+    if shared and x.shape[1] == 0:
+        raise ValueError(f"x must hold at least one input a group, got shape {tuple(x.shape)}")
+    return x.detach().transpose(0, 1).contiguous() if shared else x.detach().unsqueeze(0)
+
+
+def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool) -> Tensor:
+    """Return labels as (B, models, transforms, examples).
+
+    Args:
+        x: inputs, (B, *S) or (B, E, *S).
+        y: int64; (B,) or (B, models), or where ``shared`` (B, E); or any shape of four axes that broadcasts.
+        sizes: how many models, transforms and examples there are.
+        shared: whether E inputs share a perturbation.
+
+    Raises:
+        ValueError: if ``y`` does not fit.
+    """
+    if not isinstance(y, Tensor) or y.dtype != torch.int64:
+        raise ValueError(f"y must be an int64 tensor of class indices, got {described(y)}")
+    if y.device != x.device:
+        raise ValueError(f"y is on {y.device} but x is on {x.device}: move one of them")
+    B, (models, _, examples) = len(x), sizes
+    if y.ndim == 4 and all(have in (1, want) for have, want in zip(y.shape, (B, *sizes), strict=True)):
+        return y.expand(B, *sizes)
+    if shared and tuple(y.shape) == (B, examples):
+        return y[:, None, None, :].expand(B, *sizes)
+    if not shared and tuple(y.shape) == (B,):
+        return y[:, None, None, None].expand(B, *sizes)
+    if not shared and tuple(y.shape) == (B, models):
+        return y[:, :, None, None].expand(B, *sizes)
+    fits = f"({B}, {examples})" if shared else f"({B},) or ({B}, {models})"
+    grid = "" if sizes[1:] == (1, 1) else f", or broadcast to {(B, *sizes)}"
+    raise ValueError(f"y must have shape {fits}{grid}, got {tuple(y.shape)}")
+
+
+def axes_of(
+    models: tuple[str, ...], transforms: tuple[str, ...] | None, examples: int | None
+) -> dict[str, tuple[str, ...]]:
+    """Return the factors in use: examples and transforms where given, models where several or nothing else is."""
+    axes: dict[str, tuple[str, ...]] = {}
+    if len(models) > 1 or (transforms is None and examples is None):
+        axes["models"] = models
+    if transforms is not None:
+        axes["transforms"] = transforms
+    if examples is not None:
+        axes["examples"] = tuple(f"image_{e}" for e in range(examples))
+    return axes
+
+
+def check_labels(classifier: Classifier, labels: Tensor) -> None:
+    """Raise a ValueError if a label is no class of the model."""
+    assert classifier.classes is not None
+    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classifier.classes):
+        raise ValueError(
+            f"y must lie in [0, {classifier.classes}), the classes of model {classifier.name!r}, "
+            f"got {int(labels.min())} to {int(labels.max())}"
+        )
+
+
+def check_settings(*, loss: object, clip: object, samples: object, memory: object) -> None:
+    """Raise a ValueError that names the setting of a grid that is out of range."""
+    if not callable(loss):
+        raise ValueError(f"loss must be a function of logits and labels, got {type(loss).__name__}")
+    if clip not in ("image", "intersection"):
+        raise ValueError(f"clip must be 'image' or 'intersection', got {clip!r}")
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise ValueError(f"samples must be a whole number >= 1, got {samples!r}")
+    if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
+        raise ValueError(f"memory must be a whole number of bytes >= 1 or None, got {memory!r}")
+
+
+def described(value: object) -> str:
+    """Say what ``value`` is: a tensor's dtype and shape, or the type."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

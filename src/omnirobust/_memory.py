@@ -1,0 +1,71 @@
+"""How many images fit into a budget: what the graph of a forward pass holds, counted while one is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+GIB = 2**30
+
+_SMALL = 2**22
+"""Values of input (4 million: 16 MB) up to which a batch goes through whole where nobody set a budget."""
+
+_PROBE = 8
+"""Images of the first pass, while it is not known what one costs."""
+
+
+def default_budget(device: torch.device) -> int:
+    """Return the budget where none is set: 1 GiB, on a GPU a quarter of its memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // 4
+    return GIB
+
+
+class Meter:
+    """Learns from one pass what the graph of an image holds, and says how many images the budget allows at once.
+
+    Args:
+        budget: bytes that the graph of a forward pass may hold; None for the default, which leaves small batches whole.
+    """
+
+    def __init__(self, budget: int | None) -> None:
+        self._budget = budget
+        self._image_bytes: dict[str, float] = {}
+
+    def limit(self, name: str, images: int, like: Tensor) -> int:
+        """Return how many of ``images`` inputs such as ``like`` (n, *S) may go through model ``name`` at once."""
+        if self._budget is None and images * like[:1].numel() <= _SMALL:
+            return max(images, 1)
+        if name not in self._image_bytes:
+            return min(max(images, 1), _PROBE)
+        budget = self._budget or default_budget(like.device)
+        return max(1, min(images, int(budget // max(self._image_bytes[name], 1.0))))
+
+    @contextmanager
+    def watching(self, name: str, images: int, model: object, enabled: bool) -> Iterator[None]:
+        """Count what the graph of model ``name`` saves for ``images`` inputs, the first time that it is recorded."""
+        if not enabled or images == 0 or name in self._image_bytes:
+            yield
+            return
+        known = {p.untyped_storage().data_ptr() for p in _tensors(model)}
+        seen: dict[int, int] = {}
+        with torch.autograd.graph.saved_tensors_hooks(_counting(known, seen), lambda t: t):
+            yield
+        self._image_bytes[name] = sum(seen.values()) / images
+
+
+def _tensors(model: object) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+
+
+def _counting(known: set[int], seen: dict[int, int]) -> Callable[[Tensor], Tensor]:
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    return pack
