@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import omnirobust as orb
-from omnirobust.jobs.recheck import fools_all, recheck, to_levels
+from omnirobust.jobs.recheck import recheck, success_of, to_levels
 
 
 class Threshold(nn.Module):
@@ -52,5 +52,5 @@ def test_all_models_must_be_fooled():
     x = torch.tensor([0.3, 0.6, 0.9]).view(3, 1, 1, 1)
     models = {"a": Threshold(0.5), "b": Threshold(0.8)}
     y = torch.zeros(3, dtype=torch.int64)
-    assert fools_all(models, x, y).tolist() == [False, False, True]
-    assert fools_all(models, x, torch.ones_like(y), targeted=True).tolist() == [False, False, True]
+    assert success_of(models, x, y)[0].tolist() == [[False, False], [True, False], [True, True]]
+    assert success_of(models, x, torch.ones_like(y), targeted=True)[0].all(1).tolist() == [False, False, True]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from omnirobust._types import WeightRule
     from omnirobust.directions import Direction
+    from omnirobust.jobs import Grouping
     from omnirobust.losses import Loss
-    from omnirobust.threat_models import ThreatModel
+    from omnirobust.threat_models import Clip, ThreatModel
 
 
 class NormName(StrEnum):
@@ -83,6 +85,31 @@ class Preset(StrEnum):
     """Settings taken from the paper."""
 
     PAPER = "paper"
+
+
+class GroupByName(StrEnum):
+    """Which images share a perturbation."""
+
+    RANDOM = "random"
+    CLASS = "class"
+
+
+class ClipName(StrEnum):
+    """How perturbations that images share are kept within the data range."""
+
+    IMAGE = "image"
+    INTERSECTION = "intersection"
+
+
+@dataclass(frozen=True)
+class Domains:
+    """What is attacked at once beside models: see the attributes of the same names of ``AttackJob``."""
+
+    groups: Grouping | None = None
+    clip: Clip | None = None
+    transforms: tuple[str, ...] = ()
+    samples: int = 1
+    draws: int | None = None
 
 
 def expand_lists(argv: Sequence[str], options: Sequence[str]) -> list[str]:

@@ -1,101 +1,83 @@
-"""``omnirobust attack``: ensembles of models."""
+"""``omnirobust attack``: ensembles of models, universal perturbations, transformations, and products of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omnirobust.cli import arguments as args
-from omnirobust.cli.arguments import DirectionName, LossName, NormName, RuleName
 from omnirobust.cli.console import progress_bars, say
+from omnirobust.cli.options import CommonOptions, with_common
+
+if TYPE_CHECKING:
+    from omnirobust.jobs import AttackJob
 
 app = typer.Typer(help="Find perturbations that beat everything at once.", no_args_is_help=True)
 
-
-@app.callback()
-def _attack() -> None:
-    pass
+TRANSFORMS = (
+    "Transformations to withstand: ori flh flv bri:0.1 gam:1.3 crop:0.8 rot:30, drawn from a range rot:-30..30 or with "
+    "a probability flh:p=0.8, chained rot:-20..20+bri:0.1; the sets table-3, table-a5, table-a6; FILE.py:NAME of "
+    "your own."
+)
+SAMPLES = "Draws of each random transformation a step; its loss is their mean."
+DRAWS = "Fresh draws on which success is judged, 10 if not given; all of them must fool."
 
 
 @app.command()
-def ensemble(
-    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder in hub layout.")],
-    models: Annotated[
-        list[str],
-        typer.Option(
-            help="Models to attack: a, mnist/a, a@seed1 of the zoo; FILE.py:NAME or package:NAME of your own."
-        ),
-    ],
-    norm: Annotated[NormName, typer.Option(help="Norm of the perturbation.")],
-    eps: Annotated[float, typer.Option(help="Radius; for l0 a number of pixel values.")],
-    steps: Annotated[int, typer.Option(help="Steps of Algorithm 1.")] = 50,
-    images: Annotated[int, typer.Option(help="How many images to attack.")] = 200,
-    start: Annotated[int, typer.Option(help="Index of the first image.")] = 0,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
-    rule: Annotated[
-        RuleName, typer.Option(help="How weights answer the losses, held against the average.")
-    ] = RuleName.MINMAX,
-    beta: Annotated[float | None, typer.Option(help="Step size of the weights, for --rule ascent.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Pull towards equal weights, for ascent, exponentiated.")] = None,
-    eta: Annotated[float | None, typer.Option(help="Step size of the weights, for --rule exponentiated.")] = None,
-    preset: Annotated[args.Preset | None, typer.Option(help="The paper's settings; else the tuned ones.")] = None,
-    loss: Annotated[LossName | None, typer.Option(help="Attack loss, instead of the preset's.")] = None,
-    direction: Annotated[DirectionName | None, typer.Option(help="How to move, instead of the preset's.")] = None,
-    step_size: Annotated[float | None, typer.Option(help="alpha, instead of the preset's.")] = None,
-    init: Annotated[args.StartName | None, typer.Option(help="Starting point, instead of the preset's.")] = None,
-    keep: Annotated[args.Keep | None, typer.Option(help="Iterate to return, instead of the preset's.")] = None,
-    labels: Annotated[
-        args.Labels, typer.Option(help="What to leave: true labels, or own predictions.")
-    ] = args.Labels.TRUE,
-    target: Annotated[int | None, typer.Option(help="Class to reach, for a targeted attack.")] = None,
-    transfer: Annotated[list[str] | None, typer.Option(help="Models to score without attacking them.")] = None,
-    restarts: Annotated[int, typer.Option(help="Independent runs; the best is kept.")] = 1,
-    stop_when_fooled: Annotated[bool, typer.Option(help="Drop images that fool every model.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images attacked together, and saved together.")] = 250,
-    precision: Annotated[args.PrecisionName, typer.Option(help="During the attack.")] = args.PrecisionName.FP32,
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
-) -> None:
+@with_common
+def ensemble(common: CommonOptions) -> None:
     """Attack every model at once with one perturbation an image, by the average and by min-max."""
-    from omnirobust.jobs import EnsembleJob, run_ensemble
+    _run(common.job(), common.out)
 
-    job = EnsembleJob(
-        data=data,
-        models=tuple(models),
-        threat_model=args.threat_model(norm, eps),
-        steps=steps,
-        images=images,
-        start=start,
-        split=split,
-        preset=None if preset is None else "paper",
-        rule=args.weight_rule(rule, beta, gamma, eta),
-        rule_name="min-max" if rule is RuleName.MINMAX else rule.value,
-        direction=args.direction(direction),
-        step_size=step_size,
-        loss=args.attack_loss(loss),
-        init=None if init is None else init.value,
-        keep=None if keep is None else keep.value,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision.value,
-        stop_when_fooled=stop_when_fooled,
-        restarts=restarts,
-        labels=labels.value,
-        target=target,
-        transfer=tuple(transfer or ()),
-    )
+
+@app.command()
+@with_common
+def universal(
+    common: CommonOptions,
+    group_size: Annotated[int, typer.Option(help="Images that share a perturbation.")] = 5,
+    group_by: Annotated[args.GroupByName, typer.Option(help="Which images go together.")] = args.GroupByName.RANDOM,
+    group_seed: Annotated[int, typer.Option(help="Seed of the shuffle before images are put into groups.")] = 0,
+    clip: Annotated[
+        args.ClipName | None,
+        typer.Option(
+            help="At the ends of the data range: clamp each image, or keep the perturbation in the intersection of the "
+            "images' boxes, as the paper does: much harder.",
+            show_default="image; intersection with --preset paper",
+        ),
+    ] = None,
+    transforms: Annotated[list[str] | None, typer.Option(help=TRANSFORMS)] = None,
+    samples: Annotated[int, typer.Option(help=SAMPLES)] = 1,
+    draws: Annotated[int | None, typer.Option(help=DRAWS)] = None,
+) -> None:
+    """Attack groups of images with one perturbation each: under one or several models and transformations at once."""
+    from omnirobust.jobs import Grouping
+
+    groups = Grouping(group_size, group_by.value, group_seed)
+    domains = args.Domains(groups, None if clip is None else clip.value, tuple(transforms or ()), samples, draws)
+    _run(common.job(domains), common.out)
+
+
+@app.command()
+@with_common
+def transforms(
+    common: CommonOptions,
+    transforms: Annotated[list[str], typer.Option(help=TRANSFORMS)],
+    samples: Annotated[int, typer.Option(help=SAMPLES)] = 1,
+    draws: Annotated[int | None, typer.Option(help=DRAWS)] = None,
+) -> None:
+    """Attack with perturbations that survive every transformation, under one or several models."""
+    _run(common.job(args.Domains(transforms=tuple(transforms), samples=samples, draws=draws)), common.out)
+
+
+def _run(job: AttackJob, out: Path | None) -> None:
+    from omnirobust.jobs import run_attack
+
     with progress_bars() as progress:
-        record = run_ensemble(job, out, progress)
+        record = run_attack(job, out, progress)
     from omnirobust.cli.tables import show_attack
-
-    show_attack(record)
-    _finish(record.folder.path)
-
-
-def _finish(path: Path) -> None:
     from omnirobust.report import build_report
 
-    page = build_report(path)
-    say(f"Results: {path}", f"Report:  {page}")
+    show_attack(record)
+    say(f"Results: {record.folder.path}", f"Report:  {build_report(record.folder.path)}")

@@ -12,7 +12,7 @@ from omnirobust.cli import attack, jobs, zoo
 from omnirobust.cli.arguments import expand_lists
 from omnirobust.cli.console import INTERRUPTED, one_sentence, tell_error
 
-LISTS = ("--models", "--transfer")
+LISTS = ("--models", "--transfer", "--transforms")
 """Options that take several values, with or without repeating the option."""
 
 app = typer.Typer(

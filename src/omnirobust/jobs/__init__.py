@@ -1,9 +1,11 @@
 """Whole jobs, from names of data and models to a run folder: what the command line runs."""
 
+from omnirobust.jobs.attack import run_attack as run_attack
 from omnirobust.jobs.demo import DemoJob as DemoJob
 from omnirobust.jobs.demo import run_demo as run_demo
-from omnirobust.jobs.ensemble import EnsembleJob as EnsembleJob
-from omnirobust.jobs.ensemble import run_ensemble as run_ensemble
+from omnirobust.jobs.job import AttackJob as AttackJob
+from omnirobust.jobs.job import Grouping as Grouping
 from omnirobust.jobs.models import load_models as load_models
 from omnirobust.jobs.record import AttackRecord as AttackRecord
 from omnirobust.jobs.record import open_records as open_records
+from omnirobust.jobs.transforms import load_transforms as load_transforms

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from omnirobust import zoo
-from omnirobust.jobs.ensemble import EnsembleJob, JobProgress, run_ensemble
+from omnirobust.jobs.attack import JobProgress, run_attack
+from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.models import describe_models, load_models
 from omnirobust.jobs.record import AttackRecord
 from omnirobust.runs import RunFolder
@@ -41,9 +42,9 @@ class DemoJob:
     steps: int = 50
     seed: int = 0
 
-    def part(self, threat: ThreatModel) -> EnsembleJob:
+    def part(self, threat: ThreatModel) -> AttackJob:
         """Return the attack of one norm."""
-        return EnsembleJob(
+        return AttackJob(
             data="digits",
             models=self.models,
             threat_model=threat,
@@ -82,7 +83,7 @@ def _run(job: DemoJob, out: str | Path | None, progress: JobProgress | None) -> 
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
     folder = RunFolder.create(Path("runs") / f"demo-{digest}" if out is None else out, config)
     for threat in job.threats:
-        run_ensemble(job.part(threat), folder.path / threat.name, _titled(progress, threat))
+        run_attack(job.part(threat), folder.path / threat.name, _titled(progress, threat))
     return [AttackRecord.open(folder.path / threat.name) for threat in job.threats]
 
 

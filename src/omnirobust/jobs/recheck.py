@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust.domains import DomainGrid
+from omnirobust.jobs.transforms import Transform
 from omnirobust.losses import margin
-from omnirobust.threat_models import ThreatModel
+from omnirobust.threat_models import Clip, ThreatModel
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Recheck:
     """What is left of an attack once its perturbations come from a file. Rates are in [0, 1].
 
     Attributes:
-        examples: how many were checked.
+        examples: how many perturbations were checked.
         feasible: rate of perturbations within the ball and the data range.
-        asr_all: rate that fools every model as saved in float.
+        asr_all: rate that fools every domain as saved in float; on draws of its own if transformations are random.
         asr_all_uint8: rate that still does once the image is rounded to 256 levels.
         largest_norm_uint8: largest norm of a perturbation after rounding, which moves each pixel by up to 1/510 of the
             range, and so may pass eps.
@@ -47,30 +48,48 @@ def recheck(
     y: Tensor,
     *,
     targeted: bool = False,
+    transforms: Mapping[str, Transform] | None = None,
+    shared: bool = False,
+    clip: Clip = "image",
+    draws: int = 1,
+    seed: int = 0,
 ) -> Recheck:
     """Check perturbations that were read back from a file.
 
     Args:
         models: those that were attacked.
         threat_model: what the attacker may do.
-        clean: inputs, (B, *S).
+        clean: inputs, (B, *S), or (B, E, *S) where ``shared``.
         delta: perturbations as saved, (B, *S).
-        adversarial: attacked inputs as saved, (B, *S).
-        y: the attack's labels, (B,) or (B, K).
+        adversarial: attacked inputs as saved, shaped like ``clean``.
+        y: the attack's labels.
         targeted: whether ``y`` are classes to reach.
+        transforms: those to withstand, or None.
+        shared: whether E inputs share a perturbation.
+        clip: how shared perturbations are kept within the data range.
+        draws: draws of random transformations on which all must be fooled.
+        seed: of those draws.
 
-    Cost: two forwards of each model.
+    Cost: 2 ``draws`` forwards of each model under each transformation.
     """
     low, high = threat_model.bounds
-    feasible = threat_model.around(clean)
-    consistent = (adversarial == (clean + delta).clamp(low, high)).flatten(1).all(1)
+    moved = clean + (delta.unsqueeze(1) if shared else delta)
+    consistent = (adversarial == moved.clamp(low, high)).flatten(1).all(1)
+    inside = threat_model.around(clean, shared=shared, clip=clip).contains(delta)
     rounded = to_levels(adversarial, low, high)
+    flat = (clean.flatten(0, 1), rounded.flatten(0, 1)) if shared else (clean, rounded)
+    norms = threat_model.around(flat[0]).norm(flat[1] - flat[0])
+
+    def fools(inputs: Tensor) -> Tensor:
+        fooled, _ = success_of(models, inputs, y, transforms, shared=shared, draws=draws, seed=seed, targeted=targeted)
+        return fooled.all(1)
+
     return Recheck(
         examples=len(clean),
-        feasible=_rate(feasible.contains(delta) & consistent),
-        asr_all=_rate(fools_all(models, adversarial, y, targeted=targeted)),
-        asr_all_uint8=_rate(fools_all(models, rounded, y, targeted=targeted)),
-        largest_norm_uint8=float(feasible.norm(rounded - clean).max()) if len(clean) else 0.0,
+        feasible=_rate(inside & consistent),
+        asr_all=_rate(fools(adversarial)),
+        asr_all_uint8=_rate(fools(rounded)),
+        largest_norm_uint8=float(norms.max()) if len(norms) else 0.0,
     )
 
 
@@ -80,12 +99,44 @@ def to_levels(images: Tensor, low: float = 0.0, high: float = 1.0, levels: int =
     return ((images - low) * scale).round() / scale + low
 
 
-def fools_all(models: Mapping[str, nn.Module], inputs: Tensor, y: Tensor, *, targeted: bool = False) -> Tensor:
-    """Say which ``inputs`` (B, *S) fool every model, (B,) bool."""
-    grid = DomainGrid(models, inputs, y, loss=margin, targeted=targeted)
-    fooled = grid.evaluate(torch.zeros_like(inputs), grad=False).fooled
-    assert fooled is not None
-    return fooled.all(1)
+def success_of(
+    models: Mapping[str, nn.Module],
+    inputs: Tensor,
+    y: Tensor,
+    transforms: Mapping[str, Transform] | None = None,
+    *,
+    shared: bool = False,
+    draws: int = 1,
+    seed: int = 0,
+    targeted: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Say which domains ``inputs`` fool as they are.
+
+    Args:
+        models: K models, or K = models x transforms x E domains.
+        inputs: (B, *S), or (B, E, *S) where ``shared``.
+        y: labels, see ``DomainGrid``.
+        transforms: those that inputs go through, or None.
+        shared: whether E inputs are judged together.
+        draws: how often random transformations are drawn.
+        seed: of the draws.
+        targeted: whether ``y`` are classes to reach.
+
+    Returns:
+        Whether a domain is fooled on every draw, (B, K) bool; and the share of draws on which it is, (B, K).
+    """
+    grid = DomainGrid(
+        models, inputs, y, loss=margin, transforms=transforms, shared=shared, targeted=targeted, seed=seed,
+        clip="intersection",  # inputs are judged as they are
+    )  # fmt: skip
+    none = torch.zeros_like(inputs[:, 0] if shared else inputs)
+    hits = []
+    for _ in range(draws if grid.random else 1):
+        fooled = grid.evaluate(none, grad=False).fooled
+        assert fooled is not None
+        hits.append(fooled)
+    all_hits = torch.stack(hits)
+    return all_hits.all(0), all_hits.double().mean(0)
 
 
 def _rate(flags: Tensor) -> float:

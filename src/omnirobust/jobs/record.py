@@ -11,6 +11,9 @@ from torch import Tensor
 
 from omnirobust.runs import RunFolder
 
+JOBS = ("attack ensemble", "attack universal", "attack transforms")
+"""Kinds of runs that a record can be made of."""
+
 
 @dataclass(frozen=True)
 class AttackRecord:
@@ -33,7 +36,7 @@ class AttackRecord:
             ValueError: if it is another kind of run, or damaged.
         """
         folder = RunFolder.open(path)
-        if folder.config.get("job") != "attack ensemble":
+        if folder.config.get("job") not in JOBS:
             raise ValueError(f"run must be that of an attack, got {path}, a run of {folder.config.get('job')!r}")
         return cls(folder, folder.read_json("metrics.json"))
 
@@ -44,8 +47,33 @@ class AttackRecord:
 
     @property
     def models(self) -> list[str]:
-        """Names of the models attacked, K."""
+        """Names of the models attacked."""
         return self.metrics["models"]
+
+    @property
+    def task(self) -> str:
+        """What was attacked: "ensemble", "universal" or "transforms"."""
+        return self.config["job"].removeprefix("attack ")
+
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """The factors whose product the domains are, row-major: models, transforms, examples; those in use."""
+        return self.metrics["axes"]
+
+    @property
+    def transforms(self) -> list[str]:
+        """Names of the transformations; none if images were attacked as they are."""
+        return list(self.config.get("transforms", ()))
+
+    @property
+    def groups(self) -> dict[str, Any] | None:
+        """How images share perturbations: size, by, seed, count, left_out, clip; None if each has its own."""
+        return self.config.get("groups")
+
+    @property
+    def rate(self) -> str:
+        """What the paper calls the share of perturbations that fool every domain."""
+        return "ASR_all" if self.task == "ensemble" else "ASR_gp"
 
     @property
     def attacks(self) -> list[str]:
@@ -54,7 +82,7 @@ class AttackRecord:
 
     @cached_property
     def perturbations(self) -> dict[str, Tensor]:
-        """Clean images, labels, and each attack's ``.delta`` and ``.adversarial``."""
+        """Clean images, labels, and each attack's ``.delta`` and ``.adversarial``; group by group where they share."""
         return self.folder.read_tensors("perturbations.safetensors")
 
     @cached_property
@@ -64,7 +92,7 @@ class AttackRecord:
 
     @cached_property
     def examples(self) -> dict[str, list[Any]]:
-        """One entry an example, by column name."""
+        """One entry an image, by column name."""
         return self.folder.read_table("examples.parquet")
 
 

@@ -2,71 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from omnirobust.data import ImageData
-from omnirobust.evaluation.metrics import compare_paired, lift, success_rates, wilson_interval
+from omnirobust.evaluation.metrics import compare_paired, lift, paired_mean_difference, wilson_interval
 from omnirobust.jobs.models import predict
-from omnirobust.jobs.recheck import recheck
+from omnirobust.jobs.recheck import recheck, success_of
+from omnirobust.jobs.setting import Setting
 from omnirobust.results import AttackResult
 from omnirobust.runs import RunFolder
-from omnirobust.threat_models import ThreatModel
+
+Results = Mapping[str, AttackResult]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the results of a job belong to.
-
-    Attributes:
-        threat_model: what the attacker may do.
-        images: the clean images.
-        models: those attacked, K.
-        others: those only scored, M.
-        clean: every model's class of the clean images, (N, K + M).
-        y: the attack's labels, (N,) or (N, K).
-        targeted: whether ``y`` are classes to reach.
-    """
-
-    threat_model: ThreatModel
-    images: ImageData
-    models: dict[str, nn.Module]
-    others: dict[str, nn.Module]
-    clean: Tensor
-    y: Tensor
-    targeted: bool = False
-
-    @property
-    def all_models(self) -> dict[str, nn.Module]:
-        """Those attacked, then those only scored."""
-        return self.models | self.others
-
-    def labels(self, models: int) -> Tensor:
-        """Return the label that each of so many models is judged by, (N, models)."""
-        columns = self.y if self.y.ndim == 2 else self.y[:, None].expand(-1, models)
-        return columns[:, :models]
-
-
-def write_results(folder: RunFolder, setting: Setting, results: Mapping[str, AttackResult]) -> None:
-    """Write perturbations, history, one row an example, and last, as the sign that the run has ended, the metrics."""
-    predicted = {name: predict(setting.all_models, r.adversarial) for name, r in results.items()}
+def write_results(folder: RunFolder, setting: Setting, results: Results) -> None:
+    """Write perturbations, history, one row an image, and last, as the sign that the run has ended, the metrics."""
+    predicted = {name: predict(setting.all_models, setting.listed(r.adversarial)) for name, r in results.items()}
     folder.write_tensors("perturbations.safetensors", _perturbations(setting, results))
     folder.write_tensors("history.safetensors", _histories(results))
     folder.write_table("examples.parquet", _examples(setting, results, predicted))
     folder.write_json("metrics.json", _metrics(folder, setting, results, predicted))
 
 
-def _perturbations(setting: Setting, results: Mapping[str, AttackResult]) -> dict[str, Tensor]:
-    tensors = {"clean": setting.images.x, "labels": setting.images.y}
+def _perturbations(setting: Setting, results: Results) -> dict[str, Tensor]:
+    tensors = {"clean": setting.x, "labels": setting.arranged(setting.images.y)}
     for name, result in results.items():
         tensors |= {f"{name}.delta": result.delta, f"{name}.adversarial": result.adversarial}
     return tensors
 
 
-def _histories(results: Mapping[str, AttackResult]) -> dict[str, Tensor]:
+def _histories(results: Results) -> dict[str, Tensor]:
     tensors = {}
     for name, result in results.items():
         for key in ("losses", "weights", "fooled", "all_fooled", "best_all_fooled"):
@@ -76,67 +43,159 @@ def _histories(results: Mapping[str, AttackResult]) -> dict[str, Tensor]:
     return tensors
 
 
-def _examples(
-    setting: Setting, results: Mapping[str, AttackResult], predicted: Mapping[str, Tensor]
-) -> dict[str, list[Any]]:
-    """Return the columns of the table of examples: names read ATTACK.WHAT.MODEL."""
-    columns: dict[str, list[Any]] = {"row": list(range(len(setting.images))), "label": setting.images.y.tolist()}
+def _examples(setting: Setting, results: Results, predicted: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Return the columns of the table of images: names read ATTACK.WHAT.DOMAIN.
+
+    A domain is a model, or model/transformation; the image is that of the row.
+    """
+    N = len(setting.images)
+    columns: dict[str, list[Any]] = {"row": list(range(N)), "label": setting.images.y.tolist()}
+    if setting.shared:
+        columns |= {"group": [n // setting.E for n in range(N)], "image": setting.rows.tolist()}
     for k, model in enumerate(setting.all_models):
         columns[f"clean.predicted.{model}"] = setting.clean[:, k].tolist()
     for name, result in results.items():
-        columns[f"{name}.fooled_all"] = result.fooled.all(1).tolist()
+        columns[f"{name}.fooled_all"] = result.fooled.all(1).repeat_interleave(setting.E).tolist()
         for k, model in enumerate(setting.all_models):
             columns[f"{name}.predicted.{model}"] = predicted[name][:, k].tolist()
-        for k, model in enumerate(setting.models):
-            columns[f"{name}.fooled.{model}"] = result.fooled[:, k].tolist()
-            columns[f"{name}.weight.{model}"] = result.weights[:, k].tolist()
-            columns[f"{name}.loss.{model}"] = result.losses[:, k].tolist()
+        columns |= _domain_columns(setting, name, result)
     return columns
 
 
-def _metrics(
-    folder: RunFolder, setting: Setting, results: Mapping[str, AttackResult], predicted: Mapping[str, Tensor]
-) -> dict[str, Any]:
+def _domain_columns(setting: Setting, name: str, result: AttackResult) -> dict[str, list[Any]]:
+    values = {"fooled": result.fooled, "weight": result.weights, "loss": result.losses}
+    if result.draws > 1:
+        values["success"] = result.success
+    of_image = {what: _by_image(setting, v) for what, v in values.items()}
+    names = image_domains(list(setting.models), list(setting.transforms or {}), shared=setting.shared)
+    return {
+        f"{name}.{what}.{domain}": of_image[what][:, k].tolist() for k, domain in enumerate(names) for what in of_image
+    }
+
+
+def image_domains(models: Sequence[str], transforms: Sequence[str], *, shared: bool) -> list[str]:
+    """Name the domains of one image: models, transformations, or all pairs "model/transformation"."""
+    if not transforms:
+        return list(models)
+    if len(models) == 1:
+        return list(transforms)
+    return [f"{model}/{transform}" for model in models for transform in transforms]
+
+
+def _by_image(setting: Setting, values: Tensor) -> Tensor:
+    """Shape values of all domains (B, K) into a row for each image, (N, K / E)."""
+    return values.unflatten(1, (-1, setting.E)).transpose(1, 2).flatten(0, 1)
+
+
+def _metrics(folder: RunFolder, setting: Setting, results: Results, predicted: Mapping[str, Tensor]) -> dict[str, Any]:
     judged = setting.images.y[:, None]
-    names = list(results)
+    first = next(iter(results.values()))
     metrics: dict[str, Any] = {
         "images": len(setting.images),
+        "perturbations": len(first.fooled),
+        "left_out": setting.left_out,
         "models": list(setting.models),
         "transfer": list(setting.others),
+        "domains": list(first.names),
+        "axes": {axis: list(members) for axis, members in first.axes.items()},
+        "draws": first.draws,
         "clean_accuracy": _rates(setting.clean == judged, setting.all_models),
-        "attacks": {name: _attack(folder, setting, name, results[name], predicted[name]) for name in names},
+        "clean_by": _clean_by(setting, first),
+        "attacks": {name: _attack(folder, setting, name, results[name], predicted[name]) for name in results},
         "comparison": None,
     }
-    if len(names) == 2:
-        baseline, ours = (results[name].fooled.all(1) for name in names)
-        metrics["comparison"] = {
-            "of": names[1],
-            "with": names[0],
-            "lift": lift(float(ours.double().mean()), float(baseline.double().mean())),
-            **compare_paired(ours, baseline).describe(),
-        }
+    if len(results) == 2:
+        metrics["comparison"] = _comparison(*results.items())
     return metrics
 
 
+def _clean_by(setting: Setting, like: AttackResult) -> dict[str, dict[str, float]]:
+    """Return the accuracy on clean images of every member of every factor."""
+    job = setting.job
+    true = setting.arranged(setting.images.y)
+    _, missed = success_of(
+        setting.models, setting.x, true, setting.transforms, shared=setting.shared, draws=like.draws, seed=job.seed + 1,
+    )  # fmt: skip
+    return {axis: dict(zip(like.axes[axis], (1 - v).tolist(), strict=True)) for axis, v in _means(like, missed).items()}
+
+
+def _means(like: AttackResult, values: Tensor) -> dict[str, Tensor]:
+    """Average values of all domains (B, K) over problems and over all factors but one: for each factor, (n,)."""
+    grid = values.double().unflatten(1, tuple(len(members) for members in like.axes.values())).mean(0)
+    axes = range(grid.ndim)
+    return {
+        axis: grid.mean([a for a in axes if a != number]) if grid.ndim > 1 else grid
+        for number, axis in enumerate(like.axes)
+    }
+
+
 def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult, predicted: Tensor) -> dict[str, Any]:
-    N, K = len(setting.images), len(setting.models)
-    success = wilson_interval(int(result.fooled.all(1).sum()), N)
+    B, M = len(result.fooled), len(setting.models)
+    success = wilson_interval(int(result.fooled.all(1).sum()), B)
     saved = folder.read_tensors("perturbations.safetensors")
     checked = recheck(
-        setting.models, setting.threat_model, saved["clean"], saved[f"{name}.delta"], saved[f"{name}.adversarial"],
-        setting.y, targeted=setting.targeted,
+        setting.models, setting.job.threat_model, saved["clean"], saved[f"{name}.delta"], saved[f"{name}.adversarial"],
+        setting.y, targeted=setting.targeted, transforms=setting.transforms, shared=setting.shared,
+        clip=setting.job.resolved_clip, draws=result.draws, seed=setting.job.seed + 1,
     )  # fmt: skip
     return {
-        **success_rates(result.fooled),
+        "asr_all": success.estimate,
+        "asr_avg": float(result.success.double().mean()),
         "asr_all_interval": [success.low, success.high],
-        "accuracy": _rates(~result.fooled, setting.models),
-        "mean_weights": dict(zip(setting.models, result.weights.double().mean(0).tolist(), strict=True)),
-        "transfer_accuracy": _rates(predicted[:, K:] == setting.images.y[:, None], setting.others),
+        "accuracy": _named(1 - result.success.double().mean(0), result.names),
+        "mean_weights": _named(result.weights.double().mean(0), result.names),
+        "by": _by(result),
+        "by_class": _by_class(setting, result) if setting.shared else {},
+        "transfer_accuracy": _rates(predicted[:, M:] == setting.images.y[:, None], setting.others),
         "gradient_evaluations": result.gradient_evaluations,
-        "zero_gradient": dict(zip(setting.models, result.zero_gradient.tolist(), strict=True)),
+        "zero_gradient": _named(result.zero_gradient, result.names),
         "recheck": checked.describe(),
     }
 
 
-def _rates(right: Tensor, models: Mapping[str, nn.Module]) -> dict[str, float]:
-    return dict(zip(models, right.double().mean(0).tolist(), strict=True))
+def _by(result: AttackResult) -> dict[str, dict[str, dict[str, float]]]:
+    """Return accuracy and marginal weight of every member of every factor."""
+    won = _means(result, result.success)
+    return {
+        axis: {
+            member: {"accuracy": float(1 - won[axis][i]), "weight": float(result.marginal(axis)[:, i].double().mean())}
+            for i, member in enumerate(members)
+        }
+        for axis, members in result.axes.items()
+    }
+
+
+def _by_class(setting: Setting, result: AttackResult) -> dict[str, dict[str, float]]:
+    """Return accuracy, mean weight and number of the images of every class."""
+    weights = _by_image(setting, result.weights.double()).sum(1)
+    accuracy = 1 - _by_image(setting, result.success.double()).mean(1)
+    table = {}
+    for label in setting.images.y.unique().tolist():
+        of_class = setting.images.y == label
+        table[setting.images.classes[label]] = {
+            "accuracy": float(accuracy[of_class].mean()),
+            "weight": float(weights[of_class].mean()),
+            "images": int(of_class.sum()),
+        }
+    return table
+
+
+def _comparison(baseline: tuple[str, AttackResult], ours: tuple[str, AttackResult]) -> dict[str, Any]:
+    (with_name, theirs), (of_name, mine) = baseline, ours
+    won, lost = mine.fooled.all(1), theirs.fooled.all(1)
+    means = paired_mean_difference(mine.success.double().mean(1), theirs.success.double().mean(1))
+    return {
+        "of": of_name,
+        "with": with_name,
+        "lift": lift(float(won.double().mean()), float(lost.double().mean())),
+        **compare_paired(won, lost).describe(),
+        "asr_avg": {"difference": means.estimate, "low": means.low, "high": means.high},
+    }
+
+
+def _rates(right: Tensor, names: Sequence[str] | Mapping[str, object]) -> dict[str, float]:
+    return _named(right.double().mean(0), list(names)) if right.shape[1] else {}
+
+
+def _named(values: Tensor, names: Sequence[str]) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))

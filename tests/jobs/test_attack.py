@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 import omnirobust as orb
 from omnirobust import data, zoo
-from omnirobust.jobs import AttackRecord, EnsembleJob, open_records, run_ensemble
+from omnirobust.jobs import AttackJob, AttackRecord, open_records, run_attack
 from omnirobust.settings import DEFAULT, PAPER
 
-JOB = EnsembleJob("digits", ("a", "c"), orb.Linf(0.1), steps=5, images=30, batch_size=10)
+JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=5, images=30, batch_size=10)
 
 
 def test_the_attack_is_that_of_the_library(digits, tmp_path):
-    record = run_ensemble(JOB, tmp_path / "run")
+    record = run_attack(JOB, tmp_path / "run")
     images = data.load("digits", limit=30)
     models = {name: zoo.load(f"digits/{name}") for name in ("a", "c")}
     for name, rule in (("average", orb.Uniform()), ("min-max", None)):
@@ -39,7 +39,7 @@ def test_the_attack_is_that_of_the_library(digits, tmp_path):
 
 
 def test_metrics_agree_with_the_table_of_examples(digits, tmp_path):
-    record = run_ensemble(JOB, tmp_path / "run")
+    record = run_attack(JOB, tmp_path / "run")
     ours, average = (record.examples[f"{name}.fooled_all"] for name in ("min-max", "average"))
     compared = record.metrics["comparison"]
     assert compared["difference"] == pytest.approx(sum(ours) / 30 - sum(average) / 30)
@@ -50,10 +50,10 @@ def test_metrics_agree_with_the_table_of_examples(digits, tmp_path):
 
 
 def test_called_again_a_finished_run_is_only_read(digits, tmp_path):
-    run_ensemble(JOB, tmp_path / "run")
+    run_attack(JOB, tmp_path / "run")
     stamps = {f: f.stat().st_mtime_ns for f in (tmp_path / "run").iterdir()}
     told = []
-    again = run_ensemble(JOB, tmp_path / "run", lambda *what: told.append(what))
+    again = run_attack(JOB, tmp_path / "run", lambda *what: told.append(what))
     assert {f: f.stat().st_mtime_ns for f in (tmp_path / "run").iterdir()} == stamps
     assert told == []
     assert again.metrics == AttackRecord.open(tmp_path / "run").metrics
@@ -61,16 +61,16 @@ def test_called_again_a_finished_run_is_only_read(digits, tmp_path):
 
 
 def test_other_weights_are_another_run(digits, tmp_path):
-    run_ensemble(JOB, tmp_path / "run")
+    run_attack(JOB, tmp_path / "run")
     with pytest.raises(ValueError, match=r"made with models\.c@seed1\.weights nothing"):
-        run_ensemble(EnsembleJob("digits", ("a", "c@seed1"), orb.Linf(0.1), steps=5, images=30), tmp_path / "run")
+        run_attack(AttackJob("digits", ("a", "c@seed1"), orb.Linf(0.1), steps=5, images=30), tmp_path / "run")
     with pytest.raises(ValueError, match=r"made with attack\.eps 0\.1, not 0\.2"):
-        run_ensemble(EnsembleJob("digits", ("a", "c"), orb.Linf(0.2), steps=5, images=30), tmp_path / "run")
+        run_attack(AttackJob("digits", ("a", "c"), orb.Linf(0.2), steps=5, images=30), tmp_path / "run")
 
 
 def test_transfer_scores_models_that_were_not_attacked(digits, tmp_path):
-    job = EnsembleJob("digits", ("a", "c"), orb.Linf(0.1), steps=3, images=30, transfer=("c@seed1",))
-    record = run_ensemble(job, tmp_path / "run")
+    job = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=3, images=30, transfer=("c@seed1",))
+    record = run_attack(job, tmp_path / "run")
     other, labels = zoo.load("digits/c@seed1"), record.perturbations["labels"]
     for name in record.attacks:
         predicted = other(record.perturbations[f"{name}.adversarial"]).argmax(1)
@@ -80,16 +80,16 @@ def test_transfer_scores_models_that_were_not_attacked(digits, tmp_path):
 
 
 def test_predicted_labels_are_each_model_s_own(digits, tmp_path):
-    job = EnsembleJob("digits", ("a", "c"), orb.Linf(0.0), steps=0, images=60, labels="predicted")
-    record = run_ensemble(job, tmp_path / "run")
+    job = AttackJob("digits", ("a", "c"), orb.Linf(0.0), steps=0, images=60, labels="predicted")
+    record = run_attack(job, tmp_path / "run")
     # Without any perturbation no model leaves its own prediction, while some miss the true label.
     assert record.metrics["attacks"]["min-max"]["accuracy"] == {"a": 1.0, "c": 1.0}
     assert record.metrics["clean_accuracy"]["a"] < 1
 
 
 def test_a_targeted_attack_counts_the_target(digits, tmp_path):
-    job = EnsembleJob("digits", ("a", "c"), orb.Linf(0.3), steps=10, images=20, target=3)
-    record = run_ensemble(job, tmp_path / "run")
+    job = AttackJob("digits", ("a", "c"), orb.Linf(0.3), steps=10, images=20, target=3)
+    record = run_attack(job, tmp_path / "run")
     table = record.examples
     hits = [a == c == 3 for a, c in zip(table["min-max.predicted.a"], table["min-max.predicted.c"], strict=True)]
     assert table["min-max.fooled_all"] == hits
@@ -97,26 +97,26 @@ def test_a_targeted_attack_counts_the_target(digits, tmp_path):
 
 
 def test_an_average_is_compared_with_nothing(digits, tmp_path):
-    job = EnsembleJob("digits", ("a",), orb.Linf(0.1), steps=2, images=10, rule=orb.Uniform(), rule_name="average")
-    record = run_ensemble(job, tmp_path / "run")
+    job = AttackJob("digits", ("a",), orb.Linf(0.1), steps=2, images=10, rule=orb.Uniform(), rule_name="average")
+    record = run_attack(job, tmp_path / "run")
     assert record.attacks == ["average"]
     assert record.metrics["comparison"] is None
 
 
 def test_rows_do_not_depend_on_where_the_job_starts(digits, tmp_path):
     # The paper's start is noise, keyed by the row's place in the data set.
-    job = EnsembleJob("digits", ("a", "c"), orb.Linf(0.1), steps=4, preset="paper", images=10, batch_size=5)
-    whole = run_ensemble(job, tmp_path / "whole")
-    end = run_ensemble(replace(job, images=5, start=5), tmp_path / "end")
+    job = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=4, preset="paper", images=10, batch_size=5)
+    whole = run_attack(job, tmp_path / "whole")
+    end = run_attack(replace(job, images=5, start=5), tmp_path / "end")
     assert torch.equal(whole.perturbations["min-max.delta"][5:], end.perturbations["min-max.delta"])
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_settings_are_those_of_the_preset_unless_said(norm):
     threat = {"linf": orb.Linf, "l2": orb.L2, "l1": orb.L1, "l0": orb.L0}[norm](1)
-    assert EnsembleJob("digits", ("a",), threat).resolved() == DEFAULT[norm]
-    assert EnsembleJob("digits", ("a",), threat, preset="paper").resolved() == PAPER[norm]
-    own = EnsembleJob("digits", ("a",), threat, preset="paper", direction=orb.Sign()).resolved()
+    assert AttackJob("digits", ("a",), threat).resolved() == DEFAULT[norm]
+    assert AttackJob("digits", ("a",), threat, preset="paper").resolved() == PAPER[norm]
+    own = AttackJob("digits", ("a",), threat, preset="paper", direction=orb.Sign()).resolved()
     assert own.direction == orb.Sign()
     assert own.step_size is None
     assert own.loss == PAPER[norm].loss
@@ -127,26 +127,26 @@ import os, sys, signal
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-from test_ensemble import JOB
-from omnirobust.jobs import run_ensemble
+from test_attack import JOB
+from omnirobust.jobs import run_attack
 
 def kill(what, done, total):
     if what == "min-max" and done >= total // 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_ensemble(JOB, {out!r}, kill)
+run_attack(JOB, {out!r}, kill)
 """
 
 
 def test_a_killed_job_resumes_to_the_very_same_files(digits, tmp_path):
-    whole = run_ensemble(JOB, tmp_path / "whole")
+    whole = run_attack(JOB, tmp_path / "whole")
     script = INTERRUPTED.format(tests=str(Path(__file__).parent), out=str(tmp_path / "killed"))
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ.copy(), check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "metrics.json").exists()
     assert list((tmp_path / "killed" / "parts" / "average").iterdir())
     told = []
-    resumed = run_ensemble(JOB, tmp_path / "killed", lambda what, done, total: told.append((what, done)))
+    resumed = run_attack(JOB, tmp_path / "killed", lambda what, done, total: told.append((what, done)))
     assert resumed.metrics == whole.metrics
     assert resumed.examples == whole.examples
     for name in ("perturbations.safetensors", "history.safetensors"):
@@ -179,12 +179,12 @@ def test_a_killed_job_resumes_to_the_very_same_files(digits, tmp_path):
 )
 def test_bad_settings_are_one_sentence(digits, tmp_path, change, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run_ensemble(replace(JOB, **change), tmp_path)
+        run_attack(replace(JOB, **change), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_config_is_plain_and_tells_what_was_run(digits, tmp_path):
-    config = run_ensemble(JOB, tmp_path / "run").config
+    config = run_attack(JOB, tmp_path / "run").config
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == config
     assert config["attack"]["eps"] == 0.1
     assert config["rules"]["average"] == "Uniform()"

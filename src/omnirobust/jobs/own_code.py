@@ -1,0 +1,56 @@
+"""Objects of the user's own code: FILE.py:NAME or package.module:NAME."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def load_own(name: str, argument: str) -> tuple[str, Any]:
+    """Load what FILE.py:NAME or package.module:NAME names.
+
+    Args:
+        name: of the code.
+        argument: what messages call it.
+
+    Returns:
+        NAME, and what it stands for.
+
+    Raises:
+        ValueError: if there is no such thing, or the code fails.
+        FileNotFoundError: if there is no such file.
+    """
+    where, _, attribute = name.rpartition(":")
+    try:
+        found = getattr(_module(where, argument), attribute, None)
+    except (ValueError, FileNotFoundError):
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(broken(name, argument, error)) from error
+    if found is None:
+        raise ValueError(f"{argument} must name something that exists, got {name}, but {where} has no {attribute}")
+    return attribute, found
+
+
+def broken(name: str, argument: str, error: Exception) -> str:
+    """Say in one sentence that the code of ``name`` raised ``error``."""
+    return f"{argument} must name code that runs, got {name}: {type(error).__name__}: {error}"
+
+
+def _module(where: str, argument: str) -> ModuleType:
+    if not where.endswith(".py"):
+        try:
+            return importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{argument} must name an importable module, got {where}: {error}") from error
+    if not Path(where).is_file():
+        raise FileNotFoundError(f"{argument} must name an existing file, got {where}")
+    spec = importlib.util.spec_from_file_location(f"omnirobust_user_{Path(where).stem}", where)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,118 @@
+"""What a job attacks: images in their groups, labels, models and transformations, loaded by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from omnirobust.data import ImageData, load
+from omnirobust.groups import make_groups
+from omnirobust.jobs.job import AttackJob
+from omnirobust.jobs.models import load_models, predict
+from omnirobust.jobs.transforms import Transform, load_transforms
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the results of a job belong to: B perturbations, each for E images (one, unless images share).
+
+    Attributes:
+        job: the settings.
+        images: the clean images in the order of their perturbations, N = B E.
+        rows: their indices in the split, (N,).
+        left_out: images that filled no group.
+        models: those attacked, M.
+        others: those only scored.
+        transforms: those to withstand; None for none.
+        clean: class of every clean image by every model attacked, then by the others, (N, M + others).
+    """
+
+    job: AttackJob
+    images: ImageData
+    rows: Tensor
+    left_out: int
+    models: dict[str, nn.Module]
+    others: dict[str, nn.Module]
+    transforms: dict[str, Transform] | None
+    clean: Tensor
+
+    @property
+    def all_models(self) -> dict[str, nn.Module]:
+        """Those attacked, then those only scored."""
+        return self.models | self.others
+
+    @property
+    def shared(self) -> bool:
+        """Whether images share a perturbation."""
+        return self.job.groups is not None
+
+    @property
+    def E(self) -> int:
+        """Images a perturbation."""
+        return 1 if self.job.groups is None else self.job.groups.size
+
+    @property
+    def targeted(self) -> bool:
+        """Whether ``y`` are classes to reach."""
+        return self.job.target is not None
+
+    @property
+    def x(self) -> Tensor:
+        """The clean images as the attack takes them: (B, *S), or (B, E, *S) where they share a perturbation."""
+        return self.arranged(self.images.x)
+
+    @property
+    def y(self) -> Tensor:
+        """The attack's labels: (B,) or (B, M); (B, E) or (B, M, 1, E) where images share a perturbation."""
+        if self.job.target is not None:
+            return torch.full_like(self.arranged(self.images.y), self.job.target)
+        if self.job.labels == "true":
+            return self.arranged(self.images.y)
+        own = self.arranged(self.clean[:, : len(self.models)])
+        return own.transpose(1, 2).unsqueeze(2) if self.shared else own
+
+    def arranged(self, values: Tensor) -> Tensor:
+        """Shape a tensor of all images, (N, ...), by perturbations: (B, E, ...) where they are shared."""
+        return values.unflatten(0, (-1, self.E)) if self.shared else values
+
+    def listed(self, values: Tensor) -> Tensor:
+        """Undo ``arranged``."""
+        return values.flatten(0, 1) if self.shared else values
+
+
+def load_setting(job: AttackJob) -> Setting:
+    """Load what a job names.
+
+    Raises:
+        ValueError: if the data, a model or a transformation does not fit, or no group is full.
+        FileNotFoundError: if models of the zoo have not been trained, or a file is missing.
+    """
+    found = load(job.data, job.split, limit=job.images, start=job.start)
+    if not len(found):
+        raise ValueError(f"start must be an index of the {job.split} split of {job.data}, got {job.start}")
+    if job.target is not None and not 0 <= job.target < len(found.classes):
+        raise ValueError(f"target must be in [0, {len(found.classes)}), got {job.target}")
+    transforms = load_transforms(job.transforms) if job.transforms else None
+    models = load_models(job.models, job.data)
+    others = load_models(job.transfer, job.data) if job.transfer else {}
+    order = _order(job, found)
+    images = _chosen(found, order)
+    clean = predict(models | others, images.x)
+    return Setting(job, images, order + job.start, len(found) - len(order), models, others, transforms, clean)
+
+
+def _order(job: AttackJob, images: ImageData) -> Tensor:
+    """Return indices of the images to attack, group by group."""
+    if job.groups is None:
+        return torch.arange(len(images))
+    groups = make_groups(images.y, job.groups.size, job.groups.by, job.groups.seed)
+    if not len(groups):
+        of = "of one class " if job.groups.by == "class" else ""
+        raise ValueError(f"images must fill at least one group of {job.groups.size} {of}each, got {len(images)} images")
+    return groups.flatten()
+
+
+def _chosen(images: ImageData, order: Tensor) -> ImageData:
+    return ImageData(images.x[order], images.y[order], images.name, images.split, images.classes, images.note)
