@@ -283,5 +283,5 @@ def test_what_the_recipes_refuse(models, x, y, change: dict, message: str) -> No
 
 
 def test_x_of_a_universal_attack_has_groups(models, x, y) -> None:
-    with pytest.raises(ValueError, match=r"y must have shape \(9, 1\), .*, got \(9,\)"):
+    with pytest.raises(ValueError, match=r"y must have shape \(9, 1\), got \(9,\)"):
         orb.attack_universal(models["a"], x, y, orb.Linf(0.1))

@@ -249,7 +249,8 @@ def _judge(grid: DomainGrid, delta: Tensor, draws: int) -> tuple[Evaluation, Ten
     for _ in range(draws):
         e = grid.evaluate(delta, grad=False)
         assert e.fooled is not None
-        losses.append(e.losses), hits.append(e.fooled)
+        losses.append(e.losses)
+        hits.append(e.fooled)
     fooled = torch.stack(hits)
     mean = losses[0] if draws == 1 else torch.stack(losses).mean(0)
     return Evaluation(mean, fooled.all(0)), fooled.to(mean.dtype).mean(0)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from omnirobust._draws import DrawKey
+from omnirobust._function_domains import FunctionDomains as FunctionDomains
+from omnirobust._function_domains import gradient_of
 from omnirobust._grid_checks import as_groups, as_labels, axes_of, check_labels, check_settings
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier, Models, Precision, named_models
@@ -168,9 +170,8 @@ class DomainGrid:
         self._check_classes()
         self._calls += 1
         losses, hits, grads = zip(*seen, strict=True)
-        K = self._sizes[0] * self._sizes[1] * self._sizes[2]
         slopes = tuple(g for of_model in grads for g in of_model.flatten(0, 1)) if grad else None
-        return Evaluation(*(torch.stack(v).reshape(K, -1).T.contiguous() for v in (losses, hits)), slopes)
+        return Evaluation(_domains_last(losses), _domains_last(hits), slopes)
 
     def logits(self, delta: Tensor) -> tuple[Tensor, ...]:
         """Return every model's logits at x + delta, (B, C) each, without gradients; for grids of models alone."""
@@ -195,17 +196,17 @@ class DomainGrid:
 
     def _one(self, m: int, delta: Tensor, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return losses and hits (R, E, B) of model ``m``, and gradients (R, E, B, *S), empty if not asked for."""
-        classifier, whole = self._classifiers[m], None
+        classifier, size = self._classifiers[m], (*self._sizes[1:], len(delta))
+        whole: list[Tensor] = []
         for part in self._parts(classifier):
             found = self._piece(classifier, m, part, delta, grad)
-            if whole is None:
-                if found[0].shape == (*self._sizes[1:], len(delta)):
-                    return found
-                whole = tuple(v.new_empty(*self._sizes[1:], len(delta), *v.shape[3:]) for v in found)
+            if found[0].shape == size:
+                return found
+            whole = whole or [v.new_empty(*size, *v.shape[3:]) for v in found]
             for value, target in zip(found, whole, strict=True):
                 part.put(value, target)
-        assert whole is not None
-        return whole
+        losses, hits, slopes = whole
+        return losses, hits, slopes
 
     def _parts(self, classifier: Classifier, transforms: range | None = None) -> Iterator[_Part]:
         """Cut all images into parts that keep to the memory budget and suit the processor."""
@@ -294,79 +295,13 @@ class DomainGrid:
             raise ValueError(f"models must agree on the number of classes, got {counts}")
 
 
-class FunctionDomains:
-    """Domains from any losses: each callable is one F_k.
-
-    Args:
-        functions: name to f(delta, rows) -> (len(rows),), where delta (len(rows), *S) are the perturbations of the
-            problems whose original indices are ``rows``; low = good for the minimiser.
-        success: maps losses (B, K) to (B, K) bool; None where success has no meaning.
-
-    Cost of ``evaluate``: one call of each function, and one gradient each if asked for.
-    """
-
-    def __init__(
-        self,
-        functions: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
-        success: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        if not isinstance(functions, Mapping) or not all(callable(f) for f in functions.values()):
-            raise ValueError("functions must map names to callables f(delta, rows)")
-        if not functions:
-            raise ValueError("functions must hold at least one function, got none")
-        self._functions = dict(functions)
-        self._success = success
-        self._rows: Tensor | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The functions' names, K of them."""
-        return tuple(self._functions)
-
-    @property
-    def axes(self) -> dict[str, tuple[str, ...]]:
-        """The one factor of the domains: the functions."""
-        return {"functions": self.names}
-
-    def select(self, rows: Tensor) -> FunctionDomains:
-        """Keep the problems that ``rows`` (int64 indices) lists, in that order."""
-        chosen = FunctionDomains(self._functions, self._success)
-        chosen._rows = rows if self._rows is None else self._rows[rows]
-        return chosen
-
-    def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
-        """Evaluate every function at ``delta`` (B, *S).
-
-        Raises:
-            ValueError: if a function does not return one value a row, or its value does not depend on ``delta``.
-        """
-        rows = torch.arange(len(delta), device=delta.device) if self._rows is None else self._rows
-        losses: list[Tensor] = []
-        grads: list[Tensor] = []
-        for name, function in self._functions.items():
-            with torch.set_grad_enabled(grad):
-                leaf = delta.detach().requires_grad_(grad)
-                loss = function(leaf, rows)
-                if tuple(getattr(loss, "shape", ("a number",))) != (len(delta),):
-                    got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-                    raise ValueError(f"function {name!r} must return shape ({len(delta)},), got {got}")
-                if grad:
-                    grads.append(_gradient(loss, leaf, f"function {name!r} must be differentiable in delta"))
-                losses.append(loss.detach())
-        stacked = torch.stack(losses, 1)
-        fooled = None if self._success is None else self._success(stacked)
-        return Evaluation(stacked, fooled, tuple(grads) if grad else None)
-
-
-def _gradient(loss: Tensor, leaf: Tensor, refusal: str) -> Tensor:
-    slope = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
-    if slope is None:
-        raise ValueError(refusal)
-    return slope
+def _domains_last(values: tuple[Tensor, ...]) -> Tensor:
+    """Arrange the values of all models, (R, E, B) each, as (B, K)."""
+    return torch.stack(values).flatten(0, 2).T.contiguous()
 
 
 def _input_gradient(classifier: Classifier, loss: Tensor, leaf: Tensor) -> Tensor:
-    slope = _gradient(loss, leaf, f"model {classifier.name!r} does not let gradients reach its input")
+    slope = gradient_of(loss, leaf, f"model {classifier.name!r} does not let gradients reach its input")
     if not bool(slope.sum().isfinite()) and not bool(slope.isfinite().all()):
         raise ValueError(f"model {classifier.name!r} has NaN or infinite input gradients")
     return slope if slope.is_contiguous() else slope.contiguous()

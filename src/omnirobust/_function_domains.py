@@ -1,0 +1,82 @@
+"""Domains from any losses: not classifiers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from omnirobust._types import Evaluation
+
+
+class FunctionDomains:
+    """Domains from any losses: each callable is one F_k.
+
+    Args:
+        functions: name to f(delta, rows) -> (len(rows),), where delta (len(rows), *S) are the perturbations of the
+            problems whose original indices are ``rows``; low = good for the minimiser.
+        success: maps losses (B, K) to (B, K) bool; None where success has no meaning.
+
+    Cost of ``evaluate``: one call of each function, and one gradient each if asked for.
+    """
+
+    def __init__(
+        self,
+        functions: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+        success: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if not isinstance(functions, Mapping) or not all(callable(f) for f in functions.values()):
+            raise ValueError("functions must map names to callables f(delta, rows)")
+        if not functions:
+            raise ValueError("functions must hold at least one function, got none")
+        self._functions = dict(functions)
+        self._success = success
+        self._rows: Tensor | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The functions' names, K of them."""
+        return tuple(self._functions)
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The one factor of the domains: the functions."""
+        return {"functions": self.names}
+
+    def select(self, rows: Tensor) -> FunctionDomains:
+        """Keep the problems that ``rows`` (int64 indices) lists, in that order."""
+        chosen = FunctionDomains(self._functions, self._success)
+        chosen._rows = rows if self._rows is None else self._rows[rows]
+        return chosen
+
+    def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
+        """Evaluate every function at ``delta`` (B, *S).
+
+        Raises:
+            ValueError: if a function does not return one value a row, or its value does not depend on ``delta``.
+        """
+        rows = torch.arange(len(delta), device=delta.device) if self._rows is None else self._rows
+        losses: list[Tensor] = []
+        grads: list[Tensor] = []
+        for name, function in self._functions.items():
+            with torch.set_grad_enabled(grad):
+                leaf = delta.detach().requires_grad_(grad)
+                loss = function(leaf, rows)
+                if tuple(getattr(loss, "shape", ("a number",))) != (len(delta),):
+                    got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+                    raise ValueError(f"function {name!r} must return shape ({len(delta)},), got {got}")
+                if grad:
+                    grads.append(gradient_of(loss, leaf, f"function {name!r} must be differentiable in delta"))
+                losses.append(loss.detach())
+        stacked = torch.stack(losses, 1)
+        fooled = None if self._success is None else self._success(stacked)
+        return Evaluation(stacked, fooled, tuple(grads) if grad else None)
+
+
+def gradient_of(loss: Tensor, leaf: Tensor, refusal: str) -> Tensor:
+    """Return the gradient of the sum of ``loss`` in ``leaf``, or raise a ValueError with the words ``refusal``."""
+    slope = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
+    if slope is None:
+        raise ValueError(refusal)
+    return slope
