@@ -92,8 +92,8 @@ class _RowByRow(View):
 
     def __call__(self, x: Tensor, key: DrawKey, rows: Tensor) -> Tensor:
         with self._states(x):
-            seeds = row_seeds(key, rows)
-            out = [self._checked(self._draw(row.clone(), s), row) for row, s in zip(x.split(1), seeds, strict=True)]
+            alone = zip(x.split(1) if len(x) else (), row_seeds(key, rows), strict=True)
+            out = [self._checked(self._draw(row.clone(), seed), row) for row, seed in alone]
         self._check_shapes(out)
         return torch.cat(out) if out else x
 

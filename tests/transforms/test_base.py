@@ -10,9 +10,9 @@ from omnirobust._draws import DrawKey, uniforms
 from omnirobust.transforms import NAMES, Brightness, Chain, FlipHorizontal, ImageTransform, Rotate, Translate, named
 
 TEXTS = [
-    *NAMES, "flh:p=0.8", "bri:-0.2..0.2", "bri:0.4:bounds=0..1", "gam:0.5..2", "crop:0.6..1", "rot:-30..30", "rot:-7:fill=0.5",
-    "shift:-2..2", "shift:1.5:down=-0.5", "scale:0.7..1.4", "scale:1.3:fill=1", "noise:0..0.2", "blur:0.3..2", "jpeg:30..90",
-    "rot:-20..20:p=0.5+bri:0..0.3+shift:-1..1",
+    *NAMES, "flh:p=0.8", "bri:-0.2..0.2", "bri:0.4:bounds=0..1", "gam:0.5..2", "crop:0.6..1", "rot:-30..30",
+    "rot:-7:fill=0.5", "shift:-2..2", "shift:1.5:down=-0.5", "scale:0.7..1.4", "scale:1.3:fill=1", "noise:0..0.2",
+    "blur:0.3..2", "jpeg:30..90", "rot:-20..20:p=0.5+bri:0..0.3+shift:-1..1",
 ]  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def test_every_step_of_a_chain_has_draws_of_its_own() -> None:
         (lambda: Chain((abs,)), "steps must be a tuple of at least one"),  # type: ignore[arg-type]
         (lambda: Rotate()(torch.zeros(2, 3, 4)), r"x must be float images of shape \(n, C, H, W\)"),
         (lambda: Rotate()(torch.zeros(2, 3, 4, 4).long()), "x must be float images"),
-        (lambda: Rotate().apply(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1)), r"u must have shape \(2, 0\), got \(2, 1\)"),
+        (lambda: Rotate().apply(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1)), r"u must have shape \(2, 0\), got"),
     ],
 )  # fmt: skip
 def test_what_is_refused(make, message: str) -> None:

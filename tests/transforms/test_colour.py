@@ -58,7 +58,9 @@ def test_noise_is_normal_and_every_pixel_and_row_has_its_own() -> None:
     assert stats.kstest(noise.flatten().numpy(), "norm").pvalue > 0.01
     pixels = noise.flatten(1).numpy()
     off_diagonal = np.corrcoef(pixels.T) - np.eye(75)
-    assert np.abs(off_diagonal).max() < 0.3 and np.abs(np.corrcoef(pixels[:-1].ravel(), pixels[1:].ravel())[0, 1]) < 0.02
+    assert (
+        np.abs(off_diagonal).max() < 0.3 and np.abs(np.corrcoef(pixels[:-1].ravel(), pixels[1:].ravel())[0, 1]) < 0.02
+    )
     x = batch(300)[:, :, :5, :5]
     assert torch.allclose(t.apply(x, u), x + 0.2 * noise)
     assert float(Noise(0.5, bounds=(0.0, 1.0)).apply(x, u).max()) == 1.0

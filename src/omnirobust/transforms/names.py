@@ -67,7 +67,8 @@ def _one(text: str) -> ImageTransform:
     if short not in NAMES:
         raise ValueError(f"must be one of {', '.join(NAMES)}, got {short!r}")
     kind = NAMES[short]
-    known = [f.name for f in fields(kind)]
+    inherited, *own = [f.name for f in fields(kind)]
+    known = [*own, inherited]
     given: dict[str, Any] = {}
     for number, argument in enumerate(arguments):
         name, value = argument.split("=", 1) if "=" in argument else ("", argument)
@@ -75,7 +76,7 @@ def _one(text: str) -> ImageTransform:
             name = kind.amounts[0]
         if name not in known or name in given:
             may = ", ".join(f"{n}=" for n in known)
-            raise ValueError(f"{short} takes {may} once each, got {argument!r}")
+            raise ValueError(f"{short} takes {may}, each once, got {argument!r}")
         given[name] = _amount(value)
     return kind(**given)
 
