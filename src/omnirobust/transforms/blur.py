@@ -92,7 +92,8 @@ def _gaussian(sigma: Tensor, size: int) -> Tensor:
     """Return the weights of a blur along one axis, (n, size, size), every row summing to 1."""
     pixels = torch.arange(size, dtype=sigma.dtype, device=sigma.device)
     distance = (pixels.unsqueeze(1) - pixels) / sigma.clamp_min(1e-3).view(-1, 1, 1)
-    return (-distance.square() / 2).softmax(dim=2)
+    # beyond six sigma weights are below rounding, and further out so small that processors slow down on them
+    return (-distance.square() / 2).masked_fill(distance.abs() > 6, -torch.inf).softmax(dim=2)
 
 
 def _mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
@@ -102,16 +103,16 @@ def _mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
 def _quantised(planes: Tensor, quality: Tensor, coloured: bool) -> Tensor:
     """Round the block cosine coefficients of ``planes`` (n, C, 8h, 8w) by the tables of ``quality`` (n or 1,)."""
     n, channels, height, width = planes.shape
-    chroma = [_CHROMINANCE] * (channels - 1) if coloured else [_LUMINANCE] * (channels - 1)
-    tables = planes.new_tensor([_LUMINANCE, *chroma]).unsqueeze(1).unsqueeze(1)  # (C, 1, 1, 8, 8)
+    others = _CHROMINANCE if coloured else _LUMINANCE
+    tables = planes.new_tensor([_LUMINANCE, *[others] * (channels - 1)]).view(channels, 1, 1, 64)
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
-    steps = ((tables * percent.view(-1, 1, 1, 1, 1, 1) + 50) / 100).floor().clamp(1, 255)
+    steps = ((tables * percent.view(-1, 1, 1, 1, 1) + 50) / 100).floor().clamp(1, 255)
     # 128, the level that JPEG shifts to 0, is where colour planes already have their 0
     shift = per_image(planes.new_tensor([128.0])) * (_first_channel(channels, planes) if coloured else 1)
     blocks = (planes - shift).view(n, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
-    cosines = _cosines(planes)
-    coefficients = _rounded(cosines @ blocks @ cosines.mT / steps) * steps
-    return (cosines.mT @ coefficients @ cosines).transpose(3, 4).reshape(planes.shape) + shift
+    cosines = torch.kron(_cosines(planes), _cosines(planes))
+    coefficients = _rounded(blocks.reshape(*blocks.shape[:4], 64) @ cosines.mT / steps) * steps
+    return (coefficients @ cosines).view(blocks.shape).transpose(3, 4).reshape(planes.shape) + shift
 
 
 def _first_channel(channels: int, like: Tensor) -> Tensor:
