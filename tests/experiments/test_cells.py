@@ -17,6 +17,7 @@ def measured(n: int, seed: int = 0) -> Measured:
         fooled_path=torch.rand(n, 6, 3, generator=g) < 0.5,
         weights_path=torch.rand(n, 6, 3, generator=g).half(),
         labels=torch.randint(10, (n, 4), generator=g),
+        distortion=torch.rand(n, 2, generator=g),
     )
 
 

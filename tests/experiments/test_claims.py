@@ -6,10 +6,10 @@ import torch
 
 from omnirobust.experiments.cells import Measured
 from omnirobust.experiments.claims import ENOUGH, Claim, Rates, in_order, judge, order
-from omnirobust.experiments.ensemble_claims import CLAIMS
 from omnirobust.experiments.figure_claims import FIGURE_1, FIGURE_2, settling_step
+from omnirobust.experiments.registry import CLAIMS, PRINTED
 from omnirobust.experiments.table_claims import TABLE_1A, TABLE_A2, TABLE_A4
-from omnirobust.experiments.tables import PRINTED, W_STATIC
+from omnirobust.experiments.tables import W_STATIC
 
 
 class PrintedRates(Rates):
@@ -48,6 +48,7 @@ def measured(fooled: torch.Tensor, weights: torch.Tensor | None = None, path: to
         fooled_path=fooled.bool().unsqueeze(1),
         weights_path=(w.unsqueeze(1) if path is None else path).half(),
         labels=torch.zeros(n, k, dtype=torch.int64),
+        distortion=torch.zeros(n, 0),
     )
 
 
@@ -62,7 +63,7 @@ def test_rates_are_plain_means_over_images_or_over_a_resample():
     row = measured(torch.tensor(fooled), torch.tensor(weights), torch.tensor(path))
     rates = rates_of({("linf", "minmax"): row, ("linf", "avg"): measured(torch.tensor(g.random((60, 4)) < 0.6))})
     drawn = g.integers(0, 60, 60)
-    again = rates.resampled(torch.bincount(torch.tensor(drawn), minlength=60))
+    again = rates.resampled({60: torch.bincount(torch.tensor(drawn), minlength=60)})
     for r, pick in ((rates, np.arange(60)), (again, drawn)):
         assert r.asr_all("linf", "minmax") == pytest.approx(fooled[pick].all(1).mean(), abs=1e-6)
         assert r.asr_avg("linf", "minmax") == pytest.approx(fooled[pick].mean(), abs=1e-6)

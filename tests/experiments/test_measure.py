@@ -60,10 +60,10 @@ def test_chunks_cover_all_images_and_agree_with_one_attack(laboratory):
 
 def test_what_was_measured_is_not_measured_again(laboratory, tmp_path):
     first = laboratory.measure(CELL, CHUNK + 10)
-    calls = {name: laboratory._model(name).calls for name in NAMES}
+    calls = {name: laboratory._bench.model(name).calls for name in NAMES}
     assert same(laboratory.measure(CELL, CHUNK + 10), first)
     assert same(Laboratory(tmp_path / "cells", make_model, make_images).measure(CELL, CHUNK + 10), first)
-    assert calls == {name: laboratory._model(name).calls for name in NAMES}
+    assert calls == {name: laboratory._bench.model(name).calls for name in NAMES}
     whole = laboratory.recall(CELL, CHUNK)
     assert same(whole, first.rows(slice(CHUNK)))
 

@@ -8,7 +8,9 @@ import torch
 from omnirobust.experiments.ensembles import ensemble
 from omnirobust.experiments.losses import ClippedMargin
 from omnirobust.experiments.spec import BUDGETS, REFERENCE, Budget, Cell, Experiment, MeanWeightsOf, Row, plain
-from omnirobust.settings import PAPER
+from omnirobust.experiments.tasks import Distortion, Transformed, Universal
+from omnirobust.settings import DEFAULT, PAPER
+from omnirobust.transforms import Brightness, FlipHorizontal, Identity
 from omnirobust.weights import Fixed, ProjectedAscent, Uniform
 
 CELL = Cell(("mnist/a", "mnist/b"), "linf", 0.2, PAPER["linf"])
@@ -54,6 +56,60 @@ def test_equal_cells_have_equal_keys_whether_judges_are_named_or_not():
     assert key(Cell(("mnist/a", "mnist/b"), "linf", 0.2, PAPER["linf"])) == key(CELL)
 
 
+def test_keys_of_ensemble_cells_stay_what_they_were():
+    # What was measured under these keys would have to be measured again.
+    assert key(CELL) == "31f0f48882fb4a06bf29"
+    other = Cell(CELL.models, "l2", 3.0, DEFAULT["l2"], labels="true", judges=("mnist/a",), seed=1)
+    assert other.key(Uniform(), PRINTS) == "063177127cc65cf6b961"
+
+
+GROUPS = replace(CELL, models=("mnist/a",), task=Universal(5))
+VIEWS = replace(GROUPS, task=Transformed((("ori", Identity()), ("flh", FlipHorizontal()))))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(GROUPS, task=None),
+        replace(GROUPS, task=Universal(4)),
+        replace(GROUPS, task=Universal(5, "class")),
+        replace(GROUPS, task=Universal(5, "random", "intersection")),
+        replace(GROUPS, task=Universal(5, "class", "image", (1, 2))),
+        replace(GROUPS, task=Distortion(Universal(5))),
+        replace(GROUPS, labels="released"),
+        VIEWS,
+        replace(VIEWS, task=replace(VIEWS.task, samples=2)),
+        replace(VIEWS, task=replace(VIEWS.task, draws=2)),
+        replace(VIEWS, task=Transformed((("ori", Identity()), ("flh", FlipHorizontal(p=0.8))))),
+        replace(VIEWS, task=Transformed((("ori", Identity()), ("flh", Brightness(0.1))))),
+    ],
+)
+def test_the_key_changes_with_the_task(other):
+    assert key(other) != key(GROUPS)
+    assert other == VIEWS or key(other) != key(VIEWS)
+
+
+def test_columns_and_problems_of_each_task():
+    assert (CELL.columns, CELL.problems(37), CELL.group) == (("A", "B"), 37, 1)
+    assert (GROUPS.columns, GROUPS.problems(37), GROUPS.group) == (("1", "2", "3", "4", "5"), 7, 5)
+    assert (VIEWS.columns, VIEWS.problems(37), VIEWS.group) == (("ori", "flh"), 37, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Universal(0), "size must be >= 1, got 0"),
+        (lambda: Universal(5, "random", "image", (1,)), r"classes must be empty for groups at random, got \(1,\)"),
+        (lambda: Transformed(()), "transforms must name at least one transformation"),
+        (lambda: Transformed((("ori", Identity()),), samples=0), "samples must be >= 1, got 0"),
+        (lambda: Transformed((("ori", Identity()),), draws=0), "draws must be >= 1, got 0"),
+    ],
+)
+def test_bad_tasks_are_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
 def test_a_cell_needs_the_cell_that_decides_its_weights():
     assert CELL.needs == ()
     assert replace(CELL, rule=MeanWeightsOf(CELL)).needs == (CELL,)
@@ -66,7 +122,8 @@ def test_a_cell_needs_the_cell_that_decides_its_weights():
         ({"norm": "l3"}, "norm must be one of l0, l1, l2, linf, got 'l3'"),
         ({"eps": -0.1}, r"eps must be >= 0, got -0\.1"),
         ({"eps": float("nan")}, "eps must be >= 0, got nan"),
-        ({"labels": "mine"}, "labels must be 'predicted' or 'true', got 'mine'"),
+        ({"labels": "mine"}, "labels must be 'predicted', 'true' or 'released', got 'mine'"),
+        ({"task": Universal(3)}, "models must name one model where there is a task, got 2"),
         ({"steps": -1}, "steps must be >= 0, got -1"),
     ],
 )

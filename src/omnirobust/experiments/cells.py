@@ -27,6 +27,7 @@ class Measured:
         fooled_path: whether each attacked model was fooled at each iterate, (N, T+1, K) bool.
         weights_path: weights at each iterate, (N, T+1, K), in half precision.
         labels: the labels that each judge was to leave, (N, J) int64.
+        distortion: the least distortion of every image of a group, (N, K); (N, 0) where it is not what was measured.
     """
 
     fooled: Tensor
@@ -35,6 +36,7 @@ class Measured:
     fooled_path: Tensor
     weights_path: Tensor
     labels: Tensor
+    distortion: Tensor
 
     def __len__(self) -> int:
         return len(self.fooled)
@@ -76,8 +78,10 @@ class CellFolder:
             return None
         try:
             with safe_open(file, framework="pt") as stored:
-                found = Measured(**{f.name: stored.get_tensor(f.name) for f in fields(Measured)})
-        except (SafetensorError, OSError):
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                tensors.setdefault("distortion", tensors["weights"].new_empty(len(tensors["weights"]), 0))
+                found = Measured(**{f.name: tensors[f.name] for f in fields(Measured)})
+        except (SafetensorError, OSError, KeyError):
             return None
         return found if len(found) == end - begin else None
 
@@ -89,7 +93,6 @@ class CellFolder:
                 partial.write_text(json.dumps(self._settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         with replacing(self._file(begin, end)) as partial:
             tensors = {f.name: getattr(measured, f.name).contiguous() for f in fields(measured)}
-            # save_file would leave the file unreadable for other users
             partial.write_bytes(
                 save(tensors, metadata={"facts": json.dumps(facts)})
             )  # save_file would make it unreadable for other users

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
@@ -24,37 +24,59 @@ ENOUGH = 100
 class Rates:
     """Rates of the rows of one variant, as fractions, over the images or over a resample of them.
 
+    What is said of images holds for groups of images where groups are what is attacked.
+
     Args:
-        rows: name to what was measured, all on the same N images.
-        letters: name to the letters of the judged models, J of them, of every row of the variant; a rate of one that
-            was not measured is a KeyError.
+        rows: name to what was measured; rows of as many images are of the same images.
+        letters: name to the letters of the judges, J of them, of every row of the variant; a rate of one that was not
+            measured is a KeyError.
     """
 
     def __init__(self, rows: Mapping[Key, Measured], letters: Mapping[Key, tuple[str, ...]]) -> None:
         self._letters = letters
+        self._rows = dict(rows)
         self._flags = {key: _flags(row) for key, row in rows.items()}
-        self._paths = {key: row.weights_path for key, row in rows.items()}
-        self._share: Tensor | None = None
+        self._counts: dict[int, Tensor] = {}
         self._means: dict[Key, list[float]] = {}
+        self._asked: set[Key] = set()
 
-    def resampled(self, counts: Tensor) -> Rates:
-        """Return the same rows over a resample in which image i is drawn ``counts[i]`` times, (N,)."""
+    def resampled(self, counts: Mapping[int, Tensor]) -> Rates:
+        """Return the same rows over a resample.
+
+        Args:
+            counts: number of images N of a row to how often each of them is drawn, (N,) int64; rows of other numbers of
+                images stay as they are.
+        """
         drawn = object.__new__(Rates)
         drawn.__dict__.update(self.__dict__)
-        drawn._share, drawn._means = (counts / counts.sum()).float(), {}
+        drawn._counts, drawn._means, drawn._asked = dict(counts), {}, set()
         return drawn
 
     def keys(self) -> tuple[Key, ...]:
         """The names of the variant's rows, measured or not."""
         return tuple(self._letters)
 
+    def has(self, *key: str) -> bool:
+        """Say whether a row was measured."""
+        return key in self._rows
+
     @property
     def images(self) -> int:
-        """N."""
-        return min((len(flags) for flags in self._flags.values()), default=0)
+        """The least number of images of a row."""
+        return min((len(row) for row in self._rows.values()), default=0)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of images that rows have, increasing."""
+        return tuple(sorted({len(row) for row in self._rows.values()}))
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """The numbers of images of the rows that were asked for."""
+        return tuple({len(self._rows[key]) for key in self._asked})
 
     def asr_all(self, *key: str) -> float:
-        """ASR_all: the share of images that fool every judge."""
+        """ASR_all: the share of images that fool every judge. Of groups, ASR_gp."""
         return self._mean(key)[0]
 
     def asr_avg(self, *key: str) -> float:
@@ -78,13 +100,29 @@ class Rates:
 
     def weights_path(self, *key: str) -> Tensor:
         """The mean weights at every iterate, (T+1, K)."""
-        path = self._paths[key].float()
-        return path.mean(0) if self._share is None else torch.tensordot(self._share, path, 1)
+        row = self._row(key)
+        path, share = row.weights_path.float(), self._share(len(row))
+        return path.mean(0) if share is None else torch.tensordot(share, path, 1)
+
+    def values(self, *key: str) -> Tensor:
+        """The weights at the end, or where that is what was measured the least distortions, of every image, (N, K)."""
+        row = self._row(key)
+        values, counts = row.distortion if row.distortion.shape[1] else row.weights, self._counts.get(len(row))
+        return values if counts is None else values.repeat_interleave(counts, 0)
+
+    def _row(self, key: Key) -> Measured:
+        self._asked.add(key)
+        return self._rows[key]
+
+    def _share(self, images: int) -> Tensor | None:
+        counts = self._counts.get(images)
+        return None if counts is None else (counts / counts.sum()).float()
 
     def _mean(self, key: Key) -> list[float]:
+        row = self._row(key)
         if key not in self._means:
-            flags = self._flags[key]
-            mean = flags.double().mean(0) if self._share is None else self._share @ flags
+            flags, share = self._flags[key], self._share(len(row))
+            mean = flags.double().mean(0) if share is None else share @ flags
             self._means[key] = mean.tolist()
         return self._means[key]
 
@@ -93,6 +131,22 @@ def _flags(row: Measured) -> Tensor:
     """Return whether all judges and each are fooled, and the weights, side by side, (N, 1 + J + K)."""
     fooled = row.fooled.float()
     return torch.cat([fooled.amin(1, keepdim=True), fooled, row.weights.float()], 1)
+
+
+def bootstrap(rates: Rates, count: int, seed: int = 0) -> Iterator[Rates]:
+    """Yield ``count`` resamples of the images, drawn with replacement (bootstrap).
+
+    All rows of one size are resampled together: comparisons between them are paired.
+
+    Args:
+        rates: of the rows.
+        count: how many.
+        seed: of the drawing.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        drawn = {N: torch.randint(N, (N,), generator=generator) for N in rates.sizes}
+        yield rates.resampled({N: torch.bincount(rows, minlength=N) for N, rows in drawn.items()})
 
 
 @dataclass(frozen=True)
@@ -133,24 +187,19 @@ class Judgement:
 
 
 def judge(claim: Claim, variant: str, rates: Rates, *, resamples: int = 400, seed: int = 0) -> Judgement:
-    """Judge a claim on the images measured, and on resamples of them drawn with replacement (bootstrap).
+    """Judge a claim on the images measured, and on ``resamples`` resamples of them.
 
-    All rows are resampled together: comparisons between them are paired.
+    A claim on too few images of any row that it asks for is undecided.
     """
+    seen = rates.resampled({})
     try:
-        held = claim.holds(rates)
+        held = claim.holds(seen)
         shown = claim.shows(rates)
     except KeyError:
         return Judgement(claim, variant, "not measured", None, "")
-    generator = torch.Generator().manual_seed(seed)
-    N = rates.images
-    agreed = 0
-    for _ in range(resamples):
-        drawn = torch.randint(N, (N,), generator=generator)
-        agreed += claim.holds(rates.resampled(torch.bincount(drawn, minlength=N)))
-    support = agreed / max(resamples, 1)
+    support = sum(map(claim.holds, bootstrap(rates, resamples, seed))) / max(resamples, 1)
     verdict: Verdict = "undecided"
-    if N < ENOUGH:
+    if min(seen.asked, default=0) < ENOUGH:
         pass
     elif held and support >= 0.95:
         verdict = "true"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,16 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust import data as image_data
-from omnirobust import losses, zoo
-from omnirobust._types import NORMS, WeightRule
-from omnirobust.attacks import attack_ensemble
+from omnirobust import zoo
+from omnirobust._types import WeightRule
 from omnirobust.data import ImageData
-from omnirobust.domains import DomainGrid
-from omnirobust.experiments.cells import CellFolder, Measured, fingerprint, join
+from omnirobust.experiments.bench import Bench, Trial
+from omnirobust.experiments.cells import CellFolder, Measured, join
 from omnirobust.experiments.spec import Cell
+from omnirobust.experiments.tasks import Distortion
 from omnirobust.results import AttackResult
-from omnirobust.starts import normal_start
-from omnirobust.threat_models import ThreatModel
 from omnirobust.weights import Fixed
 
 CHUNK = 200
@@ -33,16 +31,6 @@ StepHook: TypeAlias = Callable[[int], None]
 
 def _test_images(name: str, limit: int) -> ImageData:
     return image_data.load(name, "test", limit=limit)
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Consecutive test images, from ``begin`` to ``end``."""
-
-    begin: int
-    end: int
-    x: Tensor
-    y: Tensor
 
 
 class Laboratory:
@@ -61,11 +49,7 @@ class Laboratory:
         load_images: Callable[[str, int], ImageData] = _test_images,
     ) -> None:
         self._cells = Path(cells)
-        self._load_model, self._load_images = load_model, load_images
-        self._models: dict[str, nn.Module] = {}
-        self._fingerprints: dict[str, str] = {}
-        self._images: dict[str, ImageData] = {}
-        self._predictions: dict[tuple[str, int, int], Tensor] = {}
+        self._bench = Bench(load_model, load_images)
 
     def measure(self, cell: Cell, images: int, on_steps: StepHook = lambda n: None) -> Measured:
         """Return the cell on the first ``images`` test images; only what is not in the cache is computed.
@@ -78,13 +62,15 @@ class Laboratory:
         assert rule is not None
         folder = self._folder(cell, rule)
         parts: list[Measured] = []
-        for begin, end in chunks(images):
+        for begin, end in _spans(cell, images):
             found = folder.get(begin, end)
             if found is None:
-                found = self._run(cell, rule, self._piece(cell.data, begin, end), on_steps)
+                found = self._run(cell, rule, self._bench.trial(cell, begin, end), on_steps)
             else:
-                on_steps((end - begin) * max(cell.steps, 1))
+                on_steps((end - begin) * cell.group * max(cell.steps, 1))
             parts.append(found)
+        if not parts:
+            raise ValueError(f"images must be >= {cell.group}, the size of a group, got {images}")
         return join(parts)
 
     def recall(self, cell: Cell, images: int) -> Measured | None:
@@ -94,19 +80,23 @@ class Laboratory:
         """
         for count in _counts(images, cell.rule is not None):
             rule = self._rule(cell, count, compute=False)
-            parts = [] if rule is None else self._cached(self._folder(cell, rule), count)
+            parts = [] if rule is None else self._cached(self._folder(cell, rule), _spans(cell, count))
             if parts:
                 return join(parts)
         return None
+
+    def untrained(self, cell: Cell) -> tuple[str, ...]:
+        """Return the models of a cell that have not been trained."""
+        return tuple(name for name in dict.fromkeys((*cell.models, *cell.judged)) if not self._bench.trained(name))
 
     def seconds(self, cell: Cell, images: int) -> float:
         """Return how long the attacks of a cell took in all; 0 if it has not been measured."""
         rule = self._rule(cell, images, compute=False)
         return 0.0 if rule is None else self._folder(cell, rule).seconds()
 
-    def _cached(self, folder: CellFolder, images: int) -> list[Measured]:
+    def _cached(self, folder: CellFolder, spans: list[tuple[int, int]]) -> list[Measured]:
         parts: list[Measured] = []
-        for begin, end in chunks(images):
+        for begin, end in spans:
             found = folder.get(begin, end)
             if found is None:
                 break
@@ -119,103 +109,54 @@ class Laboratory:
             return cell.attack.rule
         other = cell.rule.cell
         seen = self.measure(other, images) if compute else self.recall(other, images)
-        if seen is None or len(seen) < images:
+        if seen is None or len(seen) < other.problems(images):
             return None
         mean = seen.weights.double().mean(0)
         return Fixed(mean / mean.sum())
 
     def _folder(self, cell: Cell, rule: WeightRule) -> CellFolder:
-        prints = {name: self._fingerprint(name) for name in {*cell.models, *cell.judged}}
+        prints = {name: self._bench.fingerprint(name) for name in {*cell.models, *cell.judged}}
         settings = cell.describe(rule) | {"weights": prints}
         return CellFolder(self._cells, cell.key(rule, prints), settings)
 
-    def _run(self, cell: Cell, rule: WeightRule, piece: _Piece, on_steps: StepHook) -> Measured:
+    def _run(self, cell: Cell, rule: WeightRule, trial: Trial, on_steps: StepHook) -> Measured:
         began = time.monotonic()
-        measured = self._compute(cell, rule, piece, on_steps)
+        measured = self._compute(cell, rule, trial, on_steps)
         facts = {"seconds": round(time.monotonic() - began, 3), "torch": torch.__version__}
-        self._folder(cell, rule).put(piece.begin, piece.end, measured, facts)
+        self._folder(cell, rule).put(trial.begin, trial.end, measured, facts)
         return measured
 
-    def _compute(self, cell: Cell, rule: WeightRule, piece: _Piece, on_steps: StepHook) -> Measured:
-        labels = self._labels(cell, cell.judged, piece)
+    def _compute(self, cell: Cell, rule: WeightRule, trial: Trial, on_steps: StepHook) -> Measured:
+        every = torch.ones(len(trial.y), dtype=torch.bool)
+        if isinstance(cell.task, Distortion):
+            return self._distort(cell, trial, on_steps)
         # Problems are independent: where true and predicted labels agree, so does the attack, and it is not run twice.
         twin = replace(cell, labels="predicted")
-        known = self._folder(twin, rule).get(piece.begin, piece.end) if cell.labels == "true" else None
+        known = None if cell == twin else self._folder(twin, rule).get(trial.begin, trial.end)
         if known is None:
-            return self._attack(cell, rule, piece, torch.ones(len(piece.y), dtype=torch.bool), on_steps)
-        changed = (labels != known.labels).any(1)
-        on_steps(int((~changed).sum()) * max(cell.steps, 1))
-        return known.merged(changed, self._attack(cell, rule, piece, changed, on_steps)) if changed.any() else known
+            return self._attack(cell, rule, trial, every, on_steps)
+        changed = (self._bench.labels(cell, trial, judged=True) != known.labels).any(1)
+        on_steps(int((~changed).sum()) * cell.group * max(cell.steps, 1))
+        return known.merged(changed, self._attack(cell, rule, trial, changed, on_steps)) if changed.any() else known
 
-    def _attack(self, cell: Cell, rule: WeightRule, piece: _Piece, rows: Tensor, on_steps: StepHook) -> Measured:
-        x = piece.x[rows]
-        attack = cell.attack
-        start = torch.zeros_like(piece.x)
-        if attack.start == "normal":
-            start = normal_start(piece.x, cell.seed, 0, piece.begin)
-        result = attack_ensemble(
-            {name: self._model(name) for name in cell.models},
-            x,
-            self._labels(cell, cell.models, piece)[rows],
-            ThreatModel(NORMS[cell.norm], cell.eps),
-            rule=rule,
-            steps=cell.steps,
-            step_size=attack.step_size,
-            direction=attack.direction,
-            loss=attack.loss,
-            keep=attack.keep,
-            seed=cell.seed,
-            precision=cell.precision,
-            init=start[rows],
-            history="full",
-            progress=_counter(len(x), on_steps),
-        )
-        labels = self._labels(cell, cell.judged, piece)[rows]
-        return _measured(result, self._fooled(cell, result, labels), labels)
+    def _distort(self, cell: Cell, trial: Trial, on_steps: StepHook) -> Measured:
+        raise NotImplementedError
 
-    def _fooled(self, cell: Cell, result: AttackResult, labels: Tensor) -> Tensor:
-        if cell.judged == cell.models:
-            return result.fooled
-        judges = {name: self._model(name) for name in cell.judged}
-        grid = DomainGrid(judges, result.adversarial, labels, loss=losses.margin)
-        fooled = grid.evaluate(torch.zeros_like(result.adversarial), grad=False).fooled
-        assert fooled is not None
-        return fooled
-
-    def _labels(self, cell: Cell, names: tuple[str, ...], piece: _Piece) -> Tensor:
-        if cell.labels == "true":
-            return piece.y.unsqueeze(1).expand(-1, len(names))
-        return torch.stack([self._predicted(name, piece) for name in names], 1)
-
-    def _predicted(self, name: str, piece: _Piece) -> Tensor:
-        asked = (name, piece.begin, piece.end)
-        if asked not in self._predictions:
-            grid = DomainGrid({name: self._model(name)}, piece.x, piece.y, loss=losses.margin)
-            self._predictions[asked] = grid.logits(torch.zeros_like(piece.x))[0].argmax(1)
-        return self._predictions[asked]
-
-    def _piece(self, name: str, begin: int, end: int) -> _Piece:
-        have = self._images.get(name)
-        if have is None or len(have) < end:
-            have = self._images[name] = self._load_images(name, end)
-        if len(have) < end:
-            raise ValueError(f"images must be at most {len(have)}, the test images of {name}, got {end}")
-        return _Piece(begin, end, have.x[begin:end], have.y[begin:end])
-
-    def _model(self, name: str) -> nn.Module:
-        if name not in self._models:
-            self._models[name] = self._load_model(name)
-        return self._models[name]
-
-    def _fingerprint(self, name: str) -> str:
-        if name not in self._fingerprints:
-            self._fingerprints[name] = fingerprint(self._model(name))
-        return self._fingerprints[name]
+    def _attack(self, cell: Cell, rule: WeightRule, trial: Trial, rows: Tensor, on_steps: StepHook) -> Measured:
+        result = self._bench.attack(cell, rule, trial, rows, _counter(int(rows.sum()) * cell.group, on_steps))
+        labels = self._bench.labels(cell, trial, judged=True)[rows]
+        return _measured(result, self._bench.fooled(cell, trial, rows, result), labels)
 
 
 def chunks(images: int) -> list[tuple[int, int]]:
     """Return where the chunks of the first ``images`` images begin and end."""
     return [(begin, min(begin + CHUNK, images)) for begin in range(0, images, CHUNK)]
+
+
+def _spans(cell: Cell, images: int) -> list[tuple[int, int]]:
+    """Return the chunks in problems of the cell; groups that begin in a chunk belong to it whole."""
+    spans = [(cell.problems(begin), cell.problems(end)) for begin, end in chunks(images)]
+    return [(begin, end) for begin, end in spans if begin < end]
 
 
 def _counts(images: int, shrinking: bool) -> list[int]:
@@ -248,4 +189,5 @@ def _measured(result: AttackResult, fooled: Tensor, labels: Tensor) -> Measured:
         fooled_path=rows.fooled.transpose(0, 1).contiguous(),
         weights_path=rows.weights.transpose(0, 1).half().contiguous(),
         labels=labels.contiguous(),
+        distortion=result.weights.new_empty(len(labels), 0),
     )

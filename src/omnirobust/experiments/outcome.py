@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from omnirobust.evaluation import Interval, compare_paired, wilson_interval
 from omnirobust.experiments.cells import Measured
-from omnirobust.experiments.claims import Judgement, Rates, judge
-from omnirobust.experiments.ensemble_claims import CLAIMS
+from omnirobust.experiments.claims import Judgement, Rates, bootstrap, judge
+from omnirobust.experiments.registry import CLAIMS, PRINTED
 from omnirobust.experiments.spec import Experiment, Key, Row
-from omnirobust.experiments.tables import PRINTED, Printed
+from omnirobust.experiments.tables import Printed
+from omnirobust.experiments.weight_claims import STATISTICS, Statistic
 
 
 @dataclass(frozen=True)
@@ -23,17 +26,32 @@ class Outcome:
         measured: (variant, key) to what was measured; rows that were not are absent.
         wanted: how many images each row should have.
         seconds: wall-clock time of the attacks, cached ones included.
+        untrained: models of its rows that have not been trained.
     """
 
     experiment: Experiment
     measured: Mapping[tuple[str, Key], Measured]
     wanted: int
     seconds: float
+    untrained: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether every row was measured on all images."""
-        return all(self.images(row) == self.wanted for row in self.experiment.rows)
+        """Whether every row whose models are there was measured on all images."""
+        return not self.missing
+
+    @property
+    def missing(self) -> int:
+        """How many rows are yet to be measured, in part or whole, leaving out those whose models are to be trained."""
+        return sum(not self.whole(row) and not self.waits(row) for row in self.experiment.rows)
+
+    def whole(self, row: Row) -> bool:
+        """Say whether a row was measured on all images."""
+        return self.problems(row) >= row.cell.problems(self.wanted)
+
+    def waits(self, row: Row) -> bool:
+        """Say whether a row waits for a model to be trained."""
+        return not set(self.untrained).isdisjoint((*row.cell.models, *row.cell.judged))
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -42,15 +60,25 @@ class Outcome:
 
     def images(self, row: Row) -> int:
         """Return on how many images a row was measured."""
+        return self.problems(row) * row.cell.group
+
+    def problems(self, row: Row) -> int:
+        """Return on how many problems a row was measured: images, or groups of them."""
         found = self.measured.get((row.variant, row.key))
         return 0 if found is None else len(found)
 
     def rates(self, variant: str) -> Rates:
-        """Return the rates of a variant over the images that all its measured rows share."""
-        rows = {key: m for (v, key), m in self.measured.items() if v == variant}
-        shared = min((len(m) for m in rows.values()), default=0)
-        letters = {row.key: letters_of(row) for row in self.experiment.rows if row.variant == variant}
-        return Rates({key: m.rows(slice(shared)) for key, m in rows.items()}, letters)
+        """Return the rates of a variant over the images that all its measured rows of the same data share."""
+        rows = [row for row in self.experiment.rows if row.variant == variant]
+        measured = [row for row in rows if self.images(row)]
+        shared: dict[str, int] = {}
+        for row in measured:
+            shared[row.cell.data] = min(shared.get(row.cell.data, self.images(row)), self.images(row))
+        kept = {
+            row.key: self.measured[variant, row.key].rows(slice(row.cell.problems(shared[row.cell.data])))
+            for row in measured
+        }
+        return Rates(kept, {row.key: row.cell.columns for row in rows})
 
     def printed(self, key: Key) -> Printed | None:
         """Return the paper's printed row, if there is one."""
@@ -66,8 +94,19 @@ class Outcome:
             for claim in claims
         )
 
+    def statistics(self, variant: str, count: int = 400) -> dict[str, Interval]:
+        """Return what the weights of a variant come to, by name, with 95 % intervals over resampled groups."""
+        rates = self.rates(variant)
+        known = [s for s in STATISTICS if _measurable(s, rates)]
+        drawn = [[s.value(some) for s in known] for some in bootstrap(rates, count)]
+        found: dict[str, Interval] = {}
+        for s, values in zip(known, zip(*drawn, strict=True), strict=True):
+            ordered = torch.tensor(values, dtype=torch.float64)
+            found[s.name] = Interval(s.value(rates), float(ordered.quantile(0.025)), float(ordered.quantile(0.975)))
+        return found
+
     def interval(self, variant: str, key: Key) -> Interval:
-        """Return ASR_all of a row, with Wilson's 95 % interval."""
+        """Return ASR_all (of groups, ASR_gp) of a row, with Wilson's 95 % interval."""
         hit = self.measured[variant, key].fooled.all(1)
         return wilson_interval(int(hit.sum()), len(hit))
 
@@ -100,6 +139,7 @@ class Outcome:
             "title": self.experiment.title,
             "images_wanted": self.wanted,
             "complete": self.complete,
+            "to_be_trained": list(self.untrained),
             "seconds": round(self.seconds, 1),
             "rows": rows,
             "claims": claims,
@@ -108,20 +148,26 @@ class Outcome:
     def _describe_row(self, row: Row, rates: Rates) -> dict[str, Any]:
         found, printed = self.interval(row.variant, row.key), self.printed(row.key)
         own = self.measured[row.variant, row.key]
-        facts: dict[str, Any] = {
-            "key": list(row.key),
-            "variant": row.variant,
-            "images": self.images(row),
-            "asr_all": found.estimate,
-            "asr_all_low": found.low,
-            "asr_all_high": found.high,
-            "asr_all_any_iterate": float(own.any_iterate.double().mean()),
+        facts: dict[str, Any] = {"key": list(row.key), "variant": row.variant, "images": self.images(row)}
+        if own.distortion.shape[1]:
+            return facts | {"median": float(own.distortion.median()), "values": own.distortion.tolist()}
+        joint = "asr_all" if row.cell.task is None else "asr_gp"
+        weights = own.weights.double().mean(0).tolist()
+        names = row.cell.models if row.cell.task is None else row.cell.columns
+        facts |= {
+            joint: found.estimate,
+            f"{joint}_low": found.low,
+            f"{joint}_high": found.high,
             "asr_avg": float(own.fooled.double().mean()),
-            "accuracy": dict(zip(letters_of(row), (1 - own.fooled.double().mean(0)).tolist(), strict=True)),
-            "mean_weights": dict(zip(row.cell.models, own.weights.double().mean(0).tolist(), strict=True)),
+            "accuracy": dict(zip(row.cell.columns, (1 - own.fooled.double().mean(0)).tolist(), strict=True)),
+            "mean_weights": dict(zip(names, weights, strict=True)),
             "steps": row.cell.steps,
-            "gradient_evaluations": row.cell.steps * len(row.cell.models),
+            "gradient_evaluations": row.cell.steps * len(weights),
         }
+        if row.cell.task is None:
+            facts["asr_all_any_iterate"] = float(own.any_iterate.double().mean())
+        else:
+            facts["problems"] = len(own)
         gain = self.gain(row.variant, row.key)
         if gain is not None:
             facts["gain_over_average"] = {"estimate": gain.estimate, "low": gain.low, "high": gain.high}
@@ -129,7 +175,7 @@ class Outcome:
         if printed is not None:
             facts["printed"] = {
                 "source": printed.source,
-                "asr_all": printed.asr_all,
+                joint: printed.asr_all,
                 "asr_avg": printed.asr_avg,
                 "lift": printed.lift,
                 "accuracy": printed.accuracy,
@@ -137,6 +183,9 @@ class Outcome:
         return facts
 
 
-def letters_of(row: Row) -> tuple[str, ...]:
-    """Return the letters of the models that judge a row, as the paper calls them."""
-    return tuple(name.split("/")[-1].split("@")[0].upper() for name in row.cell.judged)
+def _measurable(statistic: Statistic, rates: Rates) -> bool:
+    try:
+        statistic.value(rates)
+    except KeyError:
+        return False
+    return True

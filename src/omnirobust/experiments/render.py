@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from omnirobust.evaluation import Interval
 from omnirobust.experiments.claims import Judgement
-from omnirobust.experiments.ensembles import VARIANTS
-from omnirobust.experiments.outcome import Outcome, letters_of
+from omnirobust.experiments.outcome import Outcome
+from omnirobust.experiments.printed_groups import STATISTICS as PRINTED_STATISTICS
 from omnirobust.experiments.spec import Key, Row
+from omnirobust.experiments.variants import VARIANTS
+from omnirobust.experiments.weight_claims import STATISTICS
 
 NONE = "–"
 
@@ -21,26 +23,22 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
         figures: links to its figures.
     """
     experiment = outcome.experiment
-    counts = sorted({len(found) for found in outcome.measured.values()})
-    missing = sum(outcome.images(row) < outcome.wanted for row in experiment.rows)
+    counts = sorted({outcome.images(row) for row in experiment.rows} - {0})
     steps = max((row.cell.steps for row in experiment.rows), default=0)
     parts = [
         f"## {experiment.name}: {experiment.title}",
         f"Test images: {_range(counts)}; steps: up to {steps}."
-        + (f" **Not complete:** {missing} rows are to be measured." if missing else ""),
+        + (f" **Not complete:** {outcome.missing} rows are to be measured." if outcome.missing else "")
+        + (f" **To be trained:** {', '.join(outcome.untrained)}." if outcome.untrained else ""),
+        experiment.note,
         *(f"![{experiment.title}]({link})" for link in figures),
+        _TABLES[experiment.kind](outcome),
     ]
-    if experiment.kind == "accuracy":
-        parts.append(_accuracy_table(outcome))
-    elif experiment.kind == "sweep":
-        parts.append(_sweep_table(outcome))
-    else:
-        parts.append(_summary_table(outcome))
     judgements = outcome.judgements()
     if judgements:
-        note = "In brackets: the share of resamples of the images on which the claim holds."
+        note = "In brackets: the share of resamples on which the claim holds."
         parts += [f"### {experiment.name}: the paper's claims", note, _claims_table(judgements)]
-    if experiment.kind == "table":
+    if experiment.kind in ("table", "groups"):
         parts += [f"### {experiment.name}: every row", _detail_table(outcome)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -71,9 +69,9 @@ def _rows_by_key(outcome: Outcome) -> dict[Key, dict[str, Row]]:
 
 
 def _summary_table(outcome: Outcome) -> str:
-    """ASR_all of every row: printed, then one column a variant."""
+    """ASR_all (of groups, ASR_gp) of every row: printed, then one column a variant."""
     variants = outcome.variants
-    head = ["norm", "weights", "printed", *variants, "paper: ours − printed"]
+    head = [*outcome.experiment.heads, "printed", *variants, "paper: ours − printed"]
     lines = []
     for key, rows in _rows_by_key(outcome).items():
         printed = outcome.printed(key)
@@ -82,42 +80,54 @@ def _summary_table(outcome: Outcome) -> str:
         shift = NONE
         if printed is not None and printed.asr_all is not None and "paper" in rows:
             shift = f"{100 * outcome.interval('paper', key).estimate - printed.asr_all:+.1f}"
-        lines.append([*key[:2], f"{printed.asr_all:.2f}" if printed and known else NONE, *cells, shift])
-    return "ASR_all in percent, with 95 % intervals.\n\n" + table(head, lines)
+        lines.append([*key, f"{printed.asr_all:.2f}" if printed and known else NONE, *cells, shift])
+    return f"{_joint(outcome)} in percent, with 95 % intervals.\n\n" + table(head, lines)
+
+
+def _joint(outcome: Outcome) -> str:
+    tasks = any(row.cell.task is not None for row in outcome.experiment.rows)
+    return "ASR_gp" if tasks else "ASR_all"
 
 
 def _detail_table(outcome: Outcome) -> str:
     """Everything of every row: accuracies, ASR_avg, ASR_all, lift, the best iterate."""
-    letters = max((letters_of(row) for row in outcome.experiment.rows), key=len)
-    head = ["norm", "weights", "attack", *(f"Acc {m}" for m in letters), "ASR_avg", "ASR_all", "any iterate"]
-    head += ["lift", "over average, points", "images"]
+    groups, joint = outcome.experiment.kind == "groups", _joint(outcome)
+    letters = () if groups else max((row.cell.columns for row in outcome.experiment.rows), key=len)
+    head = [*outcome.experiment.heads, "attack", *(f"Acc {m}" for m in letters), "ASR_avg", joint]
+    head += ["any iterate"] if joint == "ASR_all" else []
+    head += ["lift", "over average, points", "groups" if groups else "images"]
     lines = []
     for key, rows in _rows_by_key(outcome).items():
         printed = outcome.printed(key)
         if printed is not None:
             own = [_number(printed.accuracy.get(m)) for m in letters]
-            rates = [_number(printed.asr_avg), _number(printed.asr_all), NONE, _signed(printed.lift, " %")]
-            lines.append([*key[:2], "*printed*", *own, *rates, NONE, "10000"])
+            rates = [_number(printed.asr_avg), _number(printed.asr_all), *([NONE] if joint == "ASR_all" else ())]
+            count = 10_000 // next(iter(rows.values())).cell.group
+            lines.append([*key, "*printed*", *own, *rates, _signed(printed.lift, " %"), NONE, str(count)])
         for variant, row in rows.items():
-            lines.append([*key[:2], variant, *_details(outcome, row, letters)])
+            lines.append([*key, variant, *_details(outcome, row, letters)])
     return table(head, lines)
 
 
 def _details(outcome: Outcome, row: Row, letters: Sequence[str]) -> list[str]:
     own = outcome.measured[row.variant, row.key]
-    kept = dict(zip(letters_of(row), (1 - own.fooled.double().mean(0)).tolist(), strict=True))
-    whole = letters_of(row) == tuple(m.split("/")[-1].upper() for m in row.cell.models)
+    kept = dict(zip(row.cell.columns, (1 - own.fooled.double().mean(0)).tolist(), strict=True))
     gain = outcome.gain(row.variant, row.key)
     rates = outcome.rates(row.variant)
     return [
         *(_percent(kept.get(m)) for m in letters),
         _percent(float(own.fooled.double().mean())),
         _percent(outcome.interval(row.variant, row.key).estimate),
-        _percent(float(own.any_iterate.double().mean())) if whole else NONE,
+        *([_any_iterate(outcome, row)] if row.cell.task is None else ()),
         NONE if gain is None else _signed(100 * rates.lift(*row.key), " %"),
         NONE if gain is None else _points(gain),
         str(len(own)),
     ]
+
+
+def _any_iterate(outcome: Outcome, row: Row) -> str:
+    own = outcome.measured[row.variant, row.key]
+    return _percent(float(own.any_iterate.double().mean())) if row.cell.judged == row.cell.models else NONE
 
 
 def _accuracy_table(outcome: Outcome) -> str:
@@ -140,6 +150,23 @@ def _sweep_table(outcome: Outcome) -> str:
     rows = sorted(_rows_by_key(outcome).items(), key=lambda item: (item[0][0], item[0][1], _position(item[0][-1])))
     lines = [[key[-1], key[0], key[1], *(_rate(outcome, found.get(v)) for v in variants)] for key, found in rows]
     return "ASR_all in percent, with 95 % intervals.\n\n" + table(head, lines)
+
+
+def _weights_table(outcome: Outcome) -> str:
+    """What the weights come to: printed, then one column a variant."""
+    printed = PRINTED_STATISTICS.get(outcome.experiment.name, {})
+    ours = {variant: outcome.statistics(variant) for variant in outcome.variants}
+    lines = [
+        [s.name, s.kind, _number(printed.get(s.name)), *(_band(found.get(s.name)) for found in ours.values())]
+        for s in STATISTICS
+        if any(s.name in found for found in ours.values())
+    ]
+    said = "Spearman correlations, and shares of the groups whose heaviest image is also the other column's largest."
+    return said + "\n\n" + table(["of", "is a", "printed", *ours], lines)
+
+
+def _band(found: Interval | None) -> str:
+    return NONE if found is None else f"{found.estimate:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _claims_table(judgements: Sequence[Judgement]) -> str:
@@ -170,7 +197,7 @@ def _rate(outcome: Outcome, row: Row | None) -> str:
         return NONE
     found = outcome.interval(row.variant, row.key)
     text = f"{100 * found.estimate:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
-    return text if outcome.images(row) == outcome.wanted else f"{text}, {outcome.images(row)} images"
+    return text if outcome.whole(row) else f"{text}, {outcome.images(row)} images"
 
 
 def _percent(value: float | None) -> str:
@@ -187,3 +214,13 @@ def _signed(value: float | None, unit: str = "") -> str:
 
 def _points(gain: Interval) -> str:
     return f"{100 * gain.estimate:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+
+
+_TABLES: dict[str, Callable[[Outcome], str]] = {
+    "table": _summary_table,
+    "groups": _summary_table,
+    "accuracy": _accuracy_table,
+    "sweep": _sweep_table,
+    "weights": _weights_table,
+}
+"""Kind of experiment to its first table."""

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TypeAlias
 
 from omnirobust._files import replacing
-from omnirobust.experiments.ensembles import VARIANTS, experiments
 from omnirobust.experiments.figures import draw
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.outcome import Outcome
+from omnirobust.experiments.registry import experiments
 from omnirobust.experiments.render import markdown, variants_list
-from omnirobust.experiments.spec import BUDGETS, Budget, Experiment
+from omnirobust.experiments.spec import BUDGETS, Budget, Experiment, Row
+from omnirobust.experiments.variants import VARIANTS
 
 ProgressHook: TypeAlias = Callable[[str, int, int], None]
 """Is told the name of an experiment, and how many of its (image, step) pairs are done, of how many."""
 
-_TITLE = "# The paper's ensemble experiments, reproduced"
+_TITLE = "# The paper's experiments, reproduced"
 _NOTES = """\
 Models are those of the zoo, trained from scratch by the paper's recipe; the paper's own weights are not public. Every
 attack takes the same number of gradient evaluations, steps times models, as the paper's. "any iterate" counts images
@@ -82,23 +83,25 @@ def reproduce(
 
     Raises:
         ValueError: for an unknown name, budget or variant.
-        MissingWeightsError: if a model of the zoo has not been trained.
+        MissingWeightsError: if nothing of an experiment that ``names`` asks for can be measured before a model of the
+            zoo is trained. Else rows that wait for a model are left out, and named.
         DataUnavailableError: if the images cannot be had.
     """
+    names = tuple(names)
     chosen, limits = _chosen(names, variants), _budget(budget, images)
     plan = [(limits.limit(experiment), limits.images(experiment)) for experiment in chosen]
     folder = Path(out)
     lab = laboratory or Laboratory(folder / "cells" if cells is None else cells)
     if measure:
-        _measure_all(lab, plan, progress)
+        _measure_all(lab, plan, progress, strict=bool(names))
     outcomes = tuple(_recall(lab, experiment, count) for experiment, count in plan)
     written = _write(outcomes, folder)
     return written if docs is None else replace(written, files=(*written.files, *publish(written, Path(docs))))
 
 
-def _chosen(names: Iterable[str], variants: Sequence[str] | None) -> list[Experiment]:
+def _chosen(names: Sequence[str], variants: Sequence[str] | None) -> list[Experiment]:
     known = experiments()
-    asked = list(names) or list(known)
+    asked = names or tuple(known)
     for name in asked:
         if name not in known:
             raise ValueError(f"names must be among {', '.join(known)}, got {name!r}")
@@ -122,10 +125,12 @@ def _budget(name: str, images: int | None) -> Budget:
     return replace(BUDGETS[name], table=images, sweep=images, accuracy=images)
 
 
-def _measure_all(lab: Laboratory, plan: Sequence[tuple[Experiment, int]], progress: ProgressHook | None) -> None:
+def _measure_all(
+    lab: Laboratory, plan: Sequence[tuple[Experiment, int]], progress: ProgressHook | None, *, strict: bool
+) -> None:
     """Measure every cell, those of the first variants of all experiments before those of the next."""
-    jobs = [(row, experiment.name, count) for experiment, count in plan for row in experiment.rows]
-    totals = {e.name: sum(count * max(row.cell.steps, 1) for row in e.rows) for e, count in plan}
+    jobs = [(row, e.name, count) for e, count in plan for row in _measurable(lab, e, count, strict)]
+    totals = {name: sum(_pairs(row, count) for row, n, count in jobs if n == name) for _, name, _ in jobs}
     done = dict.fromkeys(totals, 0)
     # Sorting is stable: within a variant the order of experiments and rows stands.
     for row, name, count in sorted(jobs, key=lambda job: list(VARIANTS).index(job[0].variant)):
@@ -138,10 +143,25 @@ def _measure_all(lab: Laboratory, plan: Sequence[tuple[Experiment, int]], progre
         lab.measure(row.cell, count, on_steps)
 
 
+def _measurable(lab: Laboratory, experiment: Experiment, count: int, strict: bool) -> list[Row]:
+    """Return the rows whose models are there; where ``strict`` there must be some."""
+    rows = [row for row in experiment.rows if not lab.untrained(row.cell)]
+    if strict and not rows and experiment.rows:
+        lab.measure(experiment.rows[0].cell, count)  # which says what is missing
+    return rows
+
+
+def _pairs(row: Row, count: int) -> int:
+    return row.cell.problems(count) * row.cell.group * max(row.cell.steps, 1)
+
+
 def _recall(lab: Laboratory, experiment: Experiment, count: int) -> Outcome:
-    found = {(row.variant, row.key): lab.recall(row.cell, count) for row in experiment.rows}
-    seconds = sum(lab.seconds(row.cell, count) for row in experiment.rows)
-    return Outcome(experiment, {name: m for name, m in found.items() if m is not None}, count, seconds)
+    untrained = tuple(dict.fromkeys(name for row in experiment.rows for name in lab.untrained(row.cell)))
+    rows = [row for row in experiment.rows if not lab.untrained(row.cell)]
+    found = {(row.variant, row.key): lab.recall(row.cell, count) for row in rows}
+    seconds = sum(lab.seconds(row.cell, count) for row in rows)
+    measured = {name: m for name, m in found.items() if m is not None}
+    return Outcome(experiment, measured, count, seconds, untrained)
 
 
 def _write(outcomes: Sequence[Outcome], folder: Path) -> Reproduction:

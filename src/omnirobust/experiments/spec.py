@@ -14,9 +14,10 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 
 from omnirobust._types import NORMS, Norm, WeightRule
+from omnirobust.experiments.tasks import Task
 from omnirobust.settings import AttackSettings
 
-Labels: TypeAlias = Literal["predicted", "true"]
+Labels: TypeAlias = Literal["predicted", "true", "released"]
 Key: TypeAlias = tuple[str, ...]
 
 
@@ -37,12 +38,14 @@ class Cell:
         eps: its radius, >= 0.
         attack: the weight rule, direction, step size, loss, start and which iterate is kept.
         rule: in place of ``attack.rule`` where another cell decides the weights.
-        labels: "predicted", each model's own on the clean image, as in the released code; or "true".
+        labels: "predicted", each domain's own on the clean image; "true"; or "released", as the released code has it:
+            the attack is to leave its own prediction, success is counted against the true label.
         judges: names of the models whose success is counted; empty: those attacked.
         data: name of the data, whose test split is attacked in order.
         steps: T, >= 0.
         seed: keys the start.
         precision: of the attack; success is always recomputed in fp32.
+        task: what the domains are beside the models; None for an ensemble attack, whose domains are the models.
     """
 
     models: tuple[str, ...]
@@ -56,6 +59,7 @@ class Cell:
     steps: int = 50
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    task: Task | None = None
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -64,15 +68,33 @@ class Cell:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         if not self.eps >= 0:
             raise ValueError(f"eps must be >= 0, got {self.eps}")
-        if self.labels not in ("predicted", "true"):
-            raise ValueError(f"labels must be 'predicted' or 'true', got {self.labels!r}")
+        if self.labels not in ("predicted", "true", "released"):
+            raise ValueError(f"labels must be 'predicted', 'true' or 'released', got {self.labels!r}")
         if self.steps < 0:
             raise ValueError(f"steps must be >= 0, got {self.steps}")
+        if self.task is not None and len(self.judged) > 1:
+            raise ValueError(f"models must name one model where there is a task, got {len(self.judged)}")
 
     @property
     def judged(self) -> tuple[str, ...]:
         """The models whose success is counted."""
         return self.judges or self.models
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What success is counted for: the letters of the models that judge, or the domains of the task."""
+        if self.task is not None:
+            return self.task.columns
+        return tuple(name.split("/")[-1].split("@")[0].upper() for name in self.judged)
+
+    @property
+    def group(self) -> int:
+        """How many images each problem takes."""
+        return 1 if self.task is None else self.task.size
+
+    def problems(self, images: int) -> int:
+        """Return how many problems ``images`` test images come to."""
+        return images // self.group
 
     @property
     def needs(self) -> tuple[Cell, ...]:
@@ -92,7 +114,8 @@ class Cell:
     def describe(self, rule: WeightRule) -> dict[str, Any]:
         """Return the settings as plain values, ready for JSON."""
         attack = {f.name: plain(getattr(self.attack, f.name)) for f in fields(self.attack)}
-        own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("attack", "rule", "judges")}
+        apart = {"attack", "rule", "judges"} | ({"task"} if self.task is None else set())
+        own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in apart}
         return own | {"judges": list(self.judged), "attack": attack | {"rule": plain(rule)}}
 
 
@@ -119,16 +142,21 @@ class Experiment:
         name: as on the command line, such as "table-1a".
         title: one line.
         rows: what is measured, in the order of the table.
-        kind: "table" of attacks, "sweep" over a quantity (the last entry of each row's key, a number), or "accuracy"
-            of single models. Budgets give each kind its images.
+        kind: "table" of attacks, "sweep" over a quantity (the last entry of each row's key, a number), "accuracy" of
+            single models, "groups" of images that share a perturbation, or the "weights" of such groups. Budgets give
+            each kind its images.
         sweeps: name of the swept quantity; empty for the other kinds.
+        heads: what the entries of the rows' keys are, as heads of columns.
+        note: what a reader of this one must know, beside what is said of all.
     """
 
     name: str
     title: str
     rows: tuple[Row, ...]
-    kind: Literal["table", "sweep", "accuracy"] = "table"
+    kind: Literal["table", "sweep", "accuracy", "groups", "weights"] = "table"
     sweeps: str = ""
+    heads: tuple[str, ...] = ("norm", "weights")
+    note: str = ""
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -150,6 +178,7 @@ class Budget:
         accuracy: test images for the accuracies of single models, >= 1.
         steps: upper limit on the steps of every attack; None for the paper's.
         thin: keep every so many-th point of a sweep, >= 1.
+        groups: test images for tables of groups, >= 10, the largest group; None for as many as ``table``.
     """
 
     table: int
@@ -157,10 +186,19 @@ class Budget:
     accuracy: int
     steps: int | None = None
     thin: int = 1
+    groups: int | None = None
 
     def images(self, experiment: Experiment) -> int:
         """Return how many test images ``experiment`` takes."""
-        return {"table": self.table, "sweep": self.sweep, "accuracy": self.accuracy}[experiment.kind]
+        match experiment.kind:
+            case "sweep":
+                return self.sweep
+            case "accuracy":
+                return self.accuracy
+            case "groups" | "weights":
+                return self.table if self.groups is None else self.groups
+            case "table":
+                return self.table
 
     def limit(self, experiment: Experiment) -> Experiment:
         """Return the experiment with its sweep thinned and its steps limited."""
@@ -175,7 +213,7 @@ REFERENCE = "-"
 """Last entry of the key of a row that a sweep is held against: it has no place on the axis."""
 
 BUDGETS: dict[str, Budget] = {
-    "smoke": Budget(table=24, sweep=24, accuracy=500, steps=10, thin=3),
+    "smoke": Budget(table=24, sweep=24, accuracy=500, steps=10, thin=3, groups=40),
     "quick": Budget(table=200, sweep=200, accuracy=10_000),
     "paper": Budget(table=1000, sweep=200, accuracy=10_000),
 }

@@ -1,0 +1,43 @@
+"""Every experiment by name: its rows, its printed values, and what the paper claims of it."""
+
+from __future__ import annotations
+
+from omnirobust.experiments import ensembles, printed_groups, tables, transformed, universals
+from omnirobust.experiments.claims import Claim
+from omnirobust.experiments.figure_claims import FIGURE_1, FIGURE_2, FIGURE_A1
+from omnirobust.experiments.group_claims import TABLE_2
+from omnirobust.experiments.spec import Experiment, Key
+from omnirobust.experiments.table_claims import TABLE_1A, TABLE_A2, TABLE_A4
+from omnirobust.experiments.tables import Printed
+from omnirobust.experiments.transform_claims import TABLE_3, TABLE_A5, TABLE_A6
+from omnirobust.experiments.weight_claims import TABLE_A9
+
+CLAIMS: dict[str, tuple[Claim, ...]] = {
+    "table-1a": TABLE_1A,
+    "table-a2": TABLE_A2,
+    "table-a4": TABLE_A4,
+    "figure-1": FIGURE_1,
+    "figure-2": FIGURE_2,
+    "figure-a1": FIGURE_A1,
+    "table-2": TABLE_2,
+    "table-3": TABLE_3,
+    "table-a5": TABLE_A5,
+    "table-a6": TABLE_A6,
+    "table-a9": TABLE_A9,
+    "table-a10": TABLE_A9,
+}
+"""Experiment name to what the paper claims of it."""
+
+PRINTED: dict[str, dict[Key, Printed]] = tables.PRINTED | {
+    "table-2": printed_groups.TABLE_2,
+    "table-3": printed_groups.TABLE_3,
+    "table-a5": printed_groups.TABLE_A5,
+    "table-a6": printed_groups.TABLE_A6,
+}
+"""Experiment name to its printed rows; figures print no numbers, and Tables A9 and A10 those of other images."""
+
+
+def experiments() -> dict[str, Experiment]:
+    """Return every experiment by name, in the order in which they are worth computing."""
+    others = (universals.table_2(), *transformed.tables())
+    return ensembles.experiments() | {experiment.name: experiment for experiment in others}
