@@ -9,16 +9,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from omnirobust.jobs.record import AttackRecord
+    from omnirobust.report.breakdown import Breakdown
 
 
 def show_attack(record: AttackRecord) -> None:
     """Print accuracies, success, weights, lift, the paired difference, what was saved, and transfer."""
     from rich.console import Console
 
+    from omnirobust.report.breakdown import breakdowns
     from omnirobust.report.words import notes
 
     console = Console()
-    console.print(_attack_table(record))
+    if record.task == "ensemble":
+        console.print(_attack_table(record))
+    else:
+        console.print(_success_table(record))
+        for breakdown in breakdowns(record):
+            console.print(_members_table(record, breakdown))
     for line in notes(record):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -67,4 +74,40 @@ def _attack_table(record: AttackRecord) -> Table:
         accuracies = [percent(result["accuracy"][m]) for m in models]
         weights = [f"{result['mean_weights'][m]:.2f}" for m in models]
         table.add_row(name, *accuracies, percent(result["asr_all"]), lifted, *weights)
+    return table
+
+
+def _success_table(record: AttackRecord) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from omnirobust.report.words import headline, percent, title
+
+    table = Table(title=f"{headline(record)}\n{title(record)}", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.caption = "Success in %, with its 95 % confidence interval."
+    table.add_column("attack", no_wrap=True)
+    for column in ("ASR_avg", record.rate, "interval", "Lift"):
+        table.add_column(column, justify="right")
+    for name, result in record.metrics["attacks"].items():
+        lifted = "-" if name == record.attacks[0] else percent(record.metrics["comparison"]["lift"], sign=True)
+        low, high = (percent(end) for end in result["asr_all_interval"])
+        table.add_row(name, percent(result["asr_avg"]), percent(result["asr_all"]), f"{low} to {high}", lifted)
+    return table
+
+
+def _members_table(record: AttackRecord, breakdown: Breakdown) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from omnirobust.report.words import percent
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    weighed = breakdown.heaviest is not None
+    table.caption = f"Accuracy in %; w: mean weight, {record.attacks[-1]}." if weighed else "Accuracy in %."
+    table.add_column(breakdown.kind, no_wrap=True)
+    for column in ("Acc clean", *(f"Acc {name}" for name in record.attacks), *(["w"] if weighed else [])):
+        table.add_column(column, justify="right")
+    for member in breakdown.members:
+        weight = [] if member.weight is None else [f"{member.weight:.3f}"]
+        table.add_row(member.name, percent(member.clean), *(percent(a) for a in member.accuracies), *weight)
     return table

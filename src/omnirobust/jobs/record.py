@@ -53,7 +53,9 @@ class AttackRecord:
     @property
     def task(self) -> str:
         """What was attacked: "ensemble", "universal" or "transforms"."""
-        return self.config["job"].removeprefix("attack ")
+        if self.groups is not None:
+            return "universal"
+        return "transforms" if self.transforms else "ensemble"
 
     @property
     def axes(self) -> dict[str, list[str]]:

@@ -94,6 +94,7 @@ def _metrics(folder: RunFolder, setting: Setting, results: Results, predicted: M
         "images": len(setting.images),
         "perturbations": len(first.fooled),
         "left_out": setting.left_out,
+        "classes": list(setting.images.classes),
         "models": list(setting.models),
         "transfer": list(setting.others),
         "domains": list(first.names),
@@ -110,13 +111,22 @@ def _metrics(folder: RunFolder, setting: Setting, results: Results, predicted: M
 
 
 def _clean_by(setting: Setting, like: AttackResult) -> dict[str, dict[str, float]]:
-    """Return the accuracy on clean images of every member of every factor."""
-    job = setting.job
-    true = setting.arranged(setting.images.y)
+    """Return the accuracy on clean images of every member of every factor, and of every class where images share."""
     _, missed = success_of(
-        setting.models, setting.x, true, setting.transforms, shared=setting.shared, draws=like.draws, seed=job.seed + 1,
+        setting.models, setting.x, setting.arranged(setting.images.y), setting.transforms, shared=setting.shared,
+        draws=like.draws, seed=setting.job.seed + 1,
     )  # fmt: skip
-    return {axis: dict(zip(like.axes[axis], (1 - v).tolist(), strict=True)) for axis, v in _means(like, missed).items()}
+    by = {axis: _named(1 - values, like.axes[axis]) for axis, values in _means(like, missed).items()}
+    if setting.shared:
+        accuracy = 1 - _by_image(setting, missed).mean(1)
+        by["classes"] = {name: float(accuracy[rows].mean()) for name, rows in _classes(setting).items()}
+    return by
+
+
+def _classes(setting: Setting) -> dict[str, Tensor]:
+    """Return which images are of each class that occurs, (N,) bool by name."""
+    labels = setting.images.y
+    return {setting.images.classes[label]: labels == label for label in labels.unique().tolist()}
 
 
 def _means(like: AttackResult, values: Tensor) -> dict[str, Tensor]:
@@ -140,7 +150,8 @@ def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult
     )  # fmt: skip
     return {
         "asr_all": success.estimate,
-        "asr_avg": float(result.success.double().mean()),
+        "asr_avg": float(result.fooled.double().mean()),
+        "success_share": float(result.success.double().mean()),
         "asr_all_interval": [success.low, success.high],
         "accuracy": _named(1 - result.success.double().mean(0), result.names),
         "mean_weights": _named(result.weights.double().mean(0), result.names),
@@ -169,21 +180,20 @@ def _by_class(setting: Setting, result: AttackResult) -> dict[str, dict[str, flo
     """Return accuracy, mean weight and number of the images of every class."""
     weights = _by_image(setting, result.weights.double()).sum(1)
     accuracy = 1 - _by_image(setting, result.success.double()).mean(1)
-    table = {}
-    for label in setting.images.y.unique().tolist():
-        of_class = setting.images.y == label
-        table[setting.images.classes[label]] = {
-            "accuracy": float(accuracy[of_class].mean()),
-            "weight": float(weights[of_class].mean()),
-            "images": int(of_class.sum()),
+    return {
+        name: {
+            "accuracy": float(accuracy[rows].mean()),
+            "weight": float(weights[rows].mean()),
+            "images": int(rows.sum()),
         }
-    return table
+        for name, rows in _classes(setting).items()
+    }
 
 
 def _comparison(baseline: tuple[str, AttackResult], ours: tuple[str, AttackResult]) -> dict[str, Any]:
     (with_name, theirs), (of_name, mine) = baseline, ours
     won, lost = mine.fooled.all(1), theirs.fooled.all(1)
-    means = paired_mean_difference(mine.success.double().mean(1), theirs.success.double().mean(1))
+    means = paired_mean_difference(mine.fooled.double().mean(1), theirs.fooled.double().mean(1))
     return {
         "of": of_name,
         "with": with_name,

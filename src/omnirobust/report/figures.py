@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#6b6b6b")
@@ -37,6 +38,8 @@ _STYLE = {
 }
 _DASHES = ("solid", "dashed", "dotted", "dashdot")
 _BOXES = 9
+_ALL_BOXES = 36
+"""How many boxes a plot can hold before they are too thin to see."""
 
 
 def colour(k: int) -> str:
@@ -61,6 +64,7 @@ def success_per_iteration(fooled: Tensor, all_fooled: Tensor, names: Sequence[st
             ax.plot(steps, 100 * fooled[:, k].numpy(), color=colour(k), linestyle=style, label=name)
         ax.plot(steps, 100 * all_fooled.numpy(), color="#1b1f24", linewidth=2.6, label="all at once")
         ax.set(xlabel="iteration", ylabel="success rate, %", ylim=(-2, 102), xlim=(0, max(len(steps) - 1, 1)))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(ax, len(names) + 1)
 
     return _svg(draw, label)
@@ -76,7 +80,7 @@ def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str) 
         names: of the models, K.
         label: what a screen reader says.
     """
-    chosen = chosen_iterates(len(weights) - 1)
+    chosen = chosen_iterates(len(weights) - 1, max(_ALL_BOXES // len(names), 3))
 
     def draw(ax: Axes) -> None:
         K = len(names)
@@ -110,9 +114,9 @@ def _legend(ax: Axes, entries: int) -> None:
     )
 
 
-def chosen_iterates(steps: int) -> list[int]:
+def chosen_iterates(steps: int, most: int = _BOXES) -> list[int]:
     """Choose up to nine iterates from 0 to ``steps``, closer together at the beginning, where weights move most."""
-    spread = np.unique(np.round(np.geomspace(1, steps + 1, _BOXES)).astype(int) - 1)
+    spread = np.unique(np.round(np.geomspace(1, steps + 1, min(most, _BOXES))).astype(int) - 1)
     return [int(t) for t in spread]
 
 

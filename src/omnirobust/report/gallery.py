@@ -1,12 +1,17 @@
-"""The examples a report shows: which ones, and what is said of each."""
+"""The examples a report shows where every image has its own perturbation, and what is said of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from omnirobust._draws import DrawKey, uniforms
 from omnirobust.jobs.record import AttackRecord
+from omnirobust.report.choice import choose
 from omnirobust.report.figures import colour
 from omnirobust.report.images import picture, signed_picture
+from omnirobust.transforms import named
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,27 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """What one model says of one image under one transformation: share of draws that fool, and the weight."""
+
+    share: float
+    fooled: bool
+    weight: float
+    colour: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One attacked image under one transformation: a picture where it can be drawn again, and a cell a model."""
+
+    transform: str
+    picture: str | None
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
 class Example:
-    """One image: clean, perturbation, attacked, with every model's verdict."""
+    """One image: clean, perturbation, attacked, with every model's verdict, or a line for each transformation."""
 
     row: int
     label: int
@@ -34,57 +58,70 @@ class Example:
     largest: float
     changed: int
     verdicts: tuple[Verdict, ...]
+    seen: tuple[Seen, ...]
 
 
 def examples(record: AttackRecord, count: int) -> list[Example]:
     """Choose and describe up to ``count`` examples of the last attack of a run."""
-    return [_example(record, row, note) for row, note in _choose(record, count)]
-
-
-def _choose(record: AttackRecord, count: int) -> list[tuple[int, str]]:
-    """Choose rows: half those that this attack alone wins, a few that resist, the rest that both win."""
-    table = record.examples
-    ours, other = record.attacks[-1], record.attacks[0]
-    kinds: dict[str, list[int]] = {"alone": [], "resists": [], "both": []}
-    for row, (won, other_won) in enumerate(zip(table[f"{ours}.fooled_all"], table[f"{other}.fooled_all"], strict=True)):
-        kinds["resists" if not won else "both" if other_won else "alone"].append(row)
-    notes = {
-        "alone": f"{ours} fools every model, {other} does not",
-        "both": "every model fooled" if ours == other else f"{ours} and {other} both fool every model",
-        "resists": f"some model resists {ours}",
-    }
-    picked = [(row, "alone") for row in kinds["alone"][: count // 2]]
-    picked += [(row, "resists") for row in kinds["resists"][: max(count // 6, 1)]]
-    rest = [(row, kind) for kind in ("both", "alone", "resists") for row in kinds[kind] if (row, kind) not in picked]
-    picked += rest[: count - len(picked)]
-    order = list(notes)
-    return [(row, notes[kind]) for row, kind in sorted(picked, key=lambda p: (order.index(p[1]), p[0]))]
+    return [_example(record, row, note) for row, note in choose(record, count)]
 
 
 def _example(record: AttackRecord, row: int, note: str) -> Example:
     saved, attack = record.perturbations, record.attacks[-1]
     bounds = tuple(record.config["attack"]["bounds"])
-    delta = saved[f"{attack}.delta"][row]
+    delta, attacked = saved[f"{attack}.delta"][row], saved[f"{attack}.adversarial"][row]
+    number = record.config["data"]["start"] + row
     return Example(
-        row=record.config["data"]["start"] + row,
+        row=number,
         label=record.examples["label"][row],
         note=note,
         clean=picture(saved["clean"][row], bounds),
         delta=signed_picture(delta),
-        adversarial=picture(saved[f"{attack}.adversarial"][row], bounds),
+        adversarial=picture(attacked, bounds),
         largest=float(delta.abs().max()),
         changed=int((delta != 0).sum()),
-        verdicts=tuple(_verdict(record, attack, row, k, model) for k, model in enumerate(record.models)),
+        verdicts=() if record.transforms else _verdicts(record, attack, row),
+        seen=tuple(_seen(record, attack, row, r, attacked) for r in range(len(record.transforms))),
     )
 
 
-def _verdict(record: AttackRecord, attack: str, row: int, k: int, model: str) -> Verdict:
+def _verdicts(record: AttackRecord, attack: str, row: int) -> tuple[Verdict, ...]:
     table = record.examples
-    return Verdict(
-        model=model,
-        before=table[f"clean.predicted.{model}"][row],
-        after=table[f"{attack}.predicted.{model}"][row],
-        fooled=table[f"{attack}.fooled.{model}"][row],
-        weight=table[f"{attack}.weight.{model}"][row],
-        colour=colour(k),
+    return tuple(
+        Verdict(
+            model=model,
+            before=table[f"clean.predicted.{model}"][row],
+            after=table[f"{attack}.predicted.{model}"][row],
+            fooled=table[f"{attack}.fooled.{model}"][row],
+            weight=table[f"{attack}.weight.{model}"][row],
+            colour=colour(k),
+        )
+        for k, model in enumerate(record.models)
     )
+
+
+def _seen(record: AttackRecord, attack: str, row: int, r: int, attacked: Tensor) -> Seen:
+    transform = record.transforms[r]
+    alone = len(record.models) == 1
+    domains = [transform] if alone else [f"{model}/{transform}" for model in record.models]
+    cells = [_cell(record, attack, row, domain, colour(k)) for k, domain in enumerate(domains)]
+    return Seen(transform, _transformed(record, transform, attacked, row), tuple(cells))
+
+
+def _cell(record: AttackRecord, attack: str, row: int, domain: str, shade: str) -> Cell:
+    table = record.examples
+    fooled = table[f"{attack}.fooled.{domain}"][row]
+    shares = table.get(f"{attack}.success.{domain}")
+    return Cell(
+        float(fooled) if shares is None else shares[row], fooled, table[f"{attack}.weight.{domain}"][row], shade
+    )
+
+
+def _transformed(record: AttackRecord, name: str, image: Tensor, row: int) -> str | None:
+    """Draw an image under a transformation of the library; None for one of the user's own code."""
+    try:
+        _, transform = named(record.config["transforms"][name])
+    except ValueError:
+        return None
+    u = uniforms(DrawKey(record.config["attack"]["seed"]), image.new_tensor([row]).long(), transform.numbers)
+    return picture(transform.apply(image[None], u)[0], tuple(record.config["attack"]["bounds"]))

@@ -7,23 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 
 from omnirobust._files import replacing
 from omnirobust.jobs.record import AttackRecord, open_records
-from omnirobust.report.figures import success_per_iteration, weights_per_iteration
+from omnirobust.report.breakdown import Breakdown, Pairs, breakdowns, pairs
+from omnirobust.report.charts import Chart, charts
 from omnirobust.report.gallery import Example, examples
-from omnirobust.report.words import notes, percent, title
+from omnirobust.report.groups import Group, shown_groups
+from omnirobust.report.words import count, domain, headline, notes, percent, title, unit, whom
 
 _NORMS = {"linf": "l∞", "l2": "l2", "l1": "l1", "l0": "l0"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A plot and what is said below it."""
-
-    svg: Markup
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -34,8 +27,11 @@ class Section:
     heading: str
     record: AttackRecord
     notes: list[str]
-    figures: list[Figure]
+    figures: list[Chart]
     examples: list[Example]
+    groups: list[Group]
+    breakdowns: list[Breakdown]
+    pairs: Pairs | None
     versions: dict[str, object]
 
     @property
@@ -68,44 +64,25 @@ def render(records: list[AttackRecord]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["percent"] = percent
-    count = 12 if len(records) == 1 else 6
-    sections = [_section(record, count) for record in records]
-    return environment.get_template("page.html.j2").render(sections=sections, data=records[0].config["data"])
+    environment.globals |= {"percent": percent, "count": count, "unit": unit, "whom": whom}
+    shown = 12 if len(records) == 1 else 6
+    sections = [_section(record, shown) for record in records]
+    return environment.get_template("page.html.j2").render(
+        sections=sections, data=records[0].config["data"], headline=headline(records[0]), domain=domain(records[0])
+    )
 
 
-def _section(record: AttackRecord, count: int) -> Section:
-    attack = record.config["attack"]
+def _section(record: AttackRecord, shown: int) -> Section:
+    attack, ensemble = record.config["attack"], record.task == "ensemble"
     return Section(
         name=attack["norm"],
         heading=f"{_NORMS[attack['norm']]} ball of radius {attack['eps']:g}",
         record=record,
         notes=[title(record) + ".", *notes(record)],
-        figures=_figures(record),
-        examples=examples(record, count),
+        figures=charts(record),
+        examples=examples(record, shown) if record.groups is None else [],
+        groups=[] if record.groups is None else shown_groups(record, shown // 2),
+        breakdowns=[] if ensemble else breakdowns(record),
+        pairs=None if ensemble else pairs(record),
         versions=record.folder.read_json("versions.json"),
     )
-
-
-def _figures(record: AttackRecord) -> list[Figure]:
-    history, models, norm = record.history, record.models, record.config["attack"]["norm"]
-    figures = []
-    for name in record.attacks:
-        all_fooled = history[f"{name}.all_fooled"]
-        best = int(all_fooled.argmax())
-        label = (
-            f"{norm}, {name}: success rate per iteration, a line for each model and one for all at once. "
-            f"That one ends at {percent(float(all_fooled[-1]))} % and is highest at iteration {best}: "
-            f"{percent(float(all_fooled[best]))} %"
-        )
-        svg = success_per_iteration(history[f"{name}.fooled"], all_fooled, models, label=label)
-        figures.append(Figure(Markup(svg), f"Success of each iterate: {name}"))
-    last = record.attacks[-1]
-    if f"{last}.rows.weights" in history and last != "average":
-        weights = history[f"{last}.rows.weights"]
-        medians = ", ".join(f"{m} {w:.2f}" for m, w in zip(models, weights[-1].median(0).values.tolist(), strict=True))
-        label = f"{norm}, {last}: box plot of the weights over the images per iteration; medians at the end: {medians}"
-        svg = weights_per_iteration(weights, models, label=label)
-        caption = f"Weights over the images: {last}. Boxes: quartiles; whiskers: 5th to 95th percentile"
-        figures.append(Figure(Markup(svg), caption))
-    return figures

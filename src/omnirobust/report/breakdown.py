@@ -1,0 +1,118 @@
+"""How the members of each factor fare: models, transformations, and the classes of images that share perturbations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omnirobust.jobs.record import AttackRecord
+
+_KINDS = {"models": "model", "transforms": "transformation"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model, transformation or class.
+
+    Attributes:
+        name: what it is called.
+        clean: accuracy before the attack.
+        accuracies: accuracy under every attack, in the order of the run.
+        weight: mean weight under the last attack, summed over the other factors; None where it says nothing.
+    """
+
+    name: str
+    clean: float
+    accuracies: tuple[float, ...]
+    weight: float | None
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """The members of one factor, "model", "transformation" or "class"."""
+
+    kind: str
+    members: tuple[Member, ...]
+
+    @property
+    def hardest(self) -> Member | None:
+        """The member that keeps most accuracy under the last attack, ties by weight; None if all are alike."""
+        ranks = [(m.accuracies[-1], m.weight or 0.0) for m in self.members]
+        return None if len(set(ranks)) < 2 else self.members[ranks.index(max(ranks))]
+
+    @property
+    def heaviest(self) -> Member | None:
+        """The member of the largest weight; None where weights say nothing."""
+        return None if self.members[0].weight is None else max(self.members, key=lambda m: m.weight or 0.0)
+
+
+def breakdowns(record: AttackRecord) -> list[Breakdown]:
+    """Return one breakdown a factor: models and transformations in use, and classes where images share."""
+    found = [_of_axis(record, axis) for axis in record.axes if axis in _KINDS]
+    return found if record.groups is None else [*found, _of_classes(record)]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Every transformation under every model, for the last attack of a product of both.
+
+    Attributes:
+        models: M names.
+        transforms: R names.
+        accuracy: (R, M), in [0, 1].
+        weight: mean weight summed over images that share, (R, M).
+    """
+
+    models: list[str]
+    transforms: list[str]
+    accuracy: list[list[float]]
+    weight: list[list[float]]
+
+
+def pairs(record: AttackRecord) -> Pairs | None:
+    """Return how every pair of model and transformation fares; None unless there are several of both."""
+    if len(record.models) < 2 or len(record.transforms) < 2:
+        return None
+    last = record.metrics["attacks"][record.attacks[-1]]
+
+    def grid(values: dict[str, float]) -> Tensor:
+        return torch.tensor(list(values.values())).view(len(record.models), len(record.transforms), -1).transpose(0, 1)
+
+    return Pairs(
+        record.models,
+        record.transforms,
+        grid(last["accuracy"]).mean(2).tolist(),
+        grid(last["mean_weights"]).sum(2).tolist(),
+    )
+
+
+def _of_axis(record: AttackRecord, axis: str) -> Breakdown:
+    attacks = list(record.metrics["attacks"].values())
+    members = [
+        Member(
+            name,
+            record.metrics["clean_by"][axis][name],
+            tuple(a["by"][axis][name]["accuracy"] for a in attacks),
+            attacks[-1]["by"][axis][name]["weight"],
+        )
+        for name in record.axes[axis]
+    ]
+    return Breakdown(_KINDS[axis], tuple(members))
+
+
+def _of_classes(record: AttackRecord) -> Breakdown:
+    attacks = list(record.metrics["attacks"].values())
+    assert record.groups is not None
+    alike = record.groups["by"] == "class"  # then every class has 1 / E of the weight of its groups
+    members = [
+        Member(
+            name,
+            clean,
+            tuple(a["by_class"][name]["accuracy"] for a in attacks),
+            None if alike else attacks[-1]["by_class"][name]["weight"],
+        )
+        for name, clean in record.metrics["clean_by"]["classes"].items()
+    ]
+    return Breakdown("class", tuple(members))

@@ -1,0 +1,35 @@
+"""Which problems of a run a report shows."""
+
+from __future__ import annotations
+
+from omnirobust.jobs.record import AttackRecord
+from omnirobust.report.words import whom
+
+
+def choose(record: AttackRecord, count: int) -> list[tuple[int, str]]:
+    """Choose problems (images, or groups that share): half those that the last attack alone wins, a few that resist.
+
+    Returns:
+        Up to ``count`` pairs of the problem's number and what is to be said of it.
+    """
+    ours, other = record.attacks[-1], record.attacks[0]
+    kinds: dict[str, list[int]] = {"alone": [], "resists": [], "both": []}
+    for number, (won, other_won) in enumerate(zip(_won(record, ours), _won(record, other), strict=True)):
+        kinds["resists" if not won else "both" if other_won else "alone"].append(number)
+    every, some = whom(record), whom(record).replace("every", "some")
+    notes = {
+        "alone": f"{ours} fools {every}, {other} does not",
+        "both": f"{every} fooled" if ours == other else f"{ours} and {other} both fool {every}",
+        "resists": f"{some} resists {ours}",
+    }
+    picked = [(number, "alone") for number in kinds["alone"][: count // 2]]
+    picked += [(number, "resists") for number in kinds["resists"][: max(count // 6, 1)]]
+    rest = [(n, kind) for kind in ("both", "alone", "resists") for n in kinds[kind] if (n, kind) not in picked]
+    picked += rest[: count - len(picked)]
+    order = list(notes)
+    return [(number, notes[kind]) for number, kind in sorted(picked, key=lambda p: (order.index(p[1]), p[0]))]
+
+
+def _won(record: AttackRecord, attack: str) -> list[bool]:
+    size = 1 if record.groups is None else record.groups["size"]
+    return record.examples[f"{attack}.fooled_all"][::size]
