@@ -26,3 +26,18 @@ def test_every_piece_of_the_page_on_extending_runs(models, x, y) -> None:
     losses = torch.tensor([[1.0, 3.0]])
     assert rule.step(rule.init(1, 2), losses).tolist() == [[0.25, 0.75]]
     run.select(torch.tensor([0]))
+
+
+def test_every_piece_of_the_page_on_transformations_runs(models, x, y) -> None:
+    space = {"orb": orb, "models": models, "x": x, "y": y}
+    pieces = re.findall(r"```python\n(.*?)```", (DOCS / "transforms.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(pieces) == 5
+    seen = []
+    for piece in pieces:
+        exec(compile(piece, "transforms.md", "exec"), space)
+        seen.append(space.get("result"))
+    assert seen[0].names == ("ori", "flh", "flv", "bri", "gam", "crop", "rot")
+    assert seen[2].success.shape == (9, 2) and (20 * seen[2].success).frac().abs().max() < 1e-4
+    contrast = space["Contrast"](2.0)
+    assert torch.allclose(contrast(x).mean((1, 2, 3)), x.mean((1, 2, 3)))
+    assert torch.allclose(contrast(x).std((1, 2, 3)), 2 * x.std((1, 2, 3)))

@@ -7,6 +7,7 @@ from importlib import import_module
 from types import ModuleType
 
 from omnirobust import losses as losses
+from omnirobust import transforms as transforms
 from omnirobust._types import Evaluation as Evaluation
 from omnirobust.adaptive import Adaptive as Adaptive
 from omnirobust.attacks import attack_ensemble as attack_ensemble
