@@ -91,29 +91,36 @@ def row_seeds(key: DrawKey, rows: Tensor) -> list[int]:
 @contextmanager
 def forked(x: Tensor) -> Iterator[None]:
     """Restore the random states of torch (of the CPU and of the device of ``x``), Python and NumPy on leaving."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = [] if x.device.type == "cpu" else [x.device]
+    of_torch, of_device, of_python, of_numpy = random_states(x)
     try:
-        with torch.random.fork_rng(devices, device_type=x.device.type if devices else "cuda"):
-            yield
+        yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(of_torch)
+        if of_device is not None:
+            torch.get_device_module(x.device).set_rng_state(of_device, *_which(x))
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 def seed_all(seed: int, x: Tensor) -> None:
     """Seed what ``forked`` restores."""
     torch.default_generator.manual_seed(seed)
     if x.device.type != "cpu":
-        torch.get_device_module(x.device).manual_seed(seed)
+        seeded = torch.Generator(x.device).manual_seed(seed)
+        torch.get_device_module(x.device).set_rng_state(seeded.get_state(), *_which(x))
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
 def random_states(x: Tensor) -> tuple[Any, ...]:
     """Return the states that ``forked`` restores, for ``same_states``."""
-    of_device = None if x.device.type == "cpu" else torch.get_device_module(x.device).get_rng_state(x.device)
+    on_cpu = x.device.type == "cpu"
+    of_device = None if on_cpu else torch.get_device_module(x.device).get_rng_state(*_which(x))
     return torch.get_rng_state(), of_device, random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def _which(x: Tensor) -> tuple[torch.device, ...]:
+    return () if x.device.type == "mps" else (x.device,)  # there is only one of these, and it takes no name
 
 
 def same_states(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
@@ -139,14 +146,14 @@ def _stream(states: Tensor, count: int) -> Tensor:
 
 def _mix(z: Tensor) -> Tensor:
     """Scramble int64 numbers: the output function of splitmix64 (Steele, Lea and Flood, 2014)."""
-    z = (z ^ _shift(z, 30)) * _signed(_FIRST)
-    z = (z ^ _shift(z, 27)) * _signed(_SECOND)
-    return z ^ _shift(z, 31)
+    z = (z ^ _shift(z, 30)).mul_(_signed(_FIRST))
+    z = z.bitwise_xor_(_shift(z, 27)).mul_(_signed(_SECOND))
+    return z.bitwise_xor_(_shift(z, 31))
 
 
 def _shift(z: Tensor, by: int) -> Tensor:
     # int64 shifts drag the sign along; the mask makes them those of unsigned numbers
-    return (z >> by) & (2 ** (64 - by) - 1)
+    return (z >> by).bitwise_and_(2 ** (64 - by) - 1)
 
 
 def _mix_int(z: int) -> int:

@@ -80,9 +80,10 @@ class Gamma(ImageTransform):
     def _change(self, x: Tensor, columns: Columns) -> Tensor:
         low, width = self.bounds[0], self.bounds[1] - self.bounds[0]
         gamma = per_image(columns.amount(self.gamma))
-        share = ((x - low) / width).clamp_min(0)
+        share = (x - low) / width
         curve = share.clamp_min(_TOE).pow(gamma)
-        return low + width * torch.where(share > _TOE, curve, share * _TOE ** (gamma - 1))
+        line = (share.clamp(0, _TOE) - _TOE) * _TOE ** (gamma - 1)  # nothing where the curve holds
+        return low + width * (curve + line)
 
 
 @dataclass(frozen=True)
