@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from omnirobust._draws import normals_from
