@@ -12,10 +12,15 @@ from safetensors.torch import load_file
 
 import omnirobust as orb
 from omnirobust import data, zoo
-from omnirobust.jobs import AttackJob, AttackRecord, open_records, run_attack
-from omnirobust.settings import DEFAULT, PAPER
+from omnirobust.groups import make_groups
+from omnirobust.jobs import AttackJob, AttackRecord, Grouping, open_records, run_attack
+from omnirobust.transforms import Identity, Rotate
 
 JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=5, images=30, batch_size=10)
+GROUPS = AttackJob(
+    "digits", ("a", "c"), orb.Linf(0.2), steps=5, images=32, batch_size=3, groups=Grouping(3, "class", seed=1),
+    transforms=("ori", "rot:-20..20"), samples=2, draws=4,
+)  # fmt: skip
 
 
 def test_the_attack_is_that_of_the_library(digits, tmp_path):
@@ -36,6 +41,38 @@ def test_the_attack_is_that_of_the_library(digits, tmp_path):
         assert record.examples[f"{name}.fooled.c"] == expected.fooled[:, 1].tolist()
         logits = models["a"](expected.adversarial)
         assert record.examples[f"{name}.predicted.a"] == logits.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("name", ["average", "min-max"])
+def test_the_attack_on_a_product_is_that_of_the_library(digits, tmp_path, name):
+    record = run_attack(GROUPS, tmp_path / "run")
+    images = data.load("digits", limit=32)
+    groups = make_groups(images.y, 3, "class", 1)
+    expected = orb.attack_product(
+        {m: zoo.load(f"digits/{m}") for m in ("a", "c")}, images.x[groups], images.y[groups], orb.Linf(0.2),
+        transforms={"ori": Identity(), "rot:-20..20": Rotate((-20.0, 20.0))}, shared=True, samples=2, draws=4,
+        rule=orb.Uniform() if name == "average" else None, steps=5, batch_size=3,
+    )  # fmt: skip
+    metrics = record.metrics["attacks"][name]
+    assert torch.equal(record.perturbations[f"{name}.delta"], expected.delta)
+    assert torch.equal(record.perturbations[f"{name}.adversarial"], expected.adversarial)
+    assert metrics["asr_all"] == pytest.approx(expected.asr_gp)
+    assert metrics["asr_avg"] == pytest.approx(expected.asr_avg)
+    assert metrics["success_share"] == pytest.approx(float(expected.success.mean()))
+    assert [*metrics["mean_weights"].values()] == pytest.approx(expected.weights.mean(0).tolist(), abs=1e-6)
+    assert record.metrics["domains"] == list(expected.names)
+    assert metrics["gradient_evaluations"] == expected.gradient_evaluations == 2 * 3 * (1 + 2) * 5
+
+
+@pytest.mark.parametrize("preset", [None, "paper"])
+def test_the_clip_setting_reaches_the_attack_and_the_record(digits, tmp_path, preset):
+    job = AttackJob("digits", ("a",), orb.Linf(0.3), steps=3, images=20, groups=Grouping(4), preset=preset)
+    record = run_attack(job, tmp_path / "run")
+    clip = record.config["groups"]["clip"]
+    assert clip == ("image" if preset is None else "intersection")
+    saved = record.perturbations
+    moved = saved["clean"] + saved["average.delta"].unsqueeze(1)
+    assert bool(((moved >= 0) & (moved <= 1)).all()) == (clip == "intersection")
 
 
 def test_metrics_agree_with_the_table_of_examples(digits, tmp_path):
@@ -111,49 +148,40 @@ def test_rows_do_not_depend_on_where_the_job_starts(digits, tmp_path):
     assert torch.equal(whole.perturbations["min-max.delta"][5:], end.perturbations["min-max.delta"])
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
-def test_settings_are_those_of_the_preset_unless_said(norm):
-    threat = {"linf": orb.Linf, "l2": orb.L2, "l1": orb.L1, "l0": orb.L0}[norm](1)
-    assert AttackJob("digits", ("a",), threat).resolved() == DEFAULT[norm]
-    assert AttackJob("digits", ("a",), threat, preset="paper").resolved() == PAPER[norm]
-    own = AttackJob("digits", ("a",), threat, preset="paper", direction=orb.Sign()).resolved()
-    assert own.direction == orb.Sign()
-    assert own.step_size is None
-    assert own.loss == PAPER[norm].loss
-
-
 INTERRUPTED = """
 import os, sys, signal
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-from test_attack import JOB
+from test_attack import {job}
 from omnirobust.jobs import run_attack
 
 def kill(what, done, total):
     if what == "min-max" and done >= total // 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_attack(JOB, {out!r}, kill)
+run_attack({job}, {out!r}, kill)
 """
 
 
-def test_a_killed_job_resumes_to_the_very_same_files(digits, tmp_path):
-    whole = run_attack(JOB, tmp_path / "whole")
-    script = INTERRUPTED.format(tests=str(Path(__file__).parent), out=str(tmp_path / "killed"))
+@pytest.mark.parametrize("job", ["JOB", "GROUPS"])
+def test_a_killed_job_resumes_to_the_very_same_files(digits, tmp_path, job):
+    settings = globals()[job]
+    whole = run_attack(settings, tmp_path / "whole")
+    script = INTERRUPTED.format(tests=str(Path(__file__).parent), job=job, out=str(tmp_path / "killed"))
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ.copy(), check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "metrics.json").exists()
     assert list((tmp_path / "killed" / "parts" / "average").iterdir())
     told = []
-    resumed = run_attack(JOB, tmp_path / "killed", lambda what, done, total: told.append((what, done)))
+    resumed = run_attack(settings, tmp_path / "killed", lambda what, done, total: told.append((what, done)))
     assert resumed.metrics == whole.metrics
     assert resumed.examples == whole.examples
     for name in ("perturbations.safetensors", "history.safetensors"):
         ours, theirs = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
         assert all(torch.equal(ours[key], theirs[key]) for key in {*ours, *theirs})
     assert not (tmp_path / "killed" / "parts").exists()
-    assert told[0] == ("average", 6)  # a whole batch at once: it was not computed again
+    assert told[0] == ("average", settings.steps + 1)  # a whole batch at once: it was not computed again
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -46,7 +47,7 @@ def run_attack(job: AttackJob, out: str | Path | None = None, progress: JobProgr
         results = {}
         for name, rule in job.rules().items():
             results[name] = _attack(setting, rule, folder, name, progress)
-        write_results(folder, setting, results)
+        write_results(folder, setting, results, None if progress is None else partial(progress, "check"))
         folder.clear_stores()
     return AttackRecord.open(folder.path)
 

@@ -114,6 +114,8 @@ class AttackJob:
             raise ValueError(f"transfer must name models that are not attacked, got {', '.join(sorted(repeated))}")
         if self.clip is not None and self.groups is None:
             raise ValueError(f"clip must be left out unless images share a perturbation, got {self.clip}")
+        if self.clip not in (None, "image", "intersection"):
+            raise ValueError(f"clip must be image or intersection, got {self.clip!r}")
         if (self.samples > 1 or self.draws is not None) and not self.transforms:
             raise ValueError("samples and draws must be left out without transforms: nothing is drawn")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,13 +17,30 @@ from omnirobust.runs import RunFolder
 Results = Mapping[str, AttackResult]
 
 
-def write_results(folder: RunFolder, setting: Setting, results: Results) -> None:
-    """Write perturbations, history, one row an image, and last, as the sign that the run has ended, the metrics."""
+def write_results(
+    folder: RunFolder, setting: Setting, results: Results, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write perturbations, history, one row an image, and last, as the sign that the run has ended, the metrics.
+
+    Args:
+        folder: of the run.
+        setting: what was attacked.
+        results: of each attack, by name.
+        progress: called with how many checks are done, and how many there are.
+    """
     predicted = {name: predict(setting.all_models, setting.listed(r.adversarial)) for name, r in results.items()}
     folder.write_tensors("perturbations.safetensors", _perturbations(setting, results))
     folder.write_tensors("history.safetensors", _histories(results))
     folder.write_table("examples.parquet", _examples(setting, results, predicted))
-    folder.write_json("metrics.json", _metrics(folder, setting, results, predicted))
+    metrics, total = _overview(setting, results), len(results) + 1
+    attacks = metrics["attacks"] = {}
+    for name, result in results.items():
+        if progress is not None:
+            progress(1 + len(attacks), total)
+        attacks[name] = _attack(folder, setting, name, result, predicted[name])
+    if progress is not None:
+        progress(total, total)
+    folder.write_json("metrics.json", metrics)
 
 
 def _perturbations(setting: Setting, results: Results) -> dict[str, Tensor]:
@@ -67,13 +84,13 @@ def _domain_columns(setting: Setting, name: str, result: AttackResult) -> dict[s
     if result.draws > 1:
         values["success"] = result.success
     of_image = {what: _by_image(setting, v) for what, v in values.items()}
-    names = image_domains(list(setting.models), list(setting.transforms or {}), shared=setting.shared)
+    names = image_domains(list(setting.models), list(setting.transforms or {}))
     return {
         f"{name}.{what}.{domain}": of_image[what][:, k].tolist() for k, domain in enumerate(names) for what in of_image
     }
 
 
-def image_domains(models: Sequence[str], transforms: Sequence[str], *, shared: bool) -> list[str]:
+def image_domains(models: Sequence[str], transforms: Sequence[str]) -> list[str]:
     """Name the domains of one image: models, transformations, or all pairs "model/transformation"."""
     if not transforms:
         return list(models)
@@ -87,10 +104,10 @@ def _by_image(setting: Setting, values: Tensor) -> Tensor:
     return values.unflatten(1, (-1, setting.E)).transpose(1, 2).flatten(0, 1)
 
 
-def _metrics(folder: RunFolder, setting: Setting, results: Results, predicted: Mapping[str, Tensor]) -> dict[str, Any]:
-    judged = setting.images.y[:, None]
+def _overview(setting: Setting, results: Results) -> dict[str, Any]:
+    """Return what holds for all attacks: counts, names, accuracies before any attack, and how two attacks compare."""
     first = next(iter(results.values()))
-    metrics: dict[str, Any] = {
+    return {
         "images": len(setting.images),
         "perturbations": len(first.fooled),
         "left_out": setting.left_out,
@@ -100,14 +117,10 @@ def _metrics(folder: RunFolder, setting: Setting, results: Results, predicted: M
         "domains": list(first.names),
         "axes": {axis: list(members) for axis, members in first.axes.items()},
         "draws": first.draws,
-        "clean_accuracy": _rates(setting.clean == judged, setting.all_models),
+        "clean_accuracy": _rates(setting.clean == setting.images.y[:, None], setting.all_models),
         "clean_by": _clean_by(setting, first),
-        "attacks": {name: _attack(folder, setting, name, results[name], predicted[name]) for name in results},
-        "comparison": None,
+        "comparison": _comparison(*results.items()) if len(results) == 2 else None,
     }
-    if len(results) == 2:
-        metrics["comparison"] = _comparison(*results.items())
-    return metrics
 
 
 def _clean_by(setting: Setting, like: AttackResult) -> dict[str, dict[str, float]]:

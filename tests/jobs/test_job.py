@@ -1,0 +1,96 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import omnirobust as orb
+from omnirobust.jobs import AttackJob, Grouping
+from omnirobust.settings import DEFAULT, PAPER, PAPER_TRANSFORMS, PAPER_UNIVERSAL
+
+THREATS = {"linf": orb.Linf, "l2": orb.L2, "l1": orb.L1, "l0": orb.L0}
+JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1))
+
+
+@pytest.mark.parametrize("norm", list(THREATS))
+@pytest.mark.parametrize(
+    ("parts", "task", "paper"),
+    [
+        ({}, "ensemble", PAPER),
+        ({"groups": Grouping(3)}, "universal", PAPER_UNIVERSAL),
+        ({"transforms": ("flh",)}, "transforms", PAPER_TRANSFORMS),
+        ({"groups": Grouping(3), "transforms": ("flh",)}, "universal", PAPER_UNIVERSAL),
+    ],
+)
+def test_settings_are_those_of_the_preset_of_the_task_unless_said(norm, parts, task, paper):
+    job = AttackJob("digits", ("a",), THREATS[norm](1), **parts)
+    assert job.task == task
+    assert job.resolved() == DEFAULT[norm]
+    assert replace(job, preset="paper").resolved() == paper[norm]
+    own = replace(job, preset="paper", direction=orb.Sign()).resolved()
+    assert own.direction == orb.Sign()
+    assert own.step_size is None
+    assert own.loss == paper[norm].loss
+
+
+def test_settings_are_what_the_library_resolves(models, x, y):
+    models = {name: model.double() for name, model in models.items()}
+    for parts, attack in (
+        (
+            {"groups": Grouping(3)},
+            lambda p: orb.attack_universal(models, x.unflatten(0, (3, 3)), y.view(3, 3), orb.Linf(0.1), **p),
+        ),
+        (
+            {"transforms": ("flh",)},
+            lambda p: orb.attack_transforms(models, x, y, {"flh": lambda t: t.flip(3)}, orb.Linf(0.1), **p),
+        ),
+    ):
+        for preset in (None, "paper"):
+            job = replace(JOB, preset=preset, **parts)
+            settings = attack({"preset": preset, "steps": 0}).settings
+            assert settings["rule"] == repr(job.resolved().rule)
+            assert settings["step_size"] == job.resolved().step_size
+            assert settings["start"] == job.resolved().start
+            assert settings["keep"] == job.resolved().keep
+            if job.groups is not None:
+                assert settings["clip"] == job.resolved_clip
+
+
+def test_the_paper_clips_by_intersection_and_the_user_by_image_unless_said():
+    job = replace(JOB, groups=Grouping(3))
+    assert job.resolved_clip == "image"
+    assert replace(job, preset="paper").resolved_clip == "intersection"
+    assert replace(job, preset="paper", clip="image").resolved_clip == "image"
+    assert replace(job, clip="intersection").resolved_clip == "intersection"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": 0}, "images must be >= 1, got 0"),
+        ({"steps": -1}, "steps must be >= 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"restarts": 0}, "restarts must be >= 1, got 0"),
+        ({"samples": 0}, "samples must be >= 1, got 0"),
+        ({"transforms": ("noise",), "draws": 0}, "draws must be >= 1, got 0"),
+        ({"clip": "image"}, "clip must be left out unless images share a perturbation, got image"),
+        ({"clip": "both", "groups": Grouping(3)}, "clip must be image or intersection, got 'both'"),
+        ({"samples": 4}, "samples and draws must be left out without transforms"),
+        ({"draws": 4}, "samples and draws must be left out without transforms"),
+        ({"transfer": ("a",)}, "transfer must name models that are not attacked, got a"),
+        ({"target": 1, "labels": "predicted"}, "labels must be true with a target"),
+        ({"threat_model": orb.Linf(torch.tensor([0.1, 0.2]))}, "eps must be one number"),
+        ({"preset": "papier"}, "preset must be 'paper' or None"),
+    ],
+)
+def test_bad_settings_are_one_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(JOB, **change)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0,), "group size must be >= 1, got 0"), ((3, "colour"), "groups must be by 'random' or 'class', got 'colour'")],
+)
+def test_bad_groupings_are_one_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Grouping(*arguments)

@@ -1,0 +1,41 @@
+import pytest
+
+from omnirobust.jobs.own_code import load_own
+
+OWN = """
+def double(x):
+    return 2 * x
+none = None
+"""
+
+
+def test_code_comes_from_a_file_and_from_a_package(tmp_path, monkeypatch):
+    file = tmp_path / "own_code_for_test.py"
+    file.write_text(OWN)
+    name, double = load_own(f"{file}:double", "transforms")
+    assert (name, double(3)) == ("double", 6)
+    monkeypatch.syspath_prepend(tmp_path)
+    name, double = load_own("own_code_for_test:double", "transforms")
+    assert (name, double(4)) == ("double", 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        (
+            "own.py:missing",
+            ValueError,
+            r"models must name something that exists, got own.py:missing, but own.py has no",
+        ),
+        ("own.py:none", ValueError, "models must name something that exists, got own.py:none"),
+        ("nowhere.py:net", FileNotFoundError, "models must name an existing file, got nowhere.py"),
+        ("no_such_package:net", ValueError, "models must name an importable module, got no_such_package"),
+        ("broken.py:net", ValueError, "models must name code that runs, got broken.py:net: NameError: name 'nope'"),
+    ],
+)
+def test_what_is_not_there_is_told(tmp_path, monkeypatch, name, kind, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "broken.py").write_text("net = nope")
+    with pytest.raises(kind, match=message):
+        load_own(name, "models")
