@@ -122,6 +122,16 @@ def test_deterministic_callables_are_called_once_a_batch_and_random_ones_once_a_
     assert sizes == [1] * 6
 
 
+def test_rows_that_would_see_each_other_are_called_alone(images: Tensor) -> None:
+    norm = nn.BatchNorm2d(3)
+    for transform in (lambda x: x / x.max(), norm, lambda x: x - x.mean(0, keepdim=True)):
+        (view,) = as_views([transform], images)
+        assert not view.random
+        expected = torch.cat([transform(image.clone()) for image in images.split(1)])
+        assert torch.allclose(view(images, KEY, ROWS), expected, atol=1e-6)
+    assert not as_views([norm.eval()], images)[0].random
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_random_states_outside_stay_as_they_are(name: str, images: Tensor) -> None:
     before = random_states(images)

@@ -2,7 +2,8 @@
 
 Ours are called on the whole batch with uniform numbers by counting. A callable ``t(x, generator)`` is called row by row
 with a generator seeded for that row. A callable ``t(x)`` is tried once: if torch's, Python's or NumPy's random state
-moves, it is random, and runs row by row with these states seeded for that row, and restored after.
+moves, it is random, and runs row by row with these states seeded for that row, and restored after. If it moves none, it
+runs on the whole batch; row by row if its rows see each other, so that no result depends on the batch.
 """
 
 from __future__ import annotations
@@ -51,10 +52,7 @@ class View:
         Raises:
             ValueError: if what comes back is no batch of the same length.
         """
-        return self._checked(self._call(x.clone()), x)  # a copy: a transformation may write into its input
-
-    def _call(self, x: Tensor) -> Any:
-        return self._transform(x)
+        return self._checked(self._transform(x.clone()), x)  # a copy: a transformation may write into its input
 
     def _checked(self, out: Any, x: Tensor) -> Tensor:
         label = f"transformation {self.name!r}"
@@ -86,9 +84,7 @@ class _Ours(View):
 
 
 class _RowByRow(View):
-    """A random callable: every row alone, under its own seed."""
-
-    random = True
+    """A callable that sees every row alone: one that draws, or whose rows would see each other."""
 
     def __call__(self, x: Tensor, key: DrawKey, rows: Tensor) -> Tensor:
         with self._states(x):
@@ -102,7 +98,7 @@ class _RowByRow(View):
         yield
 
     def _draw(self, row: Tensor, seed: int) -> Any:
-        raise NotImplementedError
+        return self._transform(row)
 
     def _check_shapes(self, out: list[Tensor]) -> None:
         shapes = {tuple(o.shape[1:]) for o in out}
@@ -112,6 +108,8 @@ class _RowByRow(View):
 
 class _WithGenerator(_RowByRow):
     """A callable t(x, generator): a CPU generator, so that all devices may draw the same."""
+
+    random = True
 
     def __init__(self, name: str, transform: Transform, keyword: bool) -> None:
         super().__init__(name, transform)
@@ -124,6 +122,8 @@ class _WithGenerator(_RowByRow):
 
 class _UnderSeed(_RowByRow):
     """A callable t(x) that draws from the global random states: forked, seeded and restored."""
+
+    random = True
 
     @contextmanager
     def _states(self, x: Tensor) -> Iterator[None]:
@@ -152,7 +152,7 @@ def as_views(transforms: Transforms | Sequence[View] | None, example: Tensor) ->
         ValueError: if one is not callable, does not return a batch of finite floats, does not let finite gradients
             through, or draws from a source that no seed reaches; the sentence names it.
 
-    Cost: two calls of each callable that is not ours, on the example, and one gradient.
+    Cost: four calls of each callable that is not ours, on two rows of the example, and one gradient.
     """
     named = _named(transforms)
     return tuple(t if isinstance(t, View) else _view(name, t, example) for name, t in named.items())
@@ -208,19 +208,25 @@ def _foreign(name: str, transform: Transform, example: Tensor) -> View:
     way = _takes_generator(name, transform)
     if way is not None:
         return _WithGenerator(name, transform, keyword=way)
-    plain = View(name, transform)
+    plain, key, rows = View(name, transform), DrawKey(0), torch.arange(len(example))
     with forked(example), torch.no_grad():
-        start = random_states(example)
-        first = _tried(plain, example)
-        view = plain if same_states(start, random_states(example)) else _UnderSeed(name, transform)
-        key, rows = DrawKey(0), torch.arange(len(example))
-        once, again = (first, _tried(plain, example)) if view is plain else [view(example, key, rows) for _ in range(2)]
-    if once.shape != again.shape or not torch.allclose(once, again, rtol=1e-4, atol=1e-6, equal_nan=True):
-        raise ValueError(
-            f"transformation {name!r} draws from a source that no seed reaches: "
-            "let it take a torch.Generator as a parameter named generator"
-        )
+        before = random_states(example)
+        once = _tried(plain, example)
+        view = plain if same_states(before, random_states(example)) else _UnderSeed(name, transform)
+        if view.random:
+            once = view(example, key, rows)
+        if not _same(once, view(example, key, rows)):
+            raise ValueError(
+                f"transformation {name!r} draws from a source that no seed reaches: "
+                "let it take a torch.Generator as a parameter named generator"
+            )
+        if not view.random and not _same(once[:1], view(example[:1], key, rows[:1])):
+            return _RowByRow(name, transform)
     return view
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def _takes_generator(name: str, transform: Transform) -> bool | None:
