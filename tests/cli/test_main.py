@@ -10,6 +10,7 @@ import pytest
 
 from omnirobust.cli import main
 from omnirobust.cli.console import INTERRUPTED
+from omnirobust.cli.main import app
 from omnirobust.jobs import AttackRecord
 
 SMALL = "--data digits --norm linf --images 12 --steps 3"
@@ -56,6 +57,64 @@ def test_options_reach_the_attack(digits, tmp_path, capsys):
     assert (attack["step_size"], attack["seed"], attack["batch_size"]) == (0.05, 3, 6)
 
 
+def test_groups_from_the_command_line(digits, tmp_path, capsys):
+    command = (
+        f"attack universal --models a --eps 0.2 {SMALL} --images 32 --group-size 3 --group-by class --group-seed 4"
+    )
+    code, out, err = run(capsys, f"{command} --out {tmp_path}/run")
+    assert (code, err) == (0, "")
+    record = AttackRecord.open(tmp_path / "run")
+    groups = record.config["groups"]
+    assert (groups["size"], groups["by"], groups["seed"], groups["clip"]) == (3, "class", 4, "image")
+    assert "One perturbation for 3 images at once" in out
+    assert f"in {groups['count']} groups of 3 of one class" in " ".join(out.split())
+    assert "clip image" in out
+    assert f"{groups['left_out']} image" in out
+    for metrics in record.metrics["attacks"].values():
+        assert f"{100 * metrics['asr_all']:.2f}" in out
+        assert f"{100 * metrics['asr_avg']:.2f}" in out
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_products_from_the_command_line(digits, tmp_path, capsys):
+    code, out, err = run(
+        capsys,
+        f"attack universal --models a c --eps 0.2 {SMALL} --preset paper --clip image --group-size 4 --seed 2",
+        f"--transforms ori,flh rot:-30..30 --samples 2 --draws 3 --batch-size 2 --out {tmp_path}/run",
+    )
+    assert (code, err) == (0, "")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["transforms"] == {"ori": "ori", "flh": "flh", "rot:-30..30": "rot:-30..30"}
+    assert (config["samples"], config["draws"], config["groups"]["clip"]) == (2, 3, "image")
+    assert (config["attack"]["batch_size"], config["attack"]["preset"], config["attack"]["seed"]) == (2, "paper", 2)
+    assert "for 4 images against 2 models under 3 transformations at once: 24 domains" in " ".join(out.split())
+    assert "success is judged on 3 fresh draws" in out
+
+
+def test_transformations_from_the_command_line(digits, tmp_path, capsys):
+    (tmp_path / "own.py").write_text("def invert(x):\n    return 1 - x\n")
+    command = f"attack transforms --models a --eps 0.2 {SMALL} --transforms flh --transforms {tmp_path}/own.py:invert"
+    code, out, err = run(capsys, f"{command} --out {tmp_path}/run")
+    assert (code, err) == (0, "")
+    record = AttackRecord.open(tmp_path / "run")
+    assert record.axes == {"transforms": ["flh", "invert"]}
+    assert record.config["attack"]["batch_size"] == 50
+    for name in ("flh", "invert"):
+        row = next(line.split() for line in out.splitlines() if line.strip().startswith(name))
+        by = [record.metrics["attacks"][a]["by"]["transforms"][name] for a in ("average", "min-max")]
+        assert row[2:] == [*(f"{100 * b['accuracy']:.2f}" for b in by), f"{by[1]['weight']:.3f}"]
+
+
+def test_attacks_share_their_options():
+    from typer.main import get_command
+
+    commands = get_command(app).commands["attack"].commands
+    options = {name: {option for p in c.params for option in p.opts} for name, c in commands.items()}
+    assert options["ensemble"] <= options["transforms"] <= options["universal"]
+    assert options["universal"] - options["transforms"] == {"--group-size", "--group-by", "--group-seed", "--clip"}
+    assert options["transforms"] - options["ensemble"] == {"--transforms", "--samples", "--draws"}
+
+
 def test_results_lie_under_runs_by_default_and_are_found_again(digits, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = run(capsys, f"attack ensemble --models a --eps 0.1 {SMALL}")
@@ -100,6 +159,18 @@ def test_zoo_trains(tmp_path, monkeypatch, capsys):
         (f"attack ensemble --models a {SMALL} --eps 0.1 --images 0", "images must be >= 1, got 0"),
         (f"attack ensemble --models a {SMALL}", "Missing option '--eps'"),
         (f"attack ensemble --models x.py:f {SMALL} --eps 0.1", "must name an existing file, got x.py"),
+        (f"attack universal --models a {SMALL} --eps 0.1 --group-size 0", "group size must be >= 1, got 0"),
+        (
+            f"attack universal --models a {SMALL} --eps 0.1 --group-size 13",
+            "at least one group of 13 each, got 12 images",
+        ),
+        (f"attack universal --models a {SMALL} --eps 0.1 --clip both", "'both' is not one of"),
+        (f"attack universal --models a {SMALL} --eps 0.1 --samples 3", "samples and draws must be left out without"),
+        (f"attack transforms --models a {SMALL} --eps 0.1", "Missing option '--transforms'"),
+        (f"attack transforms --models a {SMALL} --eps 0.1 --transforms turn:3", "got 'turn'"),
+        (f"attack transforms --models a {SMALL} --eps 0.1 --transforms flh flh", "named once each, got flh twice"),
+        (f"attack transforms --models a {SMALL} --eps 0.1 --transforms flh --draws 0", "draws must be >= 1, got 0"),
+        (f"attack transforms --models a {SMALL} --eps 0.1 --transforms x.py:f", "must name an existing file, got x.py"),
         ("report nowhere", "got nowhere, which has no config.json"),
         ("zoo train digits/z", "got 'digits/z'"),
         ("reproduce table-99", "got 'table-99'"),
