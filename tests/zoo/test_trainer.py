@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from omnirobust import zoo
 from omnirobust.data import load
 from omnirobust.zoo import trainer
-from omnirobust.zoo.recipes import RECIPES
+from omnirobust.zoo.recipes import PAPER, RECIPES
 
 KILLED = """
 import sys, torch
@@ -100,7 +100,7 @@ def test_an_early_end_is_judged_on_the_held_out_end_of_the_training_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(RECIPES["digits/a"], holdout=297, stop_at=0.9)
-    monkeypatch.setitem(trainer.RECIPES, "digits/a", recipe)
+    monkeypatch.setitem(RECIPES, "digits/a", recipe)
     card = zoo.train("digits/a", cache=tmp_path)
     assert card.epochs < recipe.epochs
     assert card.finished
@@ -121,10 +121,22 @@ def test_going_on_with_other_settings_is_refused(tmp_path: Path, monkeypatch: py
     zoo.train("digits/a", epochs=2, cache=tmp_path)
     with pytest.raises(ValueError, match=r"epochs must be >= 2, which the checkpoint .* has done, got 1"):
         zoo.train("digits/a", epochs=1, cache=tmp_path)
-    monkeypatch.setitem(trainer.RECIPES, "digits/a", replace(RECIPES["digits/a"], batch_size=32))
+    monkeypatch.setitem(RECIPES, "digits/a", replace(RECIPES["digits/a"], batch_size=32))
     with pytest.raises(ValueError, match=r"batch_size must be 64 as in the checkpoint .*resume=False"):
         zoo.train("digits/a", epochs=3, cache=tmp_path)
     assert zoo.train("digits/a", epochs=1, cache=tmp_path, resume=False).epochs == 1
+
+
+def test_the_card_says_which_recipe_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PAPER, "digits/a", replace(RECIPES["digits/a"], epochs=1, optimizer="sgd", lr=0.01))
+    ours = zoo.train("digits/a", epochs=1, cache=tmp_path)
+    assert (ours.recipe["name"], ours.recipe["optimizer"]) == ("fast", "adam")
+    with pytest.raises(ValueError, match=r"resume=False"):
+        zoo.train("digits/a", recipe="paper", cache=tmp_path)
+    assert zoo.card("digits/a", tmp_path) == ours
+    theirs = zoo.train("digits/a", recipe="paper", cache=tmp_path, resume=False)
+    assert (theirs.recipe["name"], theirs.recipe["optimizer"]) == ("paper", "sgd")
+    assert zoo.card("digits/a", tmp_path) == theirs
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
@@ -134,4 +146,6 @@ def test_bad_arguments(tmp_path: Path) -> None:
         zoo.train("digits/z", cache=tmp_path)
     with pytest.raises(ValueError, match="epochs must be >= 1, got 0"):
         zoo.train("digits/a", epochs=0, cache=tmp_path)
+    with pytest.raises(ValueError, match="recipe must be fast for digits/a, got 'paper'"):
+        zoo.train("digits/a", recipe="paper", cache=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from omnirobust.cli.console import progress_bars, say
+
+
+class RecipeKind(StrEnum):
+    """What a model can be trained by."""
+
+    PAPER = "paper"
+    FAST = "fast"
+
 
 app = typer.Typer(help="Train and list the paper's models.", no_args_is_help=True)
 
@@ -44,6 +53,10 @@ def train(
     name: Annotated[str, typer.Argument(help="Data and letter, such as mnist/a or cifar10/c.")],
     seed: Annotated[int | None, typer.Option(help="Seed of weights, shuffling and dropout.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    recipe: Annotated[
+        RecipeKind | None, typer.Option(help="The paper's, or ours, which is the default where there is one.")
+    ] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Replace what was trained before.")] = False,
 ) -> None:
     """Train a model by its recipe; killed and called again, it goes on after the last whole epoch."""
     from omnirobust import zoo
@@ -53,6 +66,8 @@ def train(
             name,
             seed,
             epochs,
+            recipe=None if recipe is None else recipe.value,
+            resume=not anew,
             progress=lambda epoch, total, _: progress(f"train {name}", epoch, total),
         )
     fgsm = "" if card.fgsm_accuracy is None else f", under FGSM (linf 0.2) {100 * card.fgsm_accuracy:.2f} %"

@@ -4,7 +4,7 @@ from omnirobust._files import cache_dir
 from omnirobust.zoo.architectures import ARCHITECTURES, build
 from omnirobust.zoo.cards import Card, fgsm_accuracy
 from omnirobust.zoo.checkpoints import MissingWeightsError, card, load, load_model_file, names
-from omnirobust.zoo.recipes import RECIPES, Recipe
+from omnirobust.zoo.recipes import RECIPES, Recipe, RecipeName
 from omnirobust.zoo.trainer import train
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Card",
     "MissingWeightsError",
     "Recipe",
+    "RecipeName",
     "build",
     "cache_dir",
     "card",

@@ -28,7 +28,7 @@ class Card:
         classes: number of logits.
         data: name of the training data.
         data_note: what a reader of the accuracies must know about the data; empty if nothing.
-        recipe: the settings of the training.
+        recipe: the settings of the training; "name" says whether they are the paper's or ours.
         seed: of the initial weights, the shuffling and the dropout.
         epochs: epochs done.
         finished: whether the training has ended; False for weights written while it goes on.
