@@ -1,0 +1,85 @@
+"""What learning and scoring a universal perturbation return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class UniversalPerturbation:
+    """A perturbation learned for a data set.
+
+    Attributes:
+        delta: (*S), feasible.
+        weights: the final weights of the domains, (K,).
+        axes: the factors whose product the domains are, row-major: models, transforms, and classes or images.
+        bounds: range of the data.
+        history: one row an epoch: epoch (from 1), loss and fooled, means over the images as they went by, and
+            worst_loss, the largest mean of a domain.
+        gradient_evaluations: input gradients taken, one for each image, model, transformation and sample.
+        settings: the resolved settings, ready for JSON.
+    """
+
+    delta: Tensor
+    weights: Tensor
+    axes: dict[str, tuple[str, ...]]
+    bounds: tuple[float, float]
+    history: tuple[Mapping[str, float], ...]
+    gradient_evaluations: int
+    settings: dict[str, Any]
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return clip(x + delta) for images (N, *S)."""
+        return (x + self.delta.to(x)).clamp(*self.bounds)
+
+    def marginal(self, axis: str) -> Tensor:
+        """Return the weights summed over all factors but ``axis``, (n,).
+
+        Raises:
+            ValueError: if ``axis`` is none of ``axes``.
+        """
+        if axis not in self.axes:
+            raise ValueError(f"axis must be one of {', '.join(self.axes)}, got {axis!r}")
+        grid = self.weights.view([len(members) for members in self.axes.values()])
+        others = [i for i, name in enumerate(self.axes) if name != axis]
+        return grid.sum(others) if others else grid
+
+
+@dataclass(frozen=True)
+class UniversalScore:
+    """How one perturbation fares on images.
+
+    Attributes:
+        success: the share of draws on which an image is fooled, (N, P), P = models x transformations, row-major; 0 or
+            1 where nothing is random.
+        y: labels, (N,).
+        names: of the P pairs.
+    """
+
+    success: Tensor
+    y: Tensor
+    names: tuple[str, ...]
+
+    @property
+    def asr(self) -> float:
+        """The mean success over images, models and transformations."""
+        return float(self.success.mean()) if self.success.numel() else 0.0
+
+    @property
+    def by_class(self) -> dict[int, float]:
+        """The mean success on the images of each class that occurs."""
+        return {int(c): float(self.success[self.y == c].mean()) for c in self.y.unique()}
+
+    @property
+    def worst_class(self) -> float:
+        """The success on the class that resists most; 0 without images."""
+        return min(self.by_class.values(), default=0.0)
+
+    @property
+    def by_pair(self) -> dict[str, float]:
+        """The mean success under each model and transformation."""
+        return dict(zip(self.names, self.success.mean(0).tolist(), strict=True))
