@@ -122,7 +122,7 @@ def test_passes_keep_to_the_budget(groups, y, budget: int, largest: int) -> None
     class Saving(torch.nn.Module):
         def forward(self, v: Tensor) -> Tensor:
             sizes.append(len(v))
-            wide = v.flatten(1).repeat(1, 4)[:, :125]  # 125 doubles: 1,000 bytes an image
+            wide = v.flatten(1).repeat(1, 4)[:, :125]  # of 144 doubles: 1,152 bytes an image
             return wide.pow(2)[:, :4]
 
     grid = orb.DomainGrid(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,19 @@ class _Part:
     def put(self, part: Tensor, whole: Tensor) -> None:
         """Write the values of this part (r, e, b, ...) into those of all (R, E, B, ...)."""
         whole[self.transforms.start : self.transforms.stop, self.examples, self.rows] = part
+
+
+class _Pass(NamedTuple):
+    """What a forward pass leaves: the images that gradients are taken at, logits, and where no clamp cut anything."""
+
+    leaf: Tensor
+    logits: Tensor
+    uncut: Tensor | None
+
+    def gradient(self, classifier: Classifier, loss: Tensor) -> Tensor:
+        """Return the gradient of the sum of ``loss`` in the images before they were clamped."""
+        slope = _input_gradient(classifier, loss, self.leaf)
+        return slope if self.uncut is None else slope.mul_(self.uncut)
 
 
 class DomainGrid:
@@ -179,7 +192,7 @@ class DomainGrid:
             raise ValueError(f"logits are of grids of models alone, this one has {', '.join(self._axes)}")
         with torch.no_grad():
             return tuple(
-                torch.cat([self._forward(c, 0, part, delta)[1] for part in self._parts(c)]) for c in self._classifiers
+                torch.cat([self._forward(c, part, delta).logits for part in self._parts(c)]) for c in self._classifiers
             )
 
     def blocks_gradient(self, source: int, delta: Tensor) -> bool:
@@ -188,9 +201,9 @@ class DomainGrid:
         classifier = self._classifiers[m]
         for part in self._parts(classifier, range(r, r + 1)):
             with classifier.frozen(), torch.enable_grad():
-                leaf, logits = self._forward(classifier, m, part, delta, grad=True)
-                pattern = torch.linspace(-1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
-                if bool((_input_gradient(classifier, (logits * pattern).sum(1), leaf) != 0).any()):
+                seen = self._forward(classifier, part, delta, grad=True)
+                pattern = torch.linspace(-1, 2, seen.logits.shape[1]).to(seen.logits)
+                if bool((seen.gradient(classifier, (seen.logits * pattern).sum(1)) != 0).any()):
                     return False
         return True
 
@@ -232,29 +245,33 @@ class DomainGrid:
     ) -> tuple[Tensor, Tensor, Tensor]:
         with classifier.frozen(), torch.set_grad_enabled(grad):
             checked = classifier.classes is not None
-            leaf, logits = self._forward(classifier, m, part, delta, grad=grad)
+            seen = self._forward(classifier, part, delta, grad=grad)
             if not checked:
                 check_labels(classifier, self._y)
             shape = (len(part.transforms), part.examples.stop - part.examples.start, len(delta[part.rows]))
             labels = self._labels(m, part)
-            loss = self._mean(self._loss(logits, labels, targeted=self._targeted), part, shape)
-            slope = _input_gradient(classifier, loss, leaf) if grad else leaf.new_empty(0)
-        hits = self._fooled(classifier, logits.detach(), labels)
+            loss = self._mean(self._loss(seen.logits, labels, targeted=self._targeted), part, shape)
+            slope = (
+                seen.gradient(classifier, loss).view(*shape, *delta.shape[1:]) if grad else loss.new_empty(*shape, 0)
+            )
+        hits = self._fooled(classifier, seen.logits.detach(), labels)
         missed = self._mean((~hits).to(loss.dtype), part, shape)
-        return loss.detach(), missed == 0, slope.view(*shape, *delta.shape[1:]) if grad else leaf.new_empty(*shape, 0)
+        return loss.detach(), missed == 0, slope
 
-    def _forward(
-        self, classifier: Classifier, m: int, part: _Part, delta: Tensor, *, grad: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Return the perturbed images (r e b, *S) that gradients are taken at, and the logits (n, C) of their views."""
+    def _forward(self, classifier: Classifier, part: _Part, delta: Tensor, *, grad: bool = False) -> _Pass:
+        """Return the perturbed images (r e b, *S) and the logits (n, C) of what models see of them."""
         shifted = self._x[part.examples, part.rows] + delta[part.rows]
         if len(part.transforms) > 1:
             shifted = shifted.expand(len(part.transforms), *shifted.shape).flatten(0, 1)
-        leaf = classifier.arrange(shifted.flatten(0, 1).detach()).requires_grad_(grad)
+        leaf, uncut = classifier.arrange(shifted.flatten(0, 1).detach()), None
+        if self._range is not None:
+            # the derivative of a clamp by hand: half the passes over memory that autograd takes for it
+            moved, leaf = leaf, leaf.clamp(*self._range)
+            uncut = leaf == moved if grad else None
+        leaf.requires_grad_(grad)
         with self._meter.watching(classifier.name, len(leaf), classifier.model, grad):
-            images = leaf if self._range is None else leaf.clamp(*self._range)
-            views = self._seen(images, part)
-            return leaf, classifier(classifier.arrange(views) if views is not images else images)
+            views = self._seen(leaf, part)
+            return _Pass(leaf, classifier(classifier.arrange(views) if views is not leaf else leaf), uncut)
 
     def _seen(self, images: Tensor, part: _Part) -> Tensor:
         """Return what the models see of ``images`` (r e b, *S): all draws of one transformation, then of the next."""
