@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import omnirobust as orb
-from omnirobust.jobs import AttackRecord, DemoJob, AttackJob, run_demo, run_attack
+from omnirobust.jobs import AttackJob, AttackRecord, DemoJob, run_attack, run_demo
 from omnirobust.report import build_report
+from omnirobust.report.breakdown import breakdowns, pairs
 from omnirobust.report.gallery import examples
 from omnirobust.report.words import notes, percent
 
@@ -44,19 +45,26 @@ def run(digits, tmp_path) -> Path:
     return run_attack(job, tmp_path / "run").folder.path
 
 
+@pytest.fixture(params=["run", "product", "by_class", "transformed"])
+def any_run(request) -> Path:
+    """Return the folder of a run of every kind."""
+    found = request.getfixturevalue(request.param)
+    return found if isinstance(found, Path) else found.folder.path
+
+
 def page_of(path: Path) -> Page:
     page = Page(build_report(path).read_text(encoding="utf-8"))
     assert page.open == []
     return page
 
 
-def test_the_page_asks_nobody_for_anything(run):
-    page = page_of(run)
+def test_the_page_asks_nobody_for_anything(any_run):
+    page = page_of(any_run)
     for tag, attributes in page.attributes:
         assert tag not in {"script", "link", "iframe", "object"}
         for key in ("src", "href", "xlink:href", "srcset", "action"):
             assert attributes.get(key, "#").startswith(("#", "data:image/png"))
-    text = (run / "report.html").read_text(encoding="utf-8")
+    text = (any_run / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"url\((?!#)", text)
     assert "@import" not in text
     assert "default-src 'none'" in text
@@ -72,13 +80,35 @@ def test_the_page_holds_the_numbers(run):
     assert record.config["models"]["a"]["weights"] in page.text
 
 
-def test_every_image_and_plot_has_words_and_ids_are_unique(run):
-    page = page_of(run)
+def test_the_page_of_a_product_holds_its_numbers(product):
+    page, metrics = page_of(product.folder.path), product.metrics
+    text = " ".join(page.text.split())
+    assert "One perturbation for 4 images against 2 models under 3 transformations at once: 24 domains" in text
+    assert "in 7 groups of 4 at random, clip image" in text
+    for note in notes(product):
+        assert note in text
+    for result in metrics["attacks"].values():
+        assert percent(result["asr_avg"]) in text
+        for by in (result["by"]["models"], result["by"]["transforms"], result["by_class"]):
+            assert all(percent(member["accuracy"]) in text for member in by.values())
+    for table in breakdowns(product):
+        assert all(f"{member.weight:.3f}" in text for member in table.members)
+    found = pairs(product)
+    assert found is not None
+    assert all(f"({weight:.3f})" in text for row in found.weight for weight in row)
+    assert "A domain is one combination of model, transformation, image. ASR_gp: share of groups" in text
+
+
+def test_every_image_and_plot_has_words_and_ids_are_unique(any_run):
+    page = page_of(any_run)
     images = [attributes for tag, attributes in page.attributes if tag == "img"]
     plots = [attributes for tag, attributes in page.attributes if tag == "svg"]
-    assert len(images) == 3 * 12
+    kinds = {"attack ensemble": (3 * 12, 3), "attack transforms": ((3 + 2) * 12, 6)}
+    groups = {"a": (6 * (1 + 2 * 3), 3), "a c": (6 * (1 + 2 * 4), 7)}
+    record = AttackRecord.open(any_run)
+    found = kinds.get(record.config["job"]) or groups[" ".join(record.models)]
+    assert (len(images), len(plots)) == found
     assert all(len(attributes["alt"]) > 15 for attributes in images)
-    assert len(plots) == 3
     assert all(attributes["role"] == "img" and len(attributes["aria-label"]) > 40 for attributes in plots)
     ids = [attributes["id"] for _, attributes in page.attributes if "id" in attributes]
     assert len(ids) == len(set(ids))

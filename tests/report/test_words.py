@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from omnirobust.jobs import AttackRecord
-from omnirobust.report.words import notes, percent, title
+from omnirobust.report.words import count, domain, headline, notes, percent, title
 from omnirobust.runs import RunFolder
 
 
@@ -58,3 +58,60 @@ def test_notes_compare_image_by_image():
         "min-max minus average, image by image: +5.00 points of ASR_all, 95 % confidence interval +1.00 to +10.00. "
         "3 images fool every model under min-max alone, 1 under average alone."
     )
+
+
+def test_the_headline_says_what_is_attacked_at_once(product, by_class, transformed):
+    assert (
+        headline(product)
+        == "One perturbation for 4 images against 2 models under 3 transformations at once: 24 domains"
+    )
+    assert headline(by_class) == "One perturbation for 3 images at once"
+    assert headline(transformed) == "One perturbation against 2 models under 3 transformations at once: 6 domains"
+    assert headline(record(models=["a"])) == "One perturbation against 1 model at once"
+
+
+def test_a_domain_is_named_by_what_is_in_use(product, by_class, transformed):
+    assert domain(product) == "combination of model, transformation, image"
+    assert domain(by_class) == "image"
+    assert domain(transformed) == "combination of model, transformation"
+    assert domain(record()) == "model"
+
+
+def test_groups_and_their_clip_are_in_the_title_and_the_notes(product, by_class):
+    assert title(product).startswith("digits, 28 test images from 2 in 7 groups of 4 at random, linf eps 0.25, 4 steps")
+    assert title(product).endswith("clip image")
+    (said,) = [note for note in notes(product) if note.startswith("Groups of")]
+    assert said == (
+        "Groups of 4 at random, seed 1; each image plus the perturbation is clamped to the data range (clip image). "
+        "2 images that filled no group left out."
+    )
+    assert any(note.startswith("Groups of 3 by class, seed 0; ") for note in notes(by_class))
+    groups = {"size": 2, "by": "class", "seed": 0, "count": 1, "left_out": 0, "clip": "intersection"}
+    by_class.config["groups"], kept = groups, by_class.config["groups"]
+    (said,) = [note for note in notes(by_class) if note.startswith("Groups of")]
+    by_class.config["groups"] = kept
+    assert said.endswith("within the data range (clip intersection). Every image is in a group.")
+
+
+def test_fresh_draws_are_counted_where_something_is_random(product, by_class):
+    said = [note for note in notes(product) if "draws" in note]
+    assert said[0].startswith("Random transformations: 2 draws a step; success is judged on 3 fresh draws.")
+    shares = [percent(product.metrics["attacks"][name]["success_share"]) for name in ("average", "min-max")]
+    assert said[1].startswith("Share of fresh draws that fool, over all domains: ")
+    assert said[1].endswith(f": {shares[0]} % under average, {shares[1]} % under min-max.")
+    assert not [note for note in notes(by_class) if "draws" in note]
+
+
+def test_the_hardest_are_named_with_what_makes_them_so(product):
+    (said,) = [note for note in notes(product) if note.startswith("Hardest under min-max: ")]
+    by = product.metrics["attacks"]["min-max"]["by"]
+    for kind, axis in (("model", "models"), ("transformation", "transforms")):
+        name = max(by[axis], key=lambda n: by[axis][n]["accuracy"])
+        assert (
+            f"{kind} {name} (accuracy {percent(by[axis][name]['accuracy'])} %, weight {by[axis][name]['weight']:.2f})"
+            in said
+        )
+
+
+def test_numbers_and_nouns_agree():
+    assert [count(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
