@@ -140,3 +140,8 @@ def test_every_source_is_noticed(source) -> None:
         before = random_states(x)
         source()
         assert not same_states(before, random_states(x))
+
+
+def test_either_number_of_a_seed_counts() -> None:
+    u = uniforms_from(torch.tensor([[0.5, 0.25], [0.5, 0.75], [0.25, 0.25]]), 8)
+    assert len({tuple(row) for row in u.tolist()}) == 3
