@@ -1,8 +1,7 @@
 """The two root searches behind the l1 and l2 projections, on rows: (R, n) points, (R, 1) radii.
 
-Each search stands here twice, for different duties. The ``fast_*`` functions run in the working dtype over buffers
-that fit a cache, and say which rows they have solved to its rounding. The ``exact_*`` functions take the few rows
-that are left (huge, tiny or badly conditioned ones), in float64 and in scaled or re-centred form.
+The ``fast_*`` functions run in the working dtype over buffers that fit a cache, and say which rows they have solved
+to its rounding. The few rows that are left (huge, tiny or badly conditioned ones) go to ``_lp_exact``.
 
 What shapes the fast code: on a CPU, comparisons that give bool tensors, sums of bools, ``torch.where`` and sorts cost
 five to a hundred times as much as arithmetic. Comparing in place (``x.lt_(y)``) gives 0 and 1 as floats at the
@@ -16,7 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_MAX_STEPS = 300
+from omnirobust._lp_exact import exact_l1, exact_l2, toward_zero
+
+_SHARE = 65_536
+"""Coordinates that one pass handles for each thread: the arrays of a pass then fit its second-level cache."""
 
 
 class Tolerance(NamedTuple):
@@ -55,32 +57,59 @@ class Scratch(NamedTuple):
         return Scratch(*(buffer[:count] for buffer in self))
 
 
-def fast_l2(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, scratch: Scratch, out: Tensor) -> Tensor:
+def solve_rows(a: Tensor, p: float, eps: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Project rows (B, n) onto l1 or l2 balls of radii (B, 1), as many rows at a time as the caches hold."""
+    rows, n = a.shape
+    size = rows if a.device.type != "cpu" else min(rows, max(1, _SHARE * max(2, torch.get_num_threads()) // n))
+    scratch = Scratch(*(a.new_empty(size if p == 1 else 0, n) for _ in range(3)))
+    out = torch.empty_like(a)
+    for start in range(0, rows, size):
+        part = slice(start, min(start + size, rows))
+        points, radius, low, high, found = a[part], eps[part], lower[part], upper[part], out[part]
+        if p == 1:
+            solved = fast_l1(points, radius, low, high, scratch.rows(points.shape[0]), found)
+        else:
+            solved = fast_l2(points, radius, low, high, found)
+        if not bool(solved.all()):
+            left = (~solved).nonzero()[:, 0]
+            found[left] = _solve_exactly(points[left], p, radius[left], low[left], high[left])
+    return out
+
+
+def _solve_exactly(a: Tensor, p: float, eps: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    d, low, high = a.double(), lower.double(), upper.double()
+    exact = exact_l1 if p == 1 else exact_l2
+    magnitude = exact(d.abs(), torch.where(d > 0, high, -low), eps.double())
+    return toward_zero(torch.clamp(torch.copysign(magnitude, d), low, high), a.dtype)
+
+
+def fast_l2(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, out: Tensor) -> Tensor:
     """Solve (22), d = clip(s a), on t = s^2; write d to ``out`` and return the solved rows, (R, 1).
 
-    g(t) = ||clip(sqrt(t) a)||^2 is concave, increasing and piecewise linear. From t = eps^2 / ||a||^2, where
-    g(t) <= eps^2, one Newton step and then secants climb monotonically; 4 or 5 evaluations suffice, and a slope costs
-    as much as an evaluation.
+    g(t) = ||clip(sqrt(t) a)||^2 is concave, increasing, piecewise linear and 0 at 0. From t = eps^2 / ||a||^2, where
+    g(t) <= eps^2, the secants, first through 0, climb monotonically; 3 to 5 evaluations suffice. Every evaluation is
+    three passes over ``out``: a slope would cost as much as an evaluation, and another buffer its page faults.
     """
-    tol, (moved, mask, _) = TOLERANCES[a.dtype], scratch
+    tol = TOLERANCES[a.dtype]
     target = eps * eps
+    # A quarter of the tolerance is left for the rounding of t + gap / slope.
+    close = 0.75 * tol.solved * target
     total = _square_sum(a)
     t = torch.where(total > target * (1 + tol.inside), target / total, 1)
-    last_t, last, slope = t, target, total
+    move, last, slope = t, torch.zeros_like(t), total
     step = 0
     while True:
-        reached = _square_sum(torch.clamp(torch.mul(a, t.sqrt(), out=moved), lower, upper, out=out))
-        solved = ((reached - target).abs() <= tol.solved * target) | ((t == 1) & (reached < target))
-        if step == 15 or bool(solved.all()):
+        reached = _square_sum(torch.clamp(torch.mul(a, t.sqrt(), out=out), lower, upper, out=out))
+        gap = target - reached
+        # Nearer points would give the rounding of the sums.
+        slope = torch.where(move.abs() > 1e-4 * t, (reached - last) / move, slope)
+        move = (t + gap / slope).clamp_max_(1).sub_(t)
+        unsolved = (move.abs() * slope) > close
+        if step == 15 or not bool(unsolved.any()):
             break
-        if step == 0:
-            slope = _square_sum(moved.mul_(torch.eq(moved, out, out=mask))) / t.clamp_min(tol.small**2)
-        else:
-            # Nearer points would give the rounding of the sums.
-            slope = torch.where(t - last_t > 1e-4 * t, (reached - last) / (t - last_t), slope)
-        last_t, last = t, reached
-        t = torch.where(solved, t, (t + (target - reached) / slope).clamp(max=1))
+        t, last = torch.where(unsolved, t + move, t), reached
         step += 1
+    solved = (gap.abs() <= tol.solved * target) | ((t == 1) & (gap > 0))
     # Where almost all of the norm sits on the box, the root is sensitive to rounding in the sums.
     return solved & ((20 * t * slope >= target) | (t == 1)) & _usable(eps, tol)
 
@@ -151,65 +180,3 @@ def _caps(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, out: Tensor) -> 
 
 def _usable(eps: Tensor, tol: Tolerance) -> Tensor:
     return ((eps > tol.small) & (eps < tol.large)) | (eps == 0)
-
-
-def exact_l2(m: Tensor, b: Tensor, eps: Tensor) -> Tensor:
-    """Solve (22) in float64 at any scale: y = min(s m, b) for magnitudes m >= 0 and bounds b >= 0.
-
-    In units that make both max m and eps one, squares neither overflow nor vanish where they matter.
-    """
-    b = torch.minimum(b, 2 * eps)
-    free = m * (b > 0)
-    unit = free.amax(1, keepdim=True).clamp_min(torch.finfo(m.dtype).tiny)
-    alpha, beta = free / unit, torch.where(eps > 0, b / eps, 0)
-    within = torch.where(eps > 0, torch.minimum(free, b) / eps, 0).square().sum(1, keepdim=True) <= 1 + 4e-15
-    q, c = alpha * alpha, beta * beta
-    t = 1 / q.sum(1, keepdim=True).clamp_min(1)  # the sum is at least 1 unless the row is 0
-    for _ in range(_MAX_STEPS):
-        moved = t * q
-        slope = (q * (moved < c)).sum(1, keepdim=True)
-        gap = 1 - torch.minimum(moved, c).sum(1, keepdim=True)
-        step = torch.where((slope > 0) & (gap > 0) & ~within, gap / slope, 0)
-        t = t + step
-        if not bool((step > 1e-16 * t).any()):
-            break
-    return torch.where(within, torch.minimum(m, b), torch.minimum(t.sqrt() * alpha, beta) * eps)
-
-
-def exact_l1(m: Tensor, b: Tensor, eps: Tensor) -> Tensor:
-    """Solve (21) in float64 at any scale: y = min(max(m - lam, 0), b) for magnitudes m >= 0 and bounds b >= 0.
-
-    After each root lam the data are re-centred, m <- m - lam: subtracting nearby numbers is exact, so that the
-    next root, a correction of the size of lam's rounding, restores full accuracy however large m is.
-    """
-    b = torch.minimum(b, 2 * eps)
-    y = torch.minimum(m, b)
-    within = y.sum(1, keepdim=True) <= eps * (1 + 2e-15)
-    moved, low, high = m, torch.zeros_like(eps), m.amax(1, keepdim=True)
-    for _ in range(24):
-        lam = torch.where(within, 0, _threshold(moved, b, eps, low, high))
-        moved = moved - lam
-        y = torch.minimum(moved, b).clamp_min(0)
-        if bool((within | ((y.sum(1, keepdim=True) - eps).abs() <= 1e-15 * eps)).all()):
-            break
-        high = 4 * torch.finfo(m.dtype).eps * lam.abs()
-        low = -high
-    return y
-
-
-def _threshold(m: Tensor, b: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Find lam in [low, high] with sum_i min(max(m_i - lam, 0), b_i) = eps: Newton kept inside a shrinking bracket."""
-    lam = low
-    for step in range(_MAX_STEPS):
-        moved = m - lam
-        active = ((moved >= 0) & (moved <= b)).sum(1, keepdim=True)
-        gap = torch.minimum(moved, b).clamp_min(0).sum(1, keepdim=True) - eps
-        low, high = torch.where(gap >= 0, lam, low), torch.where(gap <= 0, lam, high)
-        newton = lam + gap / active
-        # Every third step halves the bracket, whatever Newton does: that bounds the number of steps.
-        inside = (newton > low) & (newton < high) & (step % 3 != 2)
-        following = torch.where(gap == 0, lam, torch.where(inside, newton, low + (high - low) / 2))
-        if not bool((following != lam).any()):
-            break
-        lam = following
-    return lam

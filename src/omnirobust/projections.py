@@ -21,21 +21,18 @@ Low precision (float16, bfloat16) is computed in float32 and rounded towards zer
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from omnirobust._lp_rows import Scratch, exact_l1, exact_l2, fast_l1, fast_l2
-from omnirobust._types import norm_name
-
-Bound = Tensor | float
+from omnirobust._lp_checks import Bound, check_finite, check_floating
+from omnirobust._lp_checks import check_lp_box as check_lp_box
+from omnirobust._lp_checks import check_radius_type as check_radius_type
+from omnirobust._lp_exact import toward_zero as toward_zero
+from omnirobust._lp_rows import solve_rows
 
 _FEW_DOMAINS = 16
 """Up to this K the simplex projection compares all pairs, which is faster than sorting."""
-
-_CHUNK = 131_072
-"""Coordinates that one pass handles: seven arrays of that size fit the second-level caches of a small machine."""
 
 
 def project_simplex(v: Tensor) -> Tensor:
@@ -52,10 +49,10 @@ def project_simplex(v: Tensor) -> Tensor:
     Raises:
         ValueError: if ``v`` is not a floating tensor with K >= 1 finite values in its last axis.
     """
-    _check_floating("v", v)
+    check_floating("v", v)
     if v.ndim == 0 or v.shape[-1] == 0:
         raise ValueError(f"v must have shape (..., K) with K >= 1, got {tuple(v.shape)}")
-    _check_finite("v", v)
+    check_finite("v", v)
     return simplex_unchecked(v)
 
 
@@ -75,7 +72,8 @@ def simplex_unchecked(v: Tensor) -> Tensor:
     s = s.sub_(s.amax(0)).clamp_min_(-2)
     # k is in the support when sum_j max(v_j - v_k, 0) < 1; max(v_j, v_k) - v_k saves a pass.
     support = torch.maximum(s.unsqueeze(0), s.unsqueeze(1)).sum(0).sub_(s, alpha=s.shape[0]).lt_(1)
-    mu = (support * s).sum(0).sub_(1).div_(support.sum(0))
+    count = support.sum(0)
+    mu = support.mul_(s).sum(0).sub_(1).div_(count)
     weights = rows.new_empty(rows.shape)
     torch.clamp_min(s.sub_(mu), 0, out=weights.t())
     return weights.reshape(v.shape)
@@ -120,24 +118,8 @@ def project_lp_box(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upper
     Reference: Proposition 1 and Appendix B.
     """
     check_lp_box(p, eps, lower, upper, a)
-    _check_finite("a", a)
+    check_finite("a", a)
     return lp_box_unchecked(a, p, eps, lower, upper)
-
-
-def check_lp_box(p: float, eps: float | Tensor, lower: Bound, upper: Bound, like: Tensor) -> None:
-    """Raise a ValueError unless ``p``, ``eps`` and the box fit points shaped as ``like`` (B, *S)."""
-    norm_name(p)
-    _check_floating("a", like)
-    if like.ndim < 1:
-        raise ValueError("a must have shape (B, *S), got a scalar")
-    check_radius_type(eps)
-    radius = torch.as_tensor(eps)
-    if radius.ndim > 0 and tuple(radius.shape) != (like.shape[0],):
-        raise ValueError(f"eps must be a number or have shape ({like.shape[0]},), got {tuple(radius.shape)}")
-    if not bool((radius >= 0).all()):
-        raise ValueError(f"eps must be >= 0, got {_worst(radius)}")
-    _check_bound("lower", lower, -1, like)
-    _check_bound("upper", upper, 1, like)
 
 
 @torch.no_grad()
@@ -155,27 +137,8 @@ def lp_box_unchecked(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upp
     elif p == 0:
         found = _keep_largest(flat, torch.clamp(flat, low, high), radius)
     else:
-        found = _by_chunks(flat, p, radius, low, high)
+        found = solve_rows(flat, p, radius, low, high)
     return found.reshape(a.shape)
-
-
-def _by_chunks(a: Tensor, p: float, eps: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Project rows (B, n) onto l1 or l2 balls, as many rows at a time as a cache holds."""
-    rows, n = a.shape
-    size = rows if a.device.type != "cpu" else min(rows, max(1, _CHUNK // n))
-    fast, exact = (fast_l1, exact_l1) if p == 1 else (fast_l2, exact_l2)
-    scratch = Scratch(*(a.new_empty(size, n) for _ in range(3)))
-    out = torch.empty_like(a)
-    for start in range(0, rows, size):
-        part = slice(start, min(start + size, rows))
-        points, radius, low, high = a[part], eps[part], lower[part], upper[part]
-        solved = fast(points, radius, low, high, scratch.rows(points.shape[0]), out[part])
-        if not bool(solved.all()):
-            left = (~solved).nonzero()[:, 0]
-            d, low, high = points[left].double(), low[left].double(), high[left].double()
-            magnitude = exact(d.abs(), torch.where(d > 0, high, -low), radius[left].double())
-            out[part][left] = toward_zero(torch.clamp(torch.copysign(magnitude, d), low, high), a.dtype)
-    return out
 
 
 def row_norm(delta: Tensor, p: float) -> Tensor:
@@ -193,17 +156,6 @@ def row_norm(delta: Tensor, p: float) -> Tensor:
 def as_rows(values: Tensor) -> Tensor:
     """Lay (B, *S) out as (B, n), empty batches and rows of one number included."""
     return values.unsqueeze(-1).flatten(1)
-
-
-def toward_zero(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert to a narrower dtype without ever increasing a magnitude."""
-    narrow = values.to(dtype)
-    if dtype.itemsize >= values.dtype.itemsize:
-        return narrow
-    # One less in the bit pattern is one step towards zero, for either sign.
-    grew = narrow.to(values.dtype).abs() > values.abs()
-    pattern = torch.int16 if dtype.itemsize == 2 else torch.int32
-    return (narrow.view(pattern) - grew.to(pattern)).view(dtype)
 
 
 def _keep_largest(a: Tensor, boxed: Tensor, eps: Tensor) -> Tensor:
@@ -246,42 +198,3 @@ def _rows(values: Bound, a: Tensor) -> Tensor:
 
 def _widen(value: Bound) -> Bound:
     return value.float() if isinstance(value, Tensor) else value
-
-
-def _check_floating(name: str, value: Tensor) -> None:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{name} must be a floating point tensor, got {kind}")
-
-
-def _check_finite(name: str, value: Tensor) -> None:
-    if not bool(torch.isfinite(value).all()):
-        bad = value[~torch.isfinite(value)].flatten()[0].item()
-        raise ValueError(f"{name} must be finite, got {bad}")
-
-
-def check_radius_type(eps: object) -> None:
-    """Raise a TypeError unless ``eps`` is a number or a tensor."""
-    if not isinstance(eps, (Real, Tensor)):
-        raise TypeError(f"eps must be a number or a tensor, got {eps!r} ({type(eps).__name__})")
-
-
-def _check_bound(name: str, bound: Bound, side: int, like: Tensor) -> None:
-    """Raise unless the bound lies on its side of 0 and broadcasts to the points; NaN fails the comparison."""
-    if not isinstance(bound, (Real, Tensor)):
-        raise TypeError(f"{name} must be a number or a tensor, got {type(bound).__name__}")
-    value = torch.as_tensor(bound)
-    try:
-        fits = torch.broadcast_shapes(value.shape, like.shape) == like.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(f"{name} must broadcast to {tuple(like.shape)}, got {tuple(value.shape)}")
-    if not bool((value * side >= 0).all()):
-        sign = "<=" if side < 0 else ">="
-        bad = value[~(value * side >= 0)].flatten()[0].item()
-        raise ValueError(f"{name} must be {sign} 0, got {bad}")
-
-
-def _worst(radius: Tensor) -> float:
-    return float(radius[~(radius >= 0)].flatten()[0])
