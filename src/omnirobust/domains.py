@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,12 +22,11 @@ from omnirobust._types import Evaluation
 from omnirobust.losses import Loss
 from omnirobust.losses import fooled as is_fooled
 from omnirobust.threat_models import Clip
+from omnirobust.views import Transforms as Transforms
 from omnirobust.views import as_views
 
 _BF16_DOUBT = 2.0**-6
 """How far, in shares of the largest logit, a bf16 decision must be won to count."""
-
-Transforms = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]
 
 
 @dataclass(frozen=True)
