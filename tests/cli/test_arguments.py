@@ -16,13 +16,17 @@ LISTS = ("--models", "--transfer")
         ("--models a --models b", "--models a --models b"),
         ("--models a b --transfer c d", "--models a --models b --transfer c --transfer d"),
         ("--models a, b", "--models a --models b"),
-        ("--models --eps 0.1", "--models --eps 0.1"),
-        ("--eps 0.1 --models", "--eps 0.1 --models"),
         ("attack ensemble --eps -1 --data x", "attack ensemble --eps -1 --data x"),
     ],
 )
 def test_lists_are_written_in_any_way(given, expected):
     assert expand_lists(given.split(), LISTS) == expected.split()
+
+
+@pytest.mark.parametrize("given", ["--models --eps 0.1", "--eps 0.1 --models", "--models a --transfer --eps 1"])
+def test_a_list_without_values_is_told(given):
+    with pytest.raises(ValueError, match=r"Option '--(models|transfer)' requires an argument\."):
+        expand_lists(given.split(), LISTS)
 
 
 def test_names_become_the_objects_of_the_library():

@@ -166,6 +166,7 @@ def test_zoo_trains(tmp_path, monkeypatch, capsys):
         ),
         (f"attack universal --models a {SMALL} --eps 0.1 --clip both", "'both' is not one of"),
         (f"attack universal --models a {SMALL} --eps 0.1 --samples 3", "samples and draws must be left out without"),
+        (f"attack universal --models a --transforms {SMALL} --eps 0.1", "Option '--transforms' requires an argument."),
         (f"attack transforms --models a {SMALL} --eps 0.1", "Missing option '--transforms'"),
         (f"attack transforms --models a {SMALL} --eps 0.1 --transforms turn:3", "got 'turn'"),
         (f"attack transforms --models a {SMALL} --eps 0.1 --transforms flh flh", "named once each, got flh twice"),

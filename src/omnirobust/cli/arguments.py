@@ -113,15 +113,20 @@ class Domains:
 
 
 def expand_lists(argv: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Repeat list options before each of their values: ``--models a b,c`` to ``--models a --models b --models c``."""
+    """Repeat list options before each of their values: ``--models a b,c`` to ``--models a --models b --models c``.
+
+    Raises:
+        ValueError: if no value follows a list option.
+    """
     expanded: list[str] = []
     option: str | None = None
-    for word in argv:
+    for place, word in enumerate(argv):
         name, equals, value = word.partition("=")
         if name in options:
             option = name
+            if not equals and not _is_value(argv[place + 1 : place + 2]):
+                raise ValueError(f"Option '{name}' requires an argument.")
             expanded += _repeat(option, value) if equals else []
-            expanded += [] if equals or _has_value(argv, word) else [option]
         elif option is None or word.startswith("-"):
             option = None
             expanded.append(word)
@@ -134,10 +139,8 @@ def _repeat(option: str, words: str) -> list[str]:
     return [part for word in words.split(",") if word for part in (option, word)]
 
 
-def _has_value(argv: Sequence[str], option: str) -> bool:
-    """Say whether a value follows ``option``; without one the parser is left to complain."""
-    after = list(argv).index(option) + 1
-    return after < len(argv) and not argv[after].startswith("-")
+def _is_value(following: Sequence[str]) -> bool:
+    return bool(following) and not following[0].startswith("-")
 
 
 def threat_model(norm: str, eps: float) -> ThreatModel:

@@ -49,9 +49,8 @@ def _root(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 if all is well, 2 on bad input, 130 when interrupted."""
-    arguments = expand_lists(sys.argv[1:] if argv is None else argv, LISTS)
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(expand_lists(sys.argv[1:] if argv is None else argv, LISTS), standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except Exception as error:

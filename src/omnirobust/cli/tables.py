@@ -84,7 +84,7 @@ def _success_table(record: AttackRecord) -> Table:
     from omnirobust.report.words import headline, percent, title
 
     table = Table(title=f"{headline(record)}\n{title(record)}", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.caption = "Success in %, with its 95 % confidence interval."
+    table.caption = f"Success in %; interval: 95 % confidence, of {record.rate}."
     table.add_column("attack", no_wrap=True)
     for column in ("ASR_avg", record.rate, "interval", "Lift"):
         table.add_column(column, justify="right")

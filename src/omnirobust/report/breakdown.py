@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from omnirobust.jobs.record import AttackRecord
+
+_ALIKE = 1e-4
+"""Weights that differ by less are alike, but for rounding."""
 
 _KINDS = {"models": "model", "transforms": "transformation"}
 
@@ -99,20 +102,25 @@ def _of_axis(record: AttackRecord, axis: str) -> Breakdown:
         )
         for name in record.axes[axis]
     ]
-    return Breakdown(_KINDS[axis], tuple(members))
+    return Breakdown(_KINDS[axis], _told(members))
 
 
 def _of_classes(record: AttackRecord) -> Breakdown:
     attacks = list(record.metrics["attacks"].values())
-    assert record.groups is not None
-    alike = record.groups["by"] == "class"  # then every class has 1 / E of the weight of its groups
     members = [
         Member(
             name,
             clean,
             tuple(a["by_class"][name]["accuracy"] for a in attacks),
-            None if alike else attacks[-1]["by_class"][name]["weight"],
+            attacks[-1]["by_class"][name]["weight"],
         )
         for name, clean in record.metrics["clean_by"]["classes"].items()
     ]
-    return Breakdown("class", tuple(members))
+    return Breakdown("class", _told(members))
+
+
+def _told(members: list[Member]) -> tuple[Member, ...]:
+    """Leave out weights that are all alike: of the average, and of classes where each group has but one."""
+    weights = [m.weight or 0.0 for m in members]
+    alike = max(weights) - min(weights) < _ALIKE
+    return tuple(replace(m, weight=None) for m in members) if alike else tuple(members)

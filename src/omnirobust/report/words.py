@@ -95,7 +95,8 @@ def _comparison(record: AttackRecord) -> list[str]:
     said = [
         f"{c['of']} minus {c['with']}, {one} by {one}: {percent(c['difference'], sign=True)} points of {record.rate}, "
         f"{100 * c['level']:g} % confidence interval {low} to {high}. "
-        f"{c['only_first']} {one}s fool {everything} under {c['of']} alone, {c['only_second']} under {c['with']} alone."
+        f"{count(c['only_first'], one)} fool{'s' if c['only_first'] == 1 else ''} {everything} under {c['of']} alone, "
+        f"{c['only_second']} under {c['with']} alone."
     ]
     if record.task != "ensemble":
         avg = c["asr_avg"]
@@ -115,7 +116,9 @@ def _hardest_of(table: Breakdown, hardest: Member) -> str:
     heaviest = table.heaviest
     weight = "" if hardest.weight is None else f", weight {hardest.weight:.2f}"
     said = f"{table.kind} {hardest.name} (accuracy {percent(hardest.accuracies[-1])} %{weight})"
-    if heaviest is None or heaviest.weight is None or heaviest.name == hardest.name:
+    if heaviest is None or heaviest.weight is None or hardest.weight is None:
+        return said
+    if f"{heaviest.weight:.2f}" == f"{hardest.weight:.2f}":
         return said
     return f"{said}, while {heaviest.name} has the largest weight ({heaviest.weight:.2f})"
 
