@@ -53,7 +53,16 @@ def margin(logits: Tensor, labels: Tensor, kappa: float = 50.0, *, targeted: boo
     Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", 2017; the paper's
     Section 4.1 and Appendix C.2 (kappa = 50).
     """
-    return (_signed(_label_minus_best_other(logits, labels), targeted) + kappa).clamp_min(0)
+    return (signed_margin(logits, labels, targeted=targeted) + kappa).clamp_min(0)
+
+
+def signed_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
+    """Return z_y - max_{j != y} z_j, or its negative when ``targeted``: zero at the decision boundary.
+
+    Returns:
+        (B,), any real.
+    """
+    return _signed(_label_minus_best_other(logits, labels), targeted)
 
 
 def smooth_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
