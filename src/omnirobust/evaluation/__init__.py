@@ -1,5 +1,9 @@
-"""Judge attacks and models: success rates with confidence intervals."""
+"""Judge attacks and models: success rates with confidence intervals, smallest distortions, what weights explain."""
 
+from omnirobust.evaluation.carlini_wagner import minimal_l2 as minimal_l2
+from omnirobust.evaluation.distortion import Distortion as Distortion
+from omnirobust.evaluation.distortion import minimal_eps as minimal_eps
+from omnirobust.evaluation.distortion import minimal_linf as minimal_linf
 from omnirobust.evaluation.metrics import Interval as Interval
 from omnirobust.evaluation.metrics import PairedComparison as PairedComparison
 from omnirobust.evaluation.metrics import compare_paired as compare_paired

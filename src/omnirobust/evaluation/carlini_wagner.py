@@ -1,0 +1,164 @@
+"""The smallest l2 perturbation by the attack of Carlini and Wagner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omnirobust._models import Model
+from omnirobust._progress import ProgressHook
+from omnirobust.domains import DomainGrid
+from omnirobust.evaluation._boundary import Distortion, blind_rows, check_count, in_batches, like_rows, shortened
+from omnirobust.losses import signed_margin
+from omnirobust.threat_models import L2, FeasibleSet
+
+_DECAY = 0.01
+"""The last Adam step of a descent, as a share of the first."""
+
+_WIDEN = 4.0
+"""The factor by which c moves until one descent has succeeded and another has failed."""
+
+
+def minimal_l2(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int = 100,
+    binary_steps: int = 6,
+    step_size: float = 2.0,
+    targeted: bool = False,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    batch_size: int | None = None,
+    progress: bool | ProgressHook = False,
+) -> Distortion:
+    """Find the smallest l2 perturbation of every input by Carlini and Wagner's attack.
+
+        minimise over delta in the box  ||delta||_2^2 + c max(z_y - max_{j != y} z_j, 0)
+
+    by Adam, for each input its own c, found by binary search: too small, and nothing fools; too large, and the norm
+    does not count. Here delta is clamped to the box rather than passed through tanh, whose gradient all but vanishes
+    at black and white pixels; c and the step start at what the linearised model says, so that no scale of logits has
+    to be guessed. The shortest perturbation that fools is kept, and shortened along the line to its input.
+
+    Args:
+        model: one model, (B, *S) to logits (B, C).
+        x: inputs within ``bounds``, (B, *S), float.
+        y: labels, (B,) int64.
+        steps: of each descent, >= 1.
+        binary_steps: descents, each with its c, >= 1.
+        step_size: l2 length of Adam's first step, in units of the distance estimated so far, > 0.
+        targeted: whether ``y`` are classes to reach rather than to leave.
+        bounds: (lo, hi), the range of the data.
+        batch_size: inputs searched together; None for all.
+        progress: True draws a bar on the terminal; a callable is given (steps done, steps in all), times inputs.
+
+    Returns:
+        Norms and perturbations; an input's result does not depend on the others of its batch.
+
+    Raises:
+        ValueError: if an argument, the model's output or a label does not fit, or no gradient reaches any input.
+
+    Cost: steps times binary_steps forwards and input gradients.
+
+    Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", 2017; the paper, Appendix F,
+    Tables A9 and A10.
+    """
+    check_count("steps", steps)
+    check_count("binary_steps", binary_steps)
+    if not isinstance(step_size, int | float) or not 0 < step_size < math.inf:
+        raise ValueError(f"step_size must be finite and > 0, got {step_size!r}")
+    if isinstance(model, (list, tuple, dict)):
+        raise ValueError(f"model must be one model, got a {type(model).__name__}; minimal_eps takes several")
+
+    def search(rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
+        grid = DomainGrid({"model": model}, x[rows], y[rows], loss=signed_margin, targeted=targeted)
+        state = _Search(grid, L2(1.0, bounds).around(x[rows]), step_size)
+        for _ in range(binary_steps):
+            state.note_c(state.descend(steps, advance))
+        return state.result(), state.blind
+
+    return in_batches(search, x, batch_size, progress, each=steps * binary_steps)
+
+
+@dataclass
+class _Moments:
+    """Adam's running means of the gradient and of its square."""
+
+    first: Tensor
+    second: Tensor
+    t: int = 0
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Return the next step for length 1 a coordinate."""
+        self.t += 1
+        self.first = 0.9 * self.first + 0.1 * gradient
+        self.second = 0.999 * self.second + 0.001 * gradient**2
+        return self.first / (1 - 0.9**self.t) / ((self.second / (1 - 0.999**self.t)).sqrt() + 1e-8)
+
+
+class _Search:
+    """The inputs of one batch: bounds on each one's c, and the shortest perturbation so far."""
+
+    def __init__(self, grid: DomainGrid, feasible: FeasibleSet, step_size: float) -> None:
+        self._grid, self._feasible, self._step_size = grid, feasible, step_size
+        self._delta = torch.zeros_like(feasible.lower)
+        seen = grid.evaluate(self._delta)
+        assert seen.fooled is not None and seen.grads is not None
+        value, slope = seen.losses[:, 0].clamp_min(0), feasible.norm(seen.grads[0]).to(seen.losses)
+        self.blind = blind_rows(seen)
+        self._done = seen.fooled[:, 0]
+        self._best = torch.where(self._done, 0.0, torch.inf).to(value)
+        # On a linear model c decides how far the hinge pulls: c slope / 2, the distance being value / slope.
+        width = feasible.norm(feasible.upper - feasible.lower).to(value)
+        self._guess = (value / slope.clamp_min(torch.finfo(value.dtype).tiny)).minimum(width)
+        self._c = (2 * self._guess / slope.clamp_min(torch.finfo(value.dtype).eps)).clamp_min(1e-12)
+        self._low, self._high = torch.zeros_like(value), torch.full_like(value, torch.inf)
+
+    def descend(self, steps: int, advance: Callable[[int], None]) -> Tensor:
+        """Run Adam from zero at the present c; return which inputs were fooled on the way, (B,) bool."""
+        delta, hit = torch.zeros_like(self._delta), torch.zeros_like(self._done)
+        moments = _Moments(torch.zeros_like(delta), torch.zeros_like(delta))
+        scale = torch.where(self._best.isfinite(), self._best, self._guess)
+        first = like_rows(scale * (self._step_size / max(delta[:1].numel(), 1) ** 0.5), delta)
+        for t in range(steps):
+            seen = self._grid.evaluate(delta)
+            assert seen.fooled is not None and seen.grads is not None
+            if 2 * t >= steps:  # the first steps may jump over the boundary whatever c is
+                hit |= seen.fooled[:, 0]
+            self._keep(delta, seen.fooled[:, 0])
+            pull = torch.where(seen.losses[:, 0] > 0, self._c, 0.0)
+            gradient = 2 * delta + like_rows(pull, delta) * seen.grads[0]
+            delta = delta - first * _DECAY ** (t / steps) * moments.direction(gradient)
+            delta = torch.clamp(delta, self._feasible.lower, self._feasible.upper)
+            advance(len(delta))
+        return hit
+
+    def _keep(self, delta: Tensor, fooled: Tensor) -> None:
+        size = self._feasible.norm(delta).to(self._best)
+        better = fooled & (size < self._best)
+        self._best = torch.where(better, size, self._best)
+        self._delta = torch.where(like_rows(better, delta), delta, self._delta)
+
+    def note_c(self, hit: Tensor) -> None:
+        """Choose the next c: between one that fooled and one that did not, or further out."""
+        self._high = torch.where(hit, self._c.minimum(self._high), self._high)
+        self._low = torch.where(hit, self._low, self._c.maximum(self._low))
+        self._guess = torch.where(self._best.isinf(), 2 * self._guess, self._guess)
+        outwards = torch.where(hit, self._c / _WIDEN, self._c * _WIDEN)
+        bracketed = (self._low > 0) & self._high.isfinite()
+        self._c = torch.where(bracketed, (self._low * self._high).sqrt(), outwards)
+
+    def result(self) -> Distortion:
+        """Return the shortest perturbations, cut at the boundary."""
+        found = self._best.isfinite()
+        rows = (found & ~self._done).nonzero().flatten()
+        if len(rows):
+            cut = shortened(self._grid.select(rows), self._delta[rows])
+            self._delta[rows] = cut
+            self._best[rows] = self._feasible.norm(cut).to(self._best)
+        return Distortion(self._best, self._delta, found, "l2")
