@@ -13,10 +13,10 @@ def words(chart) -> str:
 def test_a_product_has_a_plot_for_each_factor(product):
     drawn = charts(product)
     assert [chart.caption.split(". ")[0] for chart in drawn] == [
-        "Success of each iterate: average, by model",
-        "Success of each iterate: min-max, by model",
-        "Success of each iterate: average, by transformation",
-        "Success of each iterate: min-max, by transformation",
+        "Success of each iterate: average, by model, on the draws of each step",
+        "Success of each iterate: min-max, by model, on the draws of each step",
+        "Success of each iterate: average, by transformation, on the draws of each step",
+        "Success of each iterate: min-max, by transformation, on the draws of each step",
         "Weights of models over the groups: min-max",
         "Weights of transformations over the groups: min-max",
         "Weights of a group's images, images ranked by it over the groups: min-max",

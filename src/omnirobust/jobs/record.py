@@ -33,12 +33,15 @@ class AttackRecord:
 
         Raises:
             FileNotFoundError: if there is no run, or it has not ended.
-            ValueError: if it is another kind of run, or damaged.
+            ValueError: if it is another kind of run, of an earlier version, or damaged.
         """
         folder = RunFolder.open(path)
         if folder.config.get("job") not in JOBS:
             raise ValueError(f"run must be that of an attack, got {path}, a run of {folder.config.get('job')!r}")
-        return cls(folder, folder.read_json("metrics.json"))
+        metrics = folder.read_json("metrics.json")
+        if "axes" not in metrics:
+            raise ValueError(f"run must be one of this version, got {path}: delete it and give its command again")
+        return cls(folder, metrics)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def _success(record: AttackRecord, name: str, axis: str) -> Chart:
         f"{percent(float(all_fooled[best]))} %"
     )
     by = "" if len(_axes(record)) == 1 else f", by {noun}"
+    by += ", on the draws of each step" if record.metrics["draws"] > 1 else ""
     svg = success_per_iteration(fooled, all_fooled, members, label=label)
     return Chart(Markup(svg), f"Success of each iterate: {name}{by}")
 

@@ -47,10 +47,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Example:
-    """One image: clean, perturbation, attacked, with every model's verdict, or a line for each transformation."""
+    """One image: clean, perturbation, attacked, with every model's verdict, or a line for each transformation.
+
+    ``kind`` names its class: "7", or "5 (dog)" where classes have names.
+    """
 
     row: int
     label: int
+    kind: str
     note: str
     clean: str
     delta: str
@@ -74,6 +78,7 @@ def _example(record: AttackRecord, row: int, note: str) -> Example:
     return Example(
         row=number,
         label=record.examples["label"][row],
+        kind=_kind(record, record.examples["label"][row]),
         note=note,
         clean=picture(saved["clean"][row], bounds),
         delta=signed_picture(delta),
@@ -83,6 +88,11 @@ def _example(record: AttackRecord, row: int, note: str) -> Example:
         verdicts=() if record.transforms else _verdicts(record, attack, row),
         seen=tuple(_seen(record, attack, row, r, attacked) for r in range(len(record.transforms))),
     )
+
+
+def _kind(record: AttackRecord, label: int) -> str:
+    name = record.metrics["classes"][label]
+    return name if name == str(label) else f"{label} ({name})"
 
 
 def _verdicts(record: AttackRecord, attack: str, row: int) -> tuple[Verdict, ...]:
