@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -18,8 +19,6 @@ JOB = AttackJob("digits", ("a",), orb.Linf(0.1), steps=1, images=12)
     ],
 )
 def test_a_record_knows_its_task(digits, tmp_path, parts, task, rate, axes):
-    from dataclasses import replace
-
     record = run_attack(replace(JOB, **parts), tmp_path / "run")
     again = AttackRecord.open(tmp_path / "run")
     assert again == record
@@ -37,12 +36,12 @@ def test_runs_of_an_earlier_version_are_told(digits, tmp_path):
     del metrics["axes"]
     file.write_text(json.dumps(metrics))
     with pytest.raises(
-        ValueError, match="run must be one of this version, got .*: delete it and give its command again"
+        ValueError, match=r"run must be one of this version, got .*: delete it and give its command again"
     ):
         AttackRecord.open(tmp_path / "run")
 
 
 def test_other_kinds_of_runs_are_told(tmp_path):
     RunFolder.create(tmp_path / "run", {"job": "train"})
-    with pytest.raises(ValueError, match="run must be that of an attack, got .*, a run of 'train'"):
+    with pytest.raises(ValueError, match=r"run must be that of an attack, got .*, a run of 'train'"):
         AttackRecord.open(tmp_path / "run")
