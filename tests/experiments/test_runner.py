@@ -5,11 +5,19 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from omnirobust.experiments import experiments, reproduce
+from omnirobust import zoo
+from omnirobust.experiments import experiments, outcome, reproduce
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.runner import MARK
 
 from .conftest import make_images, make_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "RESAMPLES", 10)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +64,61 @@ def test_tables_hold_the_printed_value_beside_ours(done):
     assert len(facts["claims"]) == 9 * 5
 
 
+def test_models_that_are_to_be_trained_are_named(done):
+    folder, found, _ = done
+    page = found.page.read_text()
+    section = page.split("## table-2:")[1].split("\n## ")[0]
+    assert "**To be trained:** cifar10/e, cifar10/h." in section
+    (line,) = (x for x in section.splitlines() if x.startswith("| CIFAR-10 H | minmax | 10 | 2.40 |"))
+    assert line.count("to be trained") == 5
+    facts = json.loads((folder / "out" / "table-2.json").read_text())
+    assert facts["to_be_trained"] == ["cifar10/e", "cifar10/h"]
+    assert facts["complete"]
+    assert len(facts["rows"]) == 6 * 4 * 2 * 5
+
+
+def test_an_experiment_that_waits_for_all_its_models_says_so(tmp_path):
+    def load(name):
+        if name.startswith("cifar10"):
+            raise zoo.MissingWeightsError(f"There are no weights of {name} yet")
+        return make_model(name)
+
+    laboratory = Laboratory(tmp_path / "cells", load, make_images)
+    with pytest.raises(zoo.MissingWeightsError, match="no weights of cifar10/a yet"):
+        reproduce(["table-3"], budget="smoke", out=tmp_path, laboratory=laboratory)
+    found = reproduce(["table-3"], budget="smoke", out=tmp_path, laboratory=laboratory, measure=False)
+    page = found.page.read_text()
+    assert "**To be trained:** cifar10/a, cifar10/b, cifar10/c, cifar10/d." in page
+    assert "| A | avg | 55.88 | to be trained | – |" in page
+
+
+def test_tables_of_groups_and_transformations_hold_the_printed_value_beside_ours(done):
+    folder, found, _ = done
+    outcomes = {o.experiment.name: o for o in found.outcomes}
+    facts = json.loads((folder / "out" / "table-3.json").read_text())
+    (row,) = (r for r in facts["rows"] if r["key"] == ["C", "minmax"] and r["variant"] == "paper")
+    ours = outcomes["table-3"].measured["paper", ("C", "minmax")].fooled.double()
+    assert row["printed"]["asr_gp"] == 63.58
+    assert row["asr_gp"] == pytest.approx(float(ours.all(1).double().mean()))
+    assert set(row["accuracy"]) == {"ori", "flh", "flv", "bri", "gam", "crop"}
+    assert row["accuracy"]["flv"] == pytest.approx(1 - float(ours[:, 2].mean()))
+    page = found.page.read_text()
+    head = next(x for x in page.split("### table-a6: every row")[1].splitlines() if x.startswith("| model"))
+    assert "Acc rot | ASR_avg | ASR_gp | lift | over average, points | images |" in head
+    line = next(x for x in page.splitlines() if x.startswith("| MNIST C | avg | 4 | *printed* |"))
+    assert line == "| MNIST C | avg | 4 | *printed* | 62.12 | 28.72 | – | – | 2500 |"
+
+
+def test_weights_are_shown_as_statistics_beside_the_printed_ones(done):
+    _, found, _ = done
+    (outcome,) = (o for o in found.outcomes if o.experiment.name == "table-a10")
+    ours = outcome.statistics("paper")["l2 and eps_min"]
+    assert ours.low <= ours.estimate <= ours.high
+    line = next(x for x in found.page.read_text().split("## table-a10:")[1].splitlines() if "| l2 and eps_min |" in x)
+    assert line.startswith(f"| l2 and eps_min | correlation | 0.68 | {ours.estimate:.2f} (")
+    assert outcome.pictures.shape[:2] == (10, 5)
+
+
 def test_tables_are_well_formed(done):
     _, found, _ = done
     lines = found.page.read_text().splitlines()
@@ -72,7 +135,8 @@ def test_tables_are_well_formed(done):
 def test_figures_are_svg_and_the_same_for_the_same_numbers(done):
     folder, found, _ = done
     names = sorted({file.name for file in found.files if file.suffix == ".svg"})
-    assert names == ["figure-1-default.svg", "figure-1-paper.svg", "figure-2.svg", "figure-a1.svg"]
+    weights = [f"table-{name}-{variant}.svg" for name in ("a10", "a9") for variant in ("default", "paper")]
+    assert names == ["figure-1-default.svg", "figure-1-paper.svg", "figure-2.svg", "figure-a1.svg", *weights]
     before = {name: (folder / "out" / "figures" / name).read_bytes() for name in names}
     for content in before.values():
         assert ET.fromstring(content).tag.endswith("svg")

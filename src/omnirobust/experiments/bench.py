@@ -14,6 +14,8 @@ from omnirobust._types import NORMS, WeightRule
 from omnirobust.attacks import attack_product
 from omnirobust.data import ImageData
 from omnirobust.domains import DomainGrid
+from omnirobust.evaluation.carlini_wagner import minimal_l2
+from omnirobust.evaluation.distortion import minimal_eps
 from omnirobust.experiments.cells import fingerprint
 from omnirobust.experiments.spec import Cell
 from omnirobust.experiments.tasks import Distortion, Task, Transformed, Universal
@@ -98,13 +100,22 @@ class Bench:
         Raises:
             ValueError: if the data has not as many.
         """
-        task = cell.task.groups if isinstance(cell.task, Distortion) else cell.task
-        have = self._split(cell.data, SPLIT if isinstance(task, Universal) else end)
-        index = groups_of(task, have.y, cell.seed) if isinstance(task, Universal) else torch.arange(len(have))
+        have, index = self._indexed(cell, end)
         if len(index) < end:
             count = len(index) * cell.group
             raise ValueError(f"images must be at most {count}, the test images of {cell.data}, got {end * cell.group}")
         return Trial(begin, end, have.x[index[begin:end]], have.y[index[begin:end]])
+
+    def first(self, cell: Cell, count: int) -> Tensor:
+        """Return the images of the first ``count`` problems of a cell, or of all if there are fewer."""
+        have, index = self._indexed(cell, count)
+        return have.x[index[:count]]
+
+    def _indexed(self, cell: Cell, end: int) -> tuple[ImageData, Tensor]:
+        """Return test images, and which of them each problem takes: ``end`` problems or more, if the data has them."""
+        task = cell.task.groups if isinstance(cell.task, Distortion) else cell.task
+        have = self._split(cell.data, SPLIT if isinstance(task, Universal) else end)
+        return have, groups_of(task, have.y, cell.seed) if isinstance(task, Universal) else torch.arange(len(have))
 
     def labels(self, cell: Cell, trial: Trial, *, judged: bool) -> Tensor:
         """Return the labels that every column is to leave, or where ``judged`` is judged by, (n, columns)."""
@@ -162,6 +173,16 @@ class Bench:
             logits = self._logits(cell.judged, seen)
             hit &= torch.stack([losses.fooled(z, labels[:, k]) for k, z in enumerate(logits)], 1)
         return hit
+
+    def distortion(self, cell: Cell, trial: Trial) -> Tensor:
+        """Return the least distortion of every image of a trial by itself, in the cell's norm, (n, E)."""
+        (model,) = (self.model(name) for name in cell.models)
+        x, y = trial.x.flatten(0, 1), self.labels(cell, trial, judged=False).flatten()
+        if cell.norm == "l2":
+            found = minimal_l2(model, x, y, steps=cell.steps)
+        else:
+            found = minimal_eps(model, x, y, cell.norm, steps=cell.steps)
+        return found.distortion.view(trial.y.shape)
 
     def _predicted(self, cell: Cell, name: str, trial: Trial) -> Tensor:
         """Return the class that a model gives to the clean image of each of its columns, (n, columns)."""

@@ -20,6 +20,9 @@ Verdict: TypeAlias = Literal["true", "false", "undecided", "not measured"]
 ENOUGH = 100
 """Images below which no claim is decided."""
 
+RESAMPLES = 400
+"""How many resamples of the images claims are judged on."""
+
 
 class Rates:
     """Rates of the rows of one variant, as fractions, over the images or over a resample of them.
@@ -36,7 +39,10 @@ class Rates:
         self._letters = letters
         self._rows = dict(rows)
         self._flags = {key: _flags(row) for key, row in rows.items()}
+        self.sizes = tuple(sorted({len(row) for row in rows.values()}))
+        """The numbers of images that rows have, increasing."""
         self._counts: dict[int, Tensor] = {}
+        self._shares: dict[int, Tensor] = {}
         self._means: dict[Key, list[float]] = {}
         self._asked: set[Key] = set()
 
@@ -50,6 +56,7 @@ class Rates:
         drawn = object.__new__(Rates)
         drawn.__dict__.update(self.__dict__)
         drawn._counts, drawn._means, drawn._asked = dict(counts), {}, set()
+        drawn._shares = {N: (drawn_of / drawn_of.sum()).float() for N, drawn_of in counts.items()}
         return drawn
 
     def keys(self) -> tuple[Key, ...]:
@@ -63,12 +70,7 @@ class Rates:
     @property
     def images(self) -> int:
         """The least number of images of a row."""
-        return min((len(row) for row in self._rows.values()), default=0)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The numbers of images that rows have, increasing."""
-        return tuple(sorted({len(row) for row in self._rows.values()}))
+        return min(self.sizes, default=0)
 
     @property
     def asked(self) -> tuple[int, ...]:
@@ -101,7 +103,7 @@ class Rates:
     def weights_path(self, *key: str) -> Tensor:
         """The mean weights at every iterate, (T+1, K)."""
         row = self._row(key)
-        path, share = row.weights_path.float(), self._share(len(row))
+        path, share = row.weights_path.float(), self._shares.get(len(row))
         return path.mean(0) if share is None else torch.tensordot(share, path, 1)
 
     def values(self, *key: str) -> Tensor:
@@ -114,14 +116,10 @@ class Rates:
         self._asked.add(key)
         return self._rows[key]
 
-    def _share(self, images: int) -> Tensor | None:
-        counts = self._counts.get(images)
-        return None if counts is None else (counts / counts.sum()).float()
-
     def _mean(self, key: Key) -> list[float]:
         row = self._row(key)
         if key not in self._means:
-            flags, share = self._flags[key], self._share(len(row))
+            flags, share = self._flags[key], self._shares.get(len(row))
             mean = flags.double().mean(0) if share is None else share @ flags
             self._means[key] = mean.tolist()
         return self._means[key]
@@ -133,7 +131,7 @@ def _flags(row: Measured) -> Tensor:
     return torch.cat([fooled.amin(1, keepdim=True), fooled, row.weights.float()], 1)
 
 
-def bootstrap(rates: Rates, count: int, seed: int = 0) -> Iterator[Rates]:
+def bootstrap(rates: Rates, count: int = RESAMPLES, seed: int = 0) -> Iterator[Rates]:
     """Yield ``count`` resamples of the images, drawn with replacement (bootstrap).
 
     All rows of one size are resampled together: comparisons between them are paired.
@@ -186,10 +184,16 @@ class Judgement:
     shown: str
 
 
-def judge(claim: Claim, variant: str, rates: Rates, *, resamples: int = 400, seed: int = 0) -> Judgement:
-    """Judge a claim on the images measured, and on ``resamples`` resamples of them.
+def judge(claim: Claim, variant: str, rates: Rates, drawn: Sequence[Rates]) -> Judgement:
+    """Judge a claim on the images measured, and on resamples of them.
 
     A claim on too few images of any row that it asks for is undecided.
+
+    Args:
+        claim: what is claimed.
+        variant: on which version of the attack.
+        rates: of its rows.
+        drawn: resamples of them, see ``bootstrap``: the same for all claims, so that each rate is computed once.
     """
     seen = rates.resampled({})
     try:
@@ -197,7 +201,7 @@ def judge(claim: Claim, variant: str, rates: Rates, *, resamples: int = 400, see
         shown = claim.shows(rates)
     except KeyError:
         return Judgement(claim, variant, "not measured", None, "")
-    support = sum(map(claim.holds, bootstrap(rates, resamples, seed))) / max(resamples, 1)
+    support = sum(map(claim.holds, drawn)) / max(len(drawn), 1)
     verdict: Verdict = "undecided"
     if min(seen.asked, default=0) < ENOUGH:
         pass

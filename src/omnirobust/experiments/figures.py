@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
 
 from omnirobust._files import replacing
 from omnirobust.experiments.cells import Measured
@@ -20,6 +22,9 @@ COLOURS = {"A": "#0072b2", "B": "#d55e00", "C": "#009e73", "D": "#cc79a7"}
 """Of the models: told apart by colour-blind readers too."""
 
 SCHEMES = {"avg": ("average", "#777777"), "minmax": ("min-max", "#0072b2")}
+PICTURED = 10
+"""How many groups of images are drawn with their weights: two of each of five digits, as in Tables A9 and A10."""
+
 STYLES = {"paper": "-", "default": "--"}
 """Of the variants that are drawn; those with true labels would hide behind these."""
 
@@ -36,6 +41,8 @@ def draw(outcome: Outcome, folder: Path) -> tuple[Path, ...]:
             for variant in STYLES
             if all((variant, ("linf", scheme)) in outcome.measured for scheme in SCHEMES)
         )
+    if outcome.experiment.kind == "weights" and outcome.pictures is not None:
+        return tuple(_groups(outcome, outcome.pictures, variant, folder) for variant in outcome.variants)
     if outcome.experiment.kind == "sweep" and outcome.measured:
         return (_sweep(outcome, folder),)
     return ()
@@ -43,13 +50,18 @@ def draw(outcome: Outcome, folder: Path) -> tuple[Path, ...]:
 
 @contextmanager
 def _canvas(file: Path, columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
+    with _figure(file, (3.6 * columns, 3.1), layout="constrained") as figure:
+        yield figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+
+
+@contextmanager
+def _figure(file: Path, size: tuple[float, float], layout: Literal["constrained"] | None = None) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "omnirobust", "font.size": 9, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(3.6 * columns, 3.1), layout="constrained")
-        axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
-        yield figure, axes
+        figure = Figure(figsize=size, layout=layout)
+        yield figure
         with replacing(file) as partial:
             figure.savefig(partial, format="svg", metadata={"Date": None})
 
@@ -95,6 +107,43 @@ def _weight_boxes(axis: Axes, measured: Measured) -> None:
         axis.plot(path[:, :, k].mean(0).numpy(), color=colour, linewidth=0.8, label=letter)
     axis.set(title="(c) weights of min-max", xlabel="iteration", ylabel="weight", ylim=(-0.02, 1.17), xticks=shown)
     axis.legend(frameon=False, ncols=4, loc="upper center", columnspacing=1, handlelength=1)
+
+
+def _groups(outcome: Outcome, pictures: Tensor, variant: str, folder: Path) -> Path:
+    """Groups of images with their weights under each norm, and how hard each image is by itself."""
+    file = folder / f"{outcome.experiment.name}-{variant}.svg"
+    columns = {key: _numbers(found) for (v, key), found in outcome.measured.items() if v == variant}
+    shown = min(len(pictures), PICTURED, *(len(values) for values in columns.values()))
+    places, rows = pictures.shape[1], -(-shown // 2)
+    with _figure(file, (0.72 * (2 * places + 1), 1.55 * rows)) as figure:
+        grid = figure.add_gridspec(
+            rows, 2 * places + 1, wspace=0.05, hspace=0.8, left=0.06, right=0.99, top=0.99, bottom=0.75 / (1.55 * rows)
+        )
+        for g in range(shown):
+            # The groups of one class stand in one line: they are dealt class after class.
+            line, half = (g % rows, g // rows)
+            for e in range(places):
+                axis = figure.add_subplot(grid[line, half * (places + 1) + e])
+                _small_picture(axis, pictures[g, e], [f"{values[g, e]:.3f}" for values in columns.values()])
+                if e == 0:
+                    _column(axis, -0.12, [key[0] for key in columns], "right")
+    return file
+
+
+def _numbers(found: Measured) -> Tensor:
+    return found.distortion if found.distortion.shape[1] else found.weights
+
+
+def _small_picture(axis: Axes, image: Tensor, numbers: list[str]) -> None:
+    axis.imshow(image.movedim(0, -1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="none")
+    axis.set(xticks=[], yticks=[])
+    _column(axis, 0.5, numbers, "center")
+
+
+def _column(axis: Axes, x: float, lines: Sequence[str], side: str) -> None:
+    """Write lines under a picture, each at its own height, whatever its letters."""
+    for i, text in enumerate(lines):
+        axis.text(x, -0.18 - 0.17 * i, text, transform=axis.transAxes, ha=side, va="baseline", size=5.5)
 
 
 def _sweep(outcome: Outcome, folder: Path) -> Path:

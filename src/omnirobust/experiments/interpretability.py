@@ -39,7 +39,8 @@ def weights(name: str, variant: str, norm: Norm) -> Cell:
 
 def distortion(name: str, norm: Norm) -> Cell:
     """Return the cell of the least distortions of the same images."""
-    return Cell((MODEL,), norm, 0.0, DEFAULT[norm], labels="released", task=Distortion(groups(name)))
+    steps = 100 if norm == "l2" else 50
+    return Cell((MODEL,), norm, 0.0, DEFAULT[norm], labels="released", steps=steps, task=Distortion(groups(name)))
 
 
 def table(name: str) -> Experiment:

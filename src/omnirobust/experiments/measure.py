@@ -89,6 +89,10 @@ class Laboratory:
         """Return the models of a cell that have not been trained."""
         return tuple(name for name in dict.fromkeys((*cell.models, *cell.judged)) if not self._bench.trained(name))
 
+    def images(self, cell: Cell, problems: int) -> Tensor:
+        """Return the images of the first problems of a cell, as many of ``problems`` as there are."""
+        return self._bench.first(cell, problems)
+
     def seconds(self, cell: Cell, images: int) -> float:
         """Return how long the attacks of a cell took in all; 0 if it has not been measured."""
         rule = self._rule(cell, images, compute=False)
@@ -127,20 +131,18 @@ class Laboratory:
         return measured
 
     def _compute(self, cell: Cell, rule: WeightRule, trial: Trial, on_steps: StepHook) -> Measured:
-        every = torch.ones(len(trial.y), dtype=torch.bool)
         if isinstance(cell.task, Distortion):
-            return self._distort(cell, trial, on_steps)
+            on_steps(trial.y.numel() * max(cell.steps, 1))
+            labels = self._bench.labels(cell, trial, judged=False)
+            return _measured_alone(self._bench.distortion(cell, trial), labels)
         # Problems are independent: where true and predicted labels agree, so does the attack, and it is not run twice.
         twin = replace(cell, labels="predicted")
         known = None if cell == twin else self._folder(twin, rule).get(trial.begin, trial.end)
         if known is None:
-            return self._attack(cell, rule, trial, every, on_steps)
+            return self._attack(cell, rule, trial, torch.ones(len(trial.y), dtype=torch.bool), on_steps)
         changed = (self._bench.labels(cell, trial, judged=True) != known.labels).any(1)
         on_steps(int((~changed).sum()) * cell.group * max(cell.steps, 1))
         return known.merged(changed, self._attack(cell, rule, trial, changed, on_steps)) if changed.any() else known
-
-    def _distort(self, cell: Cell, trial: Trial, on_steps: StepHook) -> Measured:
-        raise NotImplementedError
 
     def _attack(self, cell: Cell, rule: WeightRule, trial: Trial, rows: Tensor, on_steps: StepHook) -> Measured:
         result = self._bench.attack(cell, rule, trial, rows, _counter(int(rows.sum()) * cell.group, on_steps))
@@ -190,4 +192,18 @@ def _measured(result: AttackResult, fooled: Tensor, labels: Tensor) -> Measured:
         weights_path=rows.weights.transpose(0, 1).half().contiguous(),
         labels=labels.contiguous(),
         distortion=result.weights.new_empty(len(labels), 0),
+    )
+
+
+def _measured_alone(distortion: Tensor, labels: Tensor) -> Measured:
+    """Return distortions with labels (N, K), and nothing of what only an attack on groups has."""
+    none = distortion.new_zeros(len(distortion), 0, distortion.shape[1])
+    return Measured(
+        fooled=distortion.isfinite(),
+        any_iterate=distortion.isfinite().all(1),
+        weights=distortion.new_zeros(distortion.shape),
+        fooled_path=none.bool(),
+        weights_path=none.half(),
+        labels=labels.contiguous(),
+        distortion=distortion,
     )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from omnirobust.evaluation import Interval, compare_paired, wilson_interval
 from omnirobust.experiments.cells import Measured
-from omnirobust.experiments.claims import Judgement, Rates, bootstrap, judge
+from omnirobust.experiments.claims import RESAMPLES, Judgement, Rates, bootstrap, judge
 from omnirobust.experiments.registry import CLAIMS, PRINTED
 from omnirobust.experiments.spec import Experiment, Key, Row
 from omnirobust.experiments.tables import Printed
@@ -27,6 +29,7 @@ class Outcome:
         wanted: how many images each row should have.
         seconds: wall-clock time of the attacks, cached ones included.
         untrained: models of its rows that have not been trained.
+        pictures: the images of the first groups, (G, E, C, H, W), for experiments that show them.
     """
 
     experiment: Experiment
@@ -34,6 +37,7 @@ class Outcome:
     wanted: int
     seconds: float
     untrained: tuple[str, ...] = ()
+    pictures: Tensor | None = None
 
     @property
     def complete(self) -> bool:
@@ -69,6 +73,13 @@ class Outcome:
 
     def rates(self, variant: str) -> Rates:
         """Return the rates of a variant over the images that all its measured rows of the same data share."""
+        return self._rates[variant]
+
+    @cached_property
+    def _rates(self) -> dict[str, Rates]:
+        return {variant: self._rates_of(variant) for variant in self.experiment.variants}
+
+    def _rates_of(self, variant: str) -> Rates:
         rows = [row for row in self.experiment.rows if row.variant == variant]
         measured = [row for row in rows if self.images(row)]
         shared: dict[str, int] = {}
@@ -84,21 +95,25 @@ class Outcome:
         """Return the paper's printed row, if there is one."""
         return PRINTED.get(self.experiment.name, {}).get(key)
 
+    @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
-        """Judge every claim on every variant that has rows."""
+        """Every claim, judged on every variant that has rows."""
         claims = CLAIMS.get(self.experiment.name, ())
         return tuple(
-            judge(claim, variant, rates)
-            for variant in self.experiment.variants
-            if (rates := self.rates(variant)).images
+            judge(claim, variant, self.rates(variant), self._resamples[variant])
+            for variant in self.variants
             for claim in claims
         )
 
-    def statistics(self, variant: str, count: int = 400) -> dict[str, Interval]:
+    @cached_property
+    def _resamples(self) -> dict[str, tuple[Rates, ...]]:
+        return {variant: tuple(bootstrap(self.rates(variant), RESAMPLES)) for variant in self.variants}
+
+    def statistics(self, variant: str) -> dict[str, Interval]:
         """Return what the weights of a variant come to, by name, with 95 % intervals over resampled groups."""
         rates = self.rates(variant)
         known = [s for s in STATISTICS if _measurable(s, rates)]
-        drawn = [[s.value(some) for s in known] for some in bootstrap(rates, count)]
+        drawn = [[s.value(some) for s in known] for some in self._resamples[variant]]
         found: dict[str, Interval] = {}
         for s, values in zip(known, zip(*drawn, strict=True), strict=True):
             ordered = torch.tensor(values, dtype=torch.float64)
@@ -132,7 +147,7 @@ class Outcome:
                 "support": j.support,
                 "shown": j.shown,
             }
-            for j in self.judgements()
+            for j in self.judgements
         ]
         return {
             "experiment": self.experiment.name,
@@ -150,7 +165,7 @@ class Outcome:
         own = self.measured[row.variant, row.key]
         facts: dict[str, Any] = {"key": list(row.key), "variant": row.variant, "images": self.images(row)}
         if own.distortion.shape[1]:
-            return facts | {"median": float(own.distortion.median()), "values": own.distortion.tolist()}
+            return facts | {"median": float(own.distortion.median()), "found": float(own.fooled.double().mean())}
         joint = "asr_all" if row.cell.task is None else "asr_gp"
         weights = own.weights.double().mean(0).tolist()
         names = row.cell.models if row.cell.task is None else row.cell.columns

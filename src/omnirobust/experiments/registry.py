@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omnirobust.experiments import ensembles, printed_groups, tables, transformed, universals
+from omnirobust.experiments import ensembles, interpretability, printed_groups, tables, transformed, universals
 from omnirobust.experiments.claims import Claim
 from omnirobust.experiments.figure_claims import FIGURE_1, FIGURE_2, FIGURE_A1
 from omnirobust.experiments.group_claims import TABLE_2
@@ -39,5 +39,6 @@ PRINTED: dict[str, dict[Key, Printed]] = tables.PRINTED | {
 
 def experiments() -> dict[str, Experiment]:
     """Return every experiment by name, in the order in which they are worth computing."""
-    others = (universals.table_2(), *transformed.tables())
+    weights = [interpretability.table(name) for name in interpretability.DIGITS]
+    others = (universals.table_2(), *transformed.tables(), *weights)
     return ensembles.experiments() | {experiment.name: experiment for experiment in others}

@@ -34,11 +34,11 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
         *(f"![{experiment.title}]({link})" for link in figures),
         _TABLES[experiment.kind](outcome),
     ]
-    judgements = outcome.judgements()
+    judgements = outcome.judgements
     if judgements:
         note = "In brackets: the share of resamples on which the claim holds."
         parts += [f"### {experiment.name}: the paper's claims", note, _claims_table(judgements)]
-    if experiment.kind in ("table", "groups"):
+    if experiment.kind in ("table", "groups") and outcome.measured:
         parts += [f"### {experiment.name}: every row", _detail_table(outcome)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -60,25 +60,26 @@ def _range(counts: Sequence[int]) -> str:
     return f"{counts[0]} to {counts[-1]}, as each row says"
 
 
-def _rows_by_key(outcome: Outcome) -> dict[Key, dict[str, Row]]:
+def _rows_by_key(outcome: Outcome, *, waiting: bool = False) -> dict[Key, dict[str, Row]]:
+    """Return the rows that were measured, and where ``waiting`` those whose models are to be trained."""
     found: dict[Key, dict[str, Row]] = {}
     for row in outcome.experiment.rows:
-        if outcome.images(row):
+        if outcome.images(row) or (waiting and outcome.waits(row)):
             found.setdefault(row.key, {})[row.variant] = row
     return found
 
 
 def _summary_table(outcome: Outcome) -> str:
     """ASR_all (of groups, ASR_gp) of every row: printed, then one column a variant."""
-    variants = outcome.variants
+    variants = outcome.variants or outcome.experiment.variants[:1]
     head = [*outcome.experiment.heads, "printed", *variants, "paper: ours − printed"]
     lines = []
-    for key, rows in _rows_by_key(outcome).items():
+    for key, rows in _rows_by_key(outcome, waiting=True).items():
         printed = outcome.printed(key)
         cells = [_rate(outcome, rows.get(v)) for v in variants]
         known = printed is not None and printed.asr_all is not None
         shift = NONE
-        if printed is not None and printed.asr_all is not None and "paper" in rows:
+        if printed is not None and printed.asr_all is not None and ("paper", key) in outcome.measured:
             shift = f"{100 * outcome.interval('paper', key).estimate - printed.asr_all:+.1f}"
         lines.append([*key, f"{printed.asr_all:.2f}" if printed and known else NONE, *cells, shift])
     return f"{_joint(outcome)} in percent, with 95 % intervals.\n\n" + table(head, lines)
@@ -194,7 +195,7 @@ def _position(point: str) -> float:
 
 def _rate(outcome: Outcome, row: Row | None) -> str:
     if row is None or not outcome.images(row):
-        return NONE
+        return "to be trained" if row is not None and outcome.waits(row) else NONE
     found = outcome.interval(row.variant, row.key)
     text = f"{100 * found.estimate:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
     return text if outcome.whole(row) else f"{text}, {outcome.images(row)} images"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from omnirobust._files import replacing
-from omnirobust.experiments.figures import draw
+from omnirobust.experiments.figures import PICTURED, draw
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.outcome import Outcome
 from omnirobust.experiments.registry import experiments
@@ -161,7 +161,8 @@ def _recall(lab: Laboratory, experiment: Experiment, count: int) -> Outcome:
     found = {(row.variant, row.key): lab.recall(row.cell, count) for row in rows}
     seconds = sum(lab.seconds(row.cell, count) for row in rows)
     measured = {name: m for name, m in found.items() if m is not None}
-    return Outcome(experiment, measured, count, seconds, untrained)
+    pictures = lab.images(rows[0].cell, PICTURED) if experiment.kind == "weights" and measured else None
+    return Outcome(experiment, measured, count, seconds, untrained, pictures)
 
 
 def _write(outcomes: Sequence[Outcome], folder: Path) -> Reproduction:
