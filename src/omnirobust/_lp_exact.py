@@ -1,4 +1,4 @@
-"""The l1 and l2 root searches in float64, for rows that are huge, tiny or badly conditioned: at any scale, and slower."""
+"""The l1 and l2 root searches in float64, for huge, tiny or badly conditioned rows: slower, but at any scale."""
 
 from __future__ import annotations
 
