@@ -41,3 +41,16 @@ def test_every_piece_of_the_page_on_transformations_runs(models, x, y) -> None:
     contrast = space["Contrast"](2.0)
     assert torch.allclose(contrast(x).mean((1, 2, 3)), x.mean((1, 2, 3)))
     assert torch.allclose(contrast(x).std((1, 2, 3)), 2 * x.std((1, 2, 3)))
+
+
+def test_every_piece_of_the_page_on_products_runs(models, x, y) -> None:
+    space = {"orb": orb, "models": models, "x": x, "y": y}
+    pieces = re.findall(r"```python\n(.*?)```", (DOCS / "products.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(pieces) == 2
+    for piece in pieces:
+        exec(compile(piece, "products.md", "exec"), space)
+    result, solution = space["result"], space["solution"]
+    assert result.fooled.shape == (3, 18) and result.names[0] == "a/as is/image_0"
+    assert result.adversarial.shape == (3, 3, 1, 6, 6) and result.delta.shape == (3, 1, 6, 6)
+    assert result.marginal("models").shape == (3, 3) and result.settings["clip"] == "image"
+    assert solution.fooled.shape == (2, 2) and solution.fooled.any()

@@ -114,26 +114,46 @@ def test_the_examples_of_a_group_share_a_forward_pass(models, groups, y, delta) 
     assert all(models[name].calls == before[name] + 1 for name in models)
 
 
+class Saving(torch.nn.Module):
+    """A model whose graph holds 1,152 bytes an image: 144 doubles, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def forward(self, v: Tensor) -> Tensor:
+        self.sizes.append(len(v))
+        return v.flatten(1).repeat(1, 4)[:, :125].pow(2)[:, :4]
+
+
+def total(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
+    return logits.sum(1)
+
+
 @pytest.mark.parametrize(("budget", "largest"), [(10**9, 27), (6000, 3)])
 def test_passes_keep_to_the_budget(groups, y, budget: int, largest: int) -> None:
-    """Each image's graph holds a known number of bytes: the model saves its input and nothing else."""
-    sizes: list[int] = []
+    model = Saving()
+    grid = orb.DomainGrid(model, groups, y.view(3, 3), loss=total, transforms=TRANSFORMS, shared=True, memory=budget)
+    grid.evaluate(torch.zeros(3, 1, 6, 6).double())
+    assert model.sizes[0] <= 8, "the first pass is a probe"
+    model.sizes.clear()
+    grid.evaluate(torch.zeros(3, 1, 6, 6).double())
+    assert sum(model.sizes) == 27 and max(model.sizes) == largest
 
-    class Saving(torch.nn.Module):
-        def forward(self, v: Tensor) -> Tensor:
-            sizes.append(len(v))
-            wide = v.flatten(1).repeat(1, 4)[:, :125]  # of 144 doubles: 1,152 bytes an image
-            return wide.pow(2)[:, :4]
 
+def test_the_dearest_transformation_sets_the_size_of_a_pass(groups, y) -> None:
+    def dear(v: Tensor) -> Tensor:  # keeps ten images more
+        return sum(((v * k).sin() for k in range(1, 11)), 0 * v)
+
+    model = Saving()
     grid = orb.DomainGrid(
-        Saving(), groups, y.view(3, 3), loss=lambda z, labels, targeted: z.sum(1), transforms=TRANSFORMS,
-        shared=True, memory=budget,
+        model, groups, y.view(3, 3), loss=total, transforms={"as is": lambda v: v, "dear": dear}, shared=True,
+        memory=9 * 1152 + 10 * 288,
     )  # fmt: skip
     grid.evaluate(torch.zeros(3, 1, 6, 6).double())
-    assert sizes[0] <= 8, "the first pass is a probe"
-    sizes.clear()
+    model.sizes.clear()
     grid.evaluate(torch.zeros(3, 1, 6, 6).double())
-    assert sum(sizes) == 27 and max(sizes) == largest
+    assert sum(model.sizes) == 18 and max(model.sizes) <= (9 * 1152 + 10 * 288) // (1152 + 10 * 288)
 
 
 def test_draws_belong_to_their_rows(x, y, models) -> None:

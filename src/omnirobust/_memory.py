@@ -37,24 +37,28 @@ class Meter:
 
     def limit(self, name: str, images: int, like: Tensor) -> int:
         """Return how many of ``images`` inputs such as ``like`` (n, *S) may go through model ``name`` at once."""
-        if self._budget is None and images * like[:1].numel() <= _SMALL:
+        if not self.needed(images, like):
             return max(images, 1)
         if name not in self._image_bytes:
             return min(max(images, 1), _PROBE)
         budget = self._budget or default_budget(like.device)
         return max(1, min(images, int(budget // max(self._image_bytes[name], 1.0))))
 
+    def needed(self, images: int, like: Tensor) -> bool:
+        """Say whether ``images`` inputs such as ``like`` (n, *S) are to be cut: by a budget, or for being many."""
+        return self._budget is not None or images * like[:1].numel() > _SMALL
+
     @contextmanager
     def watching(self, name: str, images: int, model: object, enabled: bool) -> Iterator[None]:
-        """Count what the graph of model ``name`` saves for ``images`` inputs, the first time that it is recorded."""
-        if not enabled or images == 0 or name in self._image_bytes:
+        """Count what the graph of model ``name`` saves for ``images`` inputs; the dearest pass so far counts."""
+        if not enabled or images == 0:
             yield
             return
         known = {p.untyped_storage().data_ptr() for p in _tensors(model)}
         seen: dict[int, int] = {}
         with torch.autograd.graph.saved_tensors_hooks(_counting(known, seen), lambda t: t):
             yield
-        self._image_bytes[name] = sum(seen.values()) / images
+        self._image_bytes[name] = max(self._image_bytes.get(name, 0.0), sum(seen.values()) / images)
 
 
 def _tensors(model: object) -> list[Tensor]:

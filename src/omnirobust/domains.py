@@ -268,7 +268,9 @@ class DomainGrid:
             moved, leaf = leaf, leaf.clamp(*self._range)
             uncut = leaf == moved if grad else None
         leaf.requires_grad_(grad)
-        with self._meter.watching(classifier.name, len(leaf), classifier.model, grad):
+        # transformations differ in what they keep: all passes of the first evaluation are watched
+        watch = grad and self._calls == 0 and self._meter.needed(len(self._rows) * self.images, leaf)
+        with self._meter.watching(classifier.name, len(leaf), classifier.model, watch):
             views = self._seen(leaf, part)
             return _Pass(leaf, classifier(classifier.arrange(views) if views is not leaf else leaf), uncut)
 
