@@ -56,6 +56,7 @@ def test_rates_of_a_product_are_those_of_its_table(product):
         assert metrics["success_share"] == pytest.approx(float(success.mean()))
         assert [*metrics["accuracy"].values()] == pytest.approx((1 - success).mean(0).flatten().tolist())
         assert bool((fooled == (success == 1)).all())
+        assert metrics["most_fooled"] == int(fooled.flatten(1).sum(1).max())
         everything = product.examples[f"{attack}.fooled_all"]
         assert everything == fooled.flatten(1).all(1).repeat_interleave(4).tolist()
 

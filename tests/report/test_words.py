@@ -102,6 +102,16 @@ def test_fresh_draws_are_counted_where_something_is_random(product, by_class):
     assert not [note for note in notes(by_class) if "draws" in note]
 
 
+def test_products_say_how_many_domains_are_fooled(product, by_class):
+    (said,) = [note for note in notes(product) if note.startswith("Of 24 domains a perturbation fools ")]
+    for name in ("average", "min-max"):
+        of = [f"{name}.fooled.{m}/{t}" for m in product.models for t in product.transforms]
+        by_image = [sum(flags) for flags in zip(*(product.examples[column] for column in of), strict=True)]
+        by_group = [sum(by_image[g : g + 4]) for g in range(0, len(by_image), 4)]
+        assert f"{sum(by_group) / len(by_group):.1f} in the mean and {max(by_group)} at most under {name}" in said
+    assert not [note for note in notes(by_class) if note.startswith("Of ")]
+
+
 def test_the_hardest_are_named_with_what_makes_them_so(product):
     (said,) = [note for note in notes(product) if note.startswith("Hardest under min-max: ")]
     by = product.metrics["attacks"]["min-max"]["by"]

@@ -166,6 +166,7 @@ def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult
         "asr_avg": float(result.fooled.double().mean()),
         "success_share": float(result.success.double().mean()),
         "asr_all_interval": [success.low, success.high],
+        "most_fooled": int(result.fooled.sum(1).max()),
         "accuracy": _named(1 - result.success.double().mean(0), result.names),
         "mean_weights": _named(result.weights.double().mean(0), result.names),
         "by": _by(result),
