@@ -5,16 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from omnirobust import DomainGrid, attack_transforms, attack_universal, losses
+from omnirobust import DomainGrid, attack_transforms, attack_universal, losses, zoo
 from omnirobust.evaluation.carlini_wagner import minimal_l2
 from omnirobust.experiments.bench import groups_of
-from omnirobust.experiments.measure import CHUNK, Laboratory
+from omnirobust.experiments.measure import CHUNK, Laboratory, finished_model
 from omnirobust.experiments.spec import Cell
 from omnirobust.experiments.tasks import Distortion, Transformed, Universal
 from omnirobust.groups import make_groups
 from omnirobust.settings import DEFAULT, PAPER_TRANSFORMS, PAPER_UNIVERSAL
 from omnirobust.threat_models import Linf
 from omnirobust.transforms import CentralCrop, FlipHorizontal, Identity
+from omnirobust.zoo.checkpoints import save
 
 from .conftest import make_images, make_model
 from .test_cells import same
@@ -147,15 +148,31 @@ def test_distortions_are_those_of_every_image_by_itself(laboratory):
     assert same(laboratory.recall(cell, 25), found)
 
 
-def test_models_without_a_recipe_or_weights_wait(laboratory):
-    def only_a(name):
+def test_models_without_a_recipe_or_weights_wait_and_damaged_ones_do_not(tmp_path):
+    def load(name):
+        if name == "mnist/b":
+            raise ValueError("The weights are damaged")
+        if name == "mnist/c":
+            raise zoo.MissingWeightsError("There are no weights yet")
         return make_model(name)
 
-    lab = Laboratory(laboratory._cells, only_a, make_images)
+    lab = Laboratory(tmp_path, load, make_images)
     assert lab.untrained(GROUPS) == ()
     assert lab.untrained(replace(GROUPS, models=("cifar10/e",))) == ("cifar10/e",)
-    with pytest.raises(ValueError, match="substring not found"):
-        lab.untrained(replace(GROUPS, models=("mnist/a", "digits/q"), task=None)) and lab._bench.model("digits/q")
+    assert lab.untrained(replace(GROUPS, models=("mnist/a", "mnist/c"), task=None)) == ("mnist/c",)
+    with pytest.raises(ValueError, match="The weights are damaged"):
+        lab.untrained(replace(GROUPS, models=("mnist/b",)))
+
+
+def test_models_that_are_still_being_trained_wait(digits, tmp_path, monkeypatch):
+    model, card = zoo.load("digits/a"), zoo.card("digits/a")
+    assert finished_model("digits/a").state_dict().keys() == model.state_dict().keys()
+    save(model, replace(card, finished=False), tmp_path)
+    monkeypatch.setenv("OMNIROBUST_CACHE", str(tmp_path))
+    with pytest.raises(zoo.MissingWeightsError, match="digits/a is not trained to the end yet: omnirobust zoo train"):
+        finished_model("digits/a")
+    cell = replace(GROUPS, models=("digits/a",), data="digits")
+    assert Laboratory(tmp_path / "cells").untrained(cell) == ("digits/a",)
 
 
 def test_too_few_images_for_a_group_are_one_sentence(laboratory):

@@ -33,6 +33,17 @@ def _test_images(name: str, limit: int) -> ImageData:
     return image_data.load(name, "test", limit=limit)
 
 
+def finished_model(name: str) -> nn.Module:
+    """Load a model of the zoo whose training is over.
+
+    Raises:
+        MissingWeightsError: if it has not been trained, or not to the end: its numbers would soon be those of no model.
+    """
+    if not zoo.card(name).finished:
+        raise zoo.MissingWeightsError(f"{name} is not trained to the end yet: omnirobust zoo train {name} goes on")
+    return zoo.load(name)
+
+
 class Laboratory:
     """Measures cells and remembers what it measured, in a folder.
 
@@ -45,7 +56,7 @@ class Laboratory:
     def __init__(
         self,
         cells: str | Path,
-        load_model: Callable[[str], nn.Module] = zoo.load,
+        load_model: Callable[[str], nn.Module] = finished_model,
         load_images: Callable[[str, int], ImageData] = _test_images,
     ) -> None:
         self._cells = Path(cells)
