@@ -19,7 +19,7 @@ from torch import Tensor
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#6b6b6b")
 """Told apart by colour-blind readers; models beyond eight begin again, with other dashes."""
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 11,
@@ -36,6 +36,8 @@ _STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
+"""How every plot looks."""
+
 _DASHES = ("solid", "dashed", "dotted", "dashdot")
 _BOXES = 9
 _ALL_BOXES = 36
@@ -122,17 +124,17 @@ def chosen_iterates(steps: int, most: int = _BOXES) -> list[int]:
 
 def _svg(draw: Callable[[Axes], None], label: str) -> str:
     # Ids must be the same in every build, and differ between the figures of one page.
-    style: Any = {**_STYLE, "svg.hashsalt": label}
+    style: Any = {**STYLE, "svg.hashsalt": label}
     with mpl.rc_context(style):
         figure = Figure(figsize=(5.4, 3.5), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
         text = StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(text.getvalue(), label)
+    return inline(text.getvalue(), label)
 
 
-def _inline(svg: str, label: str) -> str:
+def inline(svg: str, label: str) -> str:
     """Make a stand-alone SVG document fit to stand within a page: scaled to it, and named for screen readers."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
