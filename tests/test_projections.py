@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from omnirobust import _lp_rows
 from omnirobust.projections import (
     lp_box_unchecked,
     project_lp_box,
@@ -451,3 +452,34 @@ def test_unchecked_is_the_same_function() -> None:
     a, eps, lower, upper = problem(2)
     for p in ALL:
         assert torch.equal(lp_box_unchecked(a, p, eps, lower, upper), project_lp_box(a, p, eps, lower, upper))
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("free", [0.2, 0.35, 0.6, 0.85])
+def test_float32_is_exact_where_almost_all_of_the_norm_sits_on_the_box(p: int, free: float) -> None:
+    # The sums are some hundreds: their rounding must not reach the one coordinate that is free.
+    a = torch.full((20, 784), 50.0)
+    cap = torch.rand(20, 784, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.1
+    a[:, -1], cap[:, -1] = 1.0, 1.0
+    eps = (((cap[:, :-1].double() ** p).sum(1) + free**p) ** (1 / p)).float()
+    got = project_lp_box(a, p, eps, -cap, cap)
+    torch.testing.assert_close(got.double(), bisect_oracle(a, p, eps, -cap, cap), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("p", [1, 2])
+def test_ordinary_rows_need_no_exact_search(p: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    exactly = _lp_rows._solve_exactly
+
+    def counting(a: Tensor, *rest) -> Tensor:
+        sent.append(len(a))
+        return exactly(a, *rest)
+
+    monkeypatch.setattr(_lp_rows, "_solve_exactly", counting)
+    for scale in (0.3, 3.0):
+        a, _, lower, upper = (value.to(dtype) for value in problem(4, 200, 784, scale))
+        lp_box_unchecked(a, p, 0.04 * (784 if p == 1 else 28), lower, upper)
+    assert sum(sent) <= 2  # of 400
+    lp_box_unchecked(a, p, 1e-30 if dtype == torch.float32 else 1e-130, lower, upper)
+    assert sum(sent) >= 200
