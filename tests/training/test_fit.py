@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from omnirobust.data import load
-from omnirobust.threat_models import Linf
 from omnirobust.training import Scheme, TrainingDivergedError, accuracy, fit
 from omnirobust.training.state import CHECKPOINT
 
@@ -199,11 +198,6 @@ def test_a_named_set_trains_on_its_training_split() -> None:
 def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(network(), blobs(), NATURAL, **({"epochs": 1} | settings))  # type: ignore[arg-type]
-
-
-def test_schemes_that_are_not_built_are_refused() -> None:
-    with pytest.raises(ValueError, match="scheme must be of kind natural, the only one built so far, got 'single'"):
-        fit(network(), blobs(), Scheme("single", (Linf(0.1),)), epochs=1)
 
 
 def test_labels_beyond_the_models_classes_are_refused() -> None:

@@ -20,7 +20,7 @@ def test_sensible_schemes() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "best"}, "kind must be one of natural, single, average, minmax, worst, got 'best'"),
+        ({"kind": "best"}, "kind must be one of natural, single, average, minmax, worst, universal, got 'best'"),
         ({"kind": "natural", "threats": BOTH}, "threats must be empty for kind natural, got 2"),
         ({"kind": "single", "threats": BOTH}, "threats must be exactly one for kind single, got 2"),
         ({"kind": "single"}, "threats must be exactly one for kind single, got 0"),
@@ -30,7 +30,7 @@ def test_sensible_schemes() -> None:
         ({"kind": "average", "threats": BOTH, "rule": Uniform()}, "rule must be None unless kind is minmax"),
         ({"kind": "minmax", "threats": BOTH, "dpar": -0.1}, "dpar must be >= 0, got -0.1"),
         ({"kind": "minmax", "threats": BOTH, "dpar": float("nan")}, "dpar must be >= 0, got nan"),
-        ({"kind": "minmax", "threats": BOTH, "persist": "always"}, "persist must be one of none, batch, got 'always'"),
+        ({"kind": "minmax", "threats": BOTH, "persist": "all"}, "persist must be one of none, example, got 'all'"),
         (
             {"kind": "minmax", "threats": BOTH, "adversarial_ratio": 1.5},
             r"adversarial_ratio must be in \[0, 1\], got 1.5",

@@ -1,4 +1,4 @@
-"""The accuracy of a model, without touching its modes."""
+"""The accuracy of a model, clean and attacked, without touching its modes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from omnirobust._draws import DrawKey
+from omnirobust._models import Classifier, Precision
+from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batches, Data, batches
+from omnirobust.training.moves import row_seeds
 from omnirobust.training.outputs import logits_of
+from omnirobust.training.schemes import Scheme
+from omnirobust.training.workers import Alone, Workers
 
 
 @contextmanager
@@ -43,4 +49,34 @@ def accuracy_of(model: nn.Module, data: Batches) -> float:
         for x, y in data.epoch(0):
             right += int((logits_of(model, x.to(device)).argmax(1) == y.to(device)).sum())
             seen += len(y)
+    return right / seen
+
+
+def robust_accuracy_of(
+    model: nn.Module, data: Batches, scheme: Scheme, seed: int, precision: Precision, workers: Workers | None = None
+) -> float:
+    """Return the share that stays right under every threat model of ``scheme``: union accuracy, in eval mode.
+
+    Each attack takes ``scheme.steps`` normalised steps for itself, whatever the scheme trains with: a scheme of weak
+    attacks is not judged by them. The starts are the same at every call.
+
+    Cost: K ``scheme.steps`` forward and backward passes of the whole of ``data``.
+    """
+    workers = workers or Alone()
+    device = next(model.parameters()).device
+    plain = Scheme("average", scheme.threats, scheme.steps)
+    classifier = Classifier("model", model, precision)
+    counts = torch.zeros(2, dtype=torch.float64)
+    with restored_modes(model):
+        model.eval()
+        for whole in data.numbered(0):
+            batch = whole.share(workers.rank, workers.count).to(device)
+            if not batch.factor:
+                continue
+            seeds = row_seeds(DrawKey(seed, restart=-1), batch.rows.to(device), len(plain.threats))
+            deltas, _ = attack_rows(classifier, batch.x, batch.y, plain, seeds)
+            with torch.no_grad():
+                right = [logits_of(model, batch.x + delta).argmax(1) == batch.y for delta in deltas]
+            counts += torch.tensor([float(torch.stack(right).all(0).sum()), len(batch.y)])
+    right, seen = workers.total(counts.to(device)).tolist()
     return right / seen

@@ -1,33 +1,37 @@
-"""The training loop: any model, any data, any scheme."""
+"""Training: any model, any data, any scheme, on one process or many."""
 
 from __future__ import annotations
 
-import copy
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from omnirobust.training.accuracy import accuracy_of, restored_modes
-from omnirobust.training.batches import Batches, Data, batches, epoch_seed
-from omnirobust.training.outputs import check_labels, check_not_probabilities, logits_of
+from omnirobust._models import Precision as Precision
+from omnirobust.training.accuracy import restored_modes
+from omnirobust.training.attackers import PrivateAttacker, attacker_of
+from omnirobust.training.batches import Batches, Data, LoaderBatches, batches
+from omnirobust.training.logs import MetricLogger, log, replay
+from omnirobust.training.loop import BatchProgress as BatchProgress
+from omnirobust.training.loop import Loop, one_epoch
+from omnirobust.training.loop import TrainingDivergedError as TrainingDivergedError
+from omnirobust.training.objective import Objective
 from omnirobust.training.schemes import Scheme
-from omnirobust.training.state import CHECKPOINT, Run, Settings, own_randomness
+from omnirobust.training.state import CHECKPOINT, Run, Settings
+from omnirobust.training.stopping import Stopped, best_epoch, reason_to_stop, score
+from omnirobust.training.workers import Alone, Launched, Workers
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 Progress = Callable[[int, int, Mapping[str, float]], None]
-BatchProgress = Callable[[int, int, float], None]
-Precision = Literal["fp32", "bf16"]
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss stopped being a finite number; the model holds the parameters of the last good epoch."""
+Keep = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,23 @@ class FitResult:
     Attributes:
         model: the model that was handed in, trained in place.
         epochs: epochs done in all, those of an interrupted run that was resumed included.
-        history: one row an epoch: epoch (from 1), loss and accuracy (means over the epoch's batches, as trained),
-            validation (accuracy, where validation data was given), seconds.
-        stopped: "epochs" if all were done, "target" if ``stop_at`` was reached.
+        history: one row an epoch: epoch (from 1), loss and accuracy (means over the epoch's batches, as trained, clean
+            and attacked examples weighed as in the loss), weight/NAME (the mean weight of each threat model, where
+            there are several), validation (clean accuracy) and robust (union accuracy under the scheme's own attacks),
+            where validation data was given, seconds.
+        stopped: "epochs" if all were done, "target" if ``stop_at`` was reached, "patience" if nothing got better.
+        best: the epoch of the highest robust accuracy on the validation data (clean, if the scheme does not attack);
+            the last one without validation data.
+        weights: the weights that each training example had last, (N, K); None without attacks, or where the data does
+            not number its examples.
     """
 
     model: nn.Module
     epochs: int
     history: tuple[Mapping[str, float], ...]
-    stopped: Literal["epochs", "target"]
+    stopped: Stopped
+    best: int = 0
+    weights: Tensor | None = None
 
 
 def fit(
@@ -61,32 +73,51 @@ def fit(
     seed: int = 0,
     batch_size: int = 128,
     lr_factor: Callable[[int], float] | None = None,
+    scheduler: SchedulerFactory | None = None,
     stop_at: float | None = None,
+    patience: int | None = None,
+    keep: Keep = "last",
     precision: Precision = "fp32",
+    fabric: Fabric | None = None,
+    loggers: Sequence[MetricLogger] = (),
     progress: Progress | None = None,
     on_batch: BatchProgress | None = None,
 ) -> FitResult:
-    """Train ``model`` in place: minimise the mean cross-entropy over the data, as ``scheme`` says.
+    """Train ``model`` in place: minimise the mean loss over the data, as ``scheme`` says.
 
-    The natural scheme minimises mean_i CE(model(x_i), y_i).
+    The natural scheme minimises mean_i CE(model(x_i), y_i); ``Scheme`` states the others. On each mini-batch the
+    adversary ascends in evaluation mode (Algorithm 2), then the optimizer takes one step in training mode on clean and
+    attacked examples, which share one forward pass.
 
     Args:
         model: maps (B, *S) to logits (B, C), or to an object with ``.logits``. It is trained in training mode; the mode
             of each of its modules is restored afterwards.
-        data: (x, y) with x (N, *S) float and y (N,) int64; ImageData; a DataLoader; or the name of a set, whose
-            training split is taken.
+        data: (x, y) with x (N, *S) float and y (N,) int64; ImageData; a DataLoader that yields (x, y), or (x, y, rows)
+            with the number of each example in its set; or the name of a set, whose training split is taken.
         scheme: what to train against.
         epochs: passes over the data, >= 1, a resumed run's earlier ones included.
         optimizer: makes the optimizer of the parameters; None for Adam at 1e-3.
-        validation: like ``data``; a name stands for its test split. Its accuracy is measured after each epoch.
+        validation: like ``data``; a name stands for its test split. Its accuracy is measured after each epoch, clean
+            and under the scheme's attacks.
         out: folder for the checkpoint written after each epoch; None writes nothing.
         resume: go on from the checkpoint in ``out``, if there is one, to the parameters that an uninterrupted run
             would have reached, bit for bit. False starts anew.
-        seed: of the shuffling and of the dropout. Torch's global generators are left as they were.
-        batch_size: examples a mini-batch, >= 1; a DataLoader brings its own.
+        seed: of the shuffling, the dropout and the random starts. Torch's global generators are left as they were.
+        batch_size: examples a mini-batch, >= 1, over all processes; a DataLoader brings its own.
         lr_factor: epoch (from 0) to the factor on the optimizer's learning rate; None keeps it constant.
-        stop_at: end once the accuracy on ``validation`` reaches this share, in [0, 1].
-        precision: "fp32", or "bf16" for mixed precision: bf16 products, fp32 parameters and loss.
+        scheduler: makes a torch scheduler of the optimizer, stepped after each epoch, by the validation score where it
+            asks for one; instead of ``lr_factor``.
+        stop_at: end once the score on ``validation`` reaches this share, in [0, 1]. The score is the robust accuracy,
+            or the clean one if the scheme does not attack.
+        patience: end after so many epochs, >= 1, without a better score.
+        keep: the parameters to end with: those of the "last" epoch, or of the one with the "best" score, the first of
+            equal ones.
+        precision: "fp32", or "bf16" for mixed precision in attack and training: bf16 products, fp32 parameters, losses
+            and log-determinants. A Fabric brings its own.
+        fabric: a launched Lightning Fabric: its devices each take a share of every mini-batch, and give the gradients
+            that one would, but for BatchNorm's statistics and dropout's draws.
+        loggers: take each epoch's row, as Fabric's do; ``make_loggers`` makes CSV and TensorBoard. Those of ``fabric``
+            are told as well.
         progress: called after each epoch with (epochs done, epochs, the epoch's metrics).
         on_batch: called after each batch with (batches done in this epoch, batches an epoch or 0 if unknown, loss).
 
@@ -94,105 +125,107 @@ def fit(
         A FitResult.
 
     Raises:
-        ValueError: if an argument is out of range, or the checkpoint belongs to other settings.
+        ValueError: if an argument is out of range, data and threat models do not fit, or the checkpoint belongs to
+            other settings. Nothing has been trained or written by then.
         TrainingDivergedError: if a loss is NaN or infinite. Model and checkpoint keep the last good epoch.
 
-    Cost: one forward and one backward pass an example and epoch, for the natural scheme.
+    Cost: one forward and one backward pass an example and epoch for the natural scheme; K (R + 1) and a clean one for
+    R steps against K threat models.
     """
-    _check(epochs, batch_size, stop_at, validation, precision, scheme)
+    workers: Workers = Alone()
+    if fabric is not None:
+        workers, precision = Launched(fabric), Launched(fabric).precision()
+    _check(epochs, batch_size, precision)
+    _check_stopping(stop_at, patience, keep, validation)
     train = batches("data", data, "train", batch_size, seed)
     held_out = None if validation is None else batches("validation", validation, "test", 512, None)
+    _check_scheme(scheme, train, held_out)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("model must have parameters that require gradients, got none: model.requires_grad_(True)")
     step = (optimizer or _adam)(model.parameters())
-    settings = Settings(repr(scheme), batch_size, len(train), seed, precision, repr(step))
-    run = Run(model, step, settings, None if out is None else Path(out) / CHECKPOINT)
+    settings = Settings(scheme.fingerprint(), batch_size, len(train), seed, precision, repr(step))
+    attacker = attacker_of(model, scheme, seed, precision, workers)
+    run = Run(model, step, settings, None if out is None else Path(out) / CHECKPOINT, attacker, _made(scheduler, step))
+    if lr_factor is not None and scheduler is not None:
+        raise ValueError("scheduler must be None with lr_factor, got both")
+    objective, stepping = workers.setup(Objective(model, scheme, precision), step)
     if resume:
         run.resume()
     if run.epoch > epochs:
         raise ValueError(f"epochs must be >= {run.epoch}, which the checkpoint {run.file} has done, got {epochs}")
-    rates = [group["initial_lr"] for group in step.param_groups]
+    told = [*loggers, *(() if fabric is None else fabric.loggers)]
+    replay(told, run.history)
+    loop = Loop(scheme, objective, stepping, workers, train, held_out, on_batch)
     with restored_modes(model):
-        while run.epoch < epochs and not _reached(run.history, stop_at):
-            for group, rate in zip(step.param_groups, rates, strict=True):
-                group["lr"] = rate * (1.0 if lr_factor is None else lr_factor(run.epoch))
-            _one_epoch(run, train, held_out, on_batch)
-            run.save()
-            if progress is not None:
+        while (stopped := reason_to_stop(run.history, epochs, stop_at, patience)) is None:
+            _advance(run, loop, lr_factor, keep)
+            log(told, run.history[-1])
+            if progress is not None and workers.rank == 0:
                 progress(run.epoch, epochs, run.history[-1])
-    stopped = "target" if _reached(run.history, stop_at) else "epochs"
-    return FitResult(model, run.epoch, tuple(run.history), stopped)
+    return _result(run, stopped, keep)
 
 
-def _check(
-    epochs: int, batch_size: int, stop_at: float | None, validation: Data | None, precision: str, scheme: Scheme
-) -> None:
+def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, keep: Keep) -> None:
+    """Train one epoch at its learning rate, and write the checkpoint."""
+    if run.scheduler is None:
+        for group in run.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * (1.0 if lr_factor is None else lr_factor(run.epoch))
+    one_epoch(run, loop)
+    if isinstance(run.scheduler, ReduceLROnPlateau):
+        run.scheduler.step(score(run.history[-1]))
+    elif run.scheduler is not None:
+        run.scheduler.step()
+    if keep == "best" and best_epoch(run.history) == run.epoch:
+        run.best = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
+    if loop.workers.rank == 0:
+        run.save()
+    loop.workers.wait()
+
+
+def _result(run: Run, stopped: Stopped, keep: Keep) -> FitResult:
+    if keep == "best" and run.best is not None:
+        run.model.load_state_dict(run.best)
+    best = best_epoch(run.history) if score(run.history[-1]) >= 0 else run.epoch
+    table = run.attacker.table if isinstance(run.attacker, PrivateAttacker) else None
+    weights = table if table is not None and len(table) else None
+    return FitResult(run.model, run.epoch, tuple(run.history), stopped, best, weights)
+
+
+def _check(epochs: int, batch_size: int, precision: str) -> None:
     if epochs < 1:
         raise ValueError(f"epochs must be >= 1, got {epochs}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    if stop_at is not None and not 0 <= stop_at <= 1:
-        raise ValueError(f"stop_at must be in [0, 1], got {stop_at}")
-    if stop_at is not None and validation is None:
-        raise ValueError(f"validation must be given with stop_at, got None with stop_at {stop_at}")
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-    if scheme.kind != "natural":
-        raise ValueError(f"scheme must be of kind natural, the only one built so far, got {scheme.kind!r}")
+
+
+def _check_stopping(stop_at: float | None, patience: int | None, keep: str, validation: Data | None) -> None:
+    if stop_at is not None and not 0 <= stop_at <= 1:
+        raise ValueError(f"stop_at must be in [0, 1], got {stop_at}")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience must be >= 1, got {patience}")
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep must be one of {', '.join(get_args(Keep))}, got {keep!r}")
+    for name, value in (("stop_at", stop_at), ("patience", patience), ("keep", None if keep == "last" else keep)):
+        if value is not None and validation is None:
+            raise ValueError(f"validation must be given with {name}, got None with {name} {value}")
+
+
+def _check_scheme(scheme: Scheme, train: Batches, held_out: Batches | None) -> None:
+    """Find data outside the threat models' bounds before the first epoch; a loader's is found batch by batch."""
+    for data in (train, held_out):
+        if data is None or isinstance(data, LoaderBatches):
+            continue
+        flat = data.x.flatten(1)
+        extremes = torch.stack([flat.amin(1).argmin(), flat.amax(1).argmax()])
+        for threat in scheme.threats:
+            threat.around(data.x[extremes])
+
+
+def _made(factory: SchedulerFactory | None, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
+    return None if factory is None else factory(optimizer)
 
 
 def _adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=1e-3)
-
-
-def _reached(history: list[dict[str, float]], stop_at: float | None) -> bool:
-    return stop_at is not None and bool(history) and history[-1].get("validation", -1.0) >= stop_at
-
-
-def _one_epoch(run: Run, train: Batches, held_out: Batches | None, on_batch: BatchProgress | None) -> None:
-    began = time.perf_counter()
-    good = copy.deepcopy(run.model.state_dict())
-    # Seeding each epoch by itself makes resuming exact without saving any generator's state.
-    with own_randomness(run.model, epoch_seed(run.settings.seed, run.epoch)):
-        run.model.train()
-        try:
-            loss, right = _train(run, train, on_batch)
-        except TrainingDivergedError:
-            run.model.load_state_dict(good)
-            raise
-        row = {"epoch": run.epoch + 1.0, "loss": loss, "accuracy": right}
-        if held_out is not None:
-            row["validation"] = accuracy_of(run.model, held_out)
-    run.epoch += 1
-    run.history.append(row | {"seconds": time.perf_counter() - began})
-
-
-def _train(run: Run, train: Batches, on_batch: BatchProgress | None) -> tuple[float, float]:
-    device = next(run.model.parameters()).device
-    autocast = run.settings.precision == "bf16"
-    total = right = seen = 0.0
-    for number, (x, y) in enumerate(train.epoch(run.epoch), start=1):
-        x, y = x.to(device), y.to(device)
-        run.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            logits = logits_of(run.model, x)
-        check_labels(logits, y)
-        if number == 1:
-            check_not_probabilities(logits)
-        loss = cross_entropy(logits.float() if autocast else logits, y)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingDivergedError(
-                f"The loss became {value} in batch {number} of epoch {run.epoch + 1}: the model holds the "
-                f"parameters of epoch {run.epoch}; try a smaller learning rate."
-            )
-        loss.backward()
-        run.optimizer.step()
-        total += value * len(y)
-        right += (logits.argmax(1) == y).sum().item()
-        seen += len(y)
-        if on_batch is not None:
-            on_batch(number, len(train), value)
-    if not seen:
-        raise ValueError("data must hold at least one batch, got none")
-    return total / seen, right / seen

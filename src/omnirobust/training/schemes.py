@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any, Literal, get_args
+
+from torch import Tensor
 
 from omnirobust._types import WeightRule
 from omnirobust.threat_models import ThreatModel
+from omnirobust.weights import ProjectedAscent, Uniform, WorstCase
 
-Kind = Literal["natural", "single", "average", "minmax", "worst"]
-Persist = Literal["none", "batch"]
+Kind = Literal["natural", "single", "average", "minmax", "worst", "universal"]
+Persist = Literal["none", "example"]
+Preset = Literal["paper"]
+TrainingStart = Literal["random", "zero"]
+
+DEFAULT_RULE = ProjectedAscent(1 / 50, 4.0)
+"""How the weights answer the losses for "minmax": beta and gamma of the paper's Table A8."""
+
+_ADDED = ("preset", "start", "step_sizes")
 
 
 @dataclass(frozen=True)
 class Scheme:
     """The settings of one way of training.
 
+    With f the cross-entropy and r the ``adversarial_ratio``, all minimise over theta the mean over the data of
+
+        (1 - r) f(theta; x, y) + r (sum_k w_k f(theta, delta_k; x, y) + dpar h),
+
+    where h is the regulariser (16). The delta_k in X_k ascend their losses, and the kinds differ in w.
+
     Attributes:
-        kind: "natural" (no attack), "single" (one threat model), "average" (all equally), "minmax" (learned weights,
-            Algorithm 2) or "worst" (the hardest threat model of each example).
-        threats: the threat models trained against, one or more except for "natural", exactly one for "single".
-        steps: ascent steps of the attacker on each mini-batch.
-        rule: how the weights answer the losses for "minmax"; None for the default.
-        dpar: weight of the diversity-promoting attack regulariser (17), >= 0.
-        persist: whether the weights start anew at each mini-batch ("none") or carry over to the next ("batch").
-        adversarial_ratio: share of the mini-batch that is attacked, in [0, 1].
+        kind: "natural": no attack. "single": one threat model, (8). "average": w = 1/K, (9). "minmax": w ascends (15)
+            together with the perturbations, Algorithm 2. "worst": w is one-hot at the perturbation of highest loss,
+            (10), the MAX strategy of Tramer and Boneh. "universal": one perturbation for all examples, which persists
+            over the mini-batches, the uSGD of Shafahi et al.
+        threats: the threat models trained against, one or more except for "natural", exactly one for "single" and
+            "universal". Any mix of norms and radii.
+        steps: ascent steps R of the attacker on each mini-batch.
+        rule: how the weights answer the losses for "minmax"; None for ``DEFAULT_RULE``.
+        dpar: weight lambda >= 0 of the diversity-promoting attack regulariser (17); the paper's is 0.1.
+        persist: whether the weights start anew at each mini-batch ("none"), or from those that the same example had
+            when it was last seen ("example").
+        adversarial_ratio: share r of the adversarial examples in the loss, in [0, 1]. 0.5 weighs clean and attacked
+            examples alike; 1 trains on attacked ones alone.
+        preset: "paper" moves delta_k by step_size w_k times the raw gradient, as Algorithm 2 is printed, so that
+            attacks of low weight stall; None steps each attack by the normalised gradient of its own norm.
+        start: of the perturbations on each mini-batch, "random" in the ball or "zero".
+        step_sizes: one a threat model, in units of the input; None: five radii over ``steps``, at most 1.25, falling
+            linearly; for the preset 1/6 for linf (Table A8) and those of the paper's ensemble attack for other norms.
     """
 
     kind: Kind = "natural"
@@ -34,31 +61,106 @@ class Scheme:
     dpar: float = 0.0
     persist: Persist = "none"
     adversarial_ratio: float = 0.5
+    preset: Preset | None = None
+    start: TrainingStart = "random"
+    step_sizes: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
+        _check_choice("kind", self.kind, get_args(Kind))
         object.__setattr__(self, "threats", tuple(self.threats))  # a list is as good
         self._check_threats()
         if self.steps < 1:
             raise ValueError(f"steps must be >= 1, got {self.steps}")
         if self.rule is not None and self.kind != "minmax":
             raise ValueError(f"rule must be None unless kind is minmax, got {self.rule!r} with kind {self.kind!r}")
-        if not 0 <= self.dpar < float("inf"):
-            raise ValueError(f"dpar must be >= 0, got {self.dpar}")
-        if self.persist not in get_args(Persist):
-            raise ValueError(f"persist must be one of {', '.join(get_args(Persist))}, got {self.persist!r}")
+        _check_choice("persist", self.persist, get_args(Persist))
+        if self.persist == "example" and self.kind != "minmax":
+            raise ValueError(f"persist must be 'none' unless kind is minmax, got 'example' with kind {self.kind!r}")
         if not 0 <= self.adversarial_ratio <= 1:
             raise ValueError(f"adversarial_ratio must be in [0, 1], got {self.adversarial_ratio}")
+        if self.preset is not None:
+            _check_choice("preset", self.preset, get_args(Preset))
+        _check_choice("start", self.start, get_args(TrainingStart))
+        self._check_dpar()
+        self._check_step_sizes()
+
+    @property
+    def attacks(self) -> bool:
+        """Whether adversarial examples enter the loss."""
+        return bool(self.threats) and self.adversarial_ratio > 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name a threat model, such as "linf:0.2"; those that would be equal are numbered."""
+        plain = [f"{threat.name}:{float(threat.eps):g}" for threat in self.threats]
+        return tuple(
+            name if plain.count(name) == 1 else f"{name}#{plain[: k + 1].count(name)}" for k, name in enumerate(plain)
+        )
+
+    @property
+    def weight_rule(self) -> WeightRule:
+        """The rule that the weights follow."""
+        if self.kind == "minmax":
+            return self.rule or DEFAULT_RULE
+        return WorstCase() if self.kind == "worst" else Uniform()
+
+    def fingerprint(self) -> str:
+        """Return a text that differs for schemes that train differently.
+
+        Fields that came later are left out at their defaults: checkpoints from before them stay good.
+        """
+        shown = [f for f in fields(self) if f.name not in _ADDED or getattr(self, f.name) != f.default]
+        return f"Scheme({', '.join(f'{f.name}={_full(getattr(self, f.name))}' for f in shown)})"
 
     def _check_threats(self) -> None:
         for threat in self.threats:
             if not isinstance(threat, ThreatModel):
                 raise ValueError(f"threats must be threat models such as Linf(0.2), got {threat!r}")
+            if isinstance(threat.eps, Tensor) and threat.eps.ndim:
+                raise ValueError(
+                    f"threats must have one radius for all examples, got eps of shape {(*threat.eps.shape,)}"
+                )
         count = len(self.threats)
         if self.kind == "natural" and count:
             raise ValueError(f"threats must be empty for kind natural, got {count}")
-        if self.kind == "single" and count != 1:
-            raise ValueError(f"threats must be exactly one for kind single, got {count}")
-        if self.kind not in ("natural", "single") and count < 1:
+        if self.kind in ("single", "universal") and count != 1:
+            raise ValueError(f"threats must be exactly one for kind {self.kind}, got {count}")
+        if self.kind not in ("natural", "single", "universal") and count < 1:
             raise ValueError(f"threats must be at least one for kind {self.kind}, got none")
+
+    def _check_dpar(self) -> None:
+        if not 0 <= self.dpar < float("inf"):
+            raise ValueError(f"dpar must be >= 0, got {self.dpar}")
+        if self.dpar and (len(self.threats) < 2 or self.kind == "universal"):
+            raise ValueError(
+                f"dpar must be 0 unless two or more attacks can differ, got {self.dpar} with kind {self.kind!r} and "
+                f"{len(self.threats)} threat models"
+            )
+        if self.dpar and self.start == "zero":
+            raise ValueError("start must be 'random' with dpar: attacks that start alike have the same gradient")
+
+    def _check_step_sizes(self) -> None:
+        if self.step_sizes is None:
+            return
+        object.__setattr__(self, "step_sizes", tuple(self.step_sizes))
+        if len(self.step_sizes) != len(self.threats) or not all(isfinite(s) and s > 0 for s in self.step_sizes):
+            raise ValueError(
+                f"step_sizes must be {len(self.threats)} numbers > 0, one a threat model, got {self.step_sizes}"
+            )
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _full(value: Any) -> str:
+    """Return a repr that shows every element of the tensors in it."""
+    if isinstance(value, Tensor):
+        return f"tensor({value.tolist()})"
+    if isinstance(value, tuple):
+        return f"({', '.join(_full(part) for part in value)}{',' * (len(value) == 1)})"
+    if isinstance(value, ThreatModel):
+        mask = None if value.mask is None else value.mask.tolist()
+        return f"ThreatModel(p={value.p}, eps={float(value.eps)!r}, bounds={value.bounds}, mask={mask})"
+    return repr(value)

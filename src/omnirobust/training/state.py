@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from omnirobust._files import replacing
+from omnirobust.training.attackers import Attacker
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -28,14 +30,31 @@ class Settings:
 
 
 class Run:
-    """The state of one training: everything that a checkpoint holds."""
+    """The state of one training: everything that a checkpoint holds.
+
+    Args:
+        model: whose parameters are trained.
+        optimizer: its optimizer.
+        settings: of the run.
+        file: the checkpoint; None writes nothing.
+        attacker: what the adversary keeps between mini-batches; None without one.
+        scheduler: of the learning rate, or None.
+    """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings, file: Path | None
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        settings: Settings,
+        file: Path | None,
+        attacker: Attacker | None = None,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     ) -> None:
         self.model, self.optimizer, self.settings, self.file = model, optimizer, settings, file
+        self.attacker, self.scheduler = attacker, scheduler
         self.epoch = 0
         self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
@@ -44,25 +63,47 @@ class Run:
         if self.file is None:
             return
         with replacing(self.file) as partial:
-            torch.save(
-                {
-                    "settings": asdict(self.settings),
-                    "epoch": self.epoch,
-                    "history": self.history,
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                },
-                partial,
-            )
+            torch.save(self._state(), partial)
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "settings": asdict(self.settings),
+            "epoch": self.epoch,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.attacker is not None:
+            state["attacker"] = self.attacker.state()
+        if self.scheduler is not None:
+            state["scheduler"] = self.scheduler.state_dict()
+        return state if self.best is None else state | {"best": self.best}
 
     def resume(self) -> None:
-        """Load the checkpoint if there is one."""
+        """Load the checkpoint if there is one.
+
+        Raises:
+            ValueError: if it is damaged, or belongs to other settings.
+        """
         if self.file is None or not self.file.exists():
             return
         try:
             state = torch.load(self.file, weights_only=True, map_location="cpu")
         except Exception as error:  # torch reports damage by many types
             raise ValueError(f"The checkpoint {self.file} is damaged: delete it, or pass resume=False.") from error
+        self._check(state)
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(f"The checkpoint {self.file} belongs to another model: pass resume=False.") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.attacker is not None:
+            self.attacker.load(state["attacker"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.epoch, self.history, self.best = state["epoch"], state["history"], state.get("best")
+
+    def _check(self, state: dict[str, Any]) -> None:
         for name, value in asdict(self.settings).items():
             saved = state["settings"].get(name)
             if saved != value:
@@ -70,12 +111,11 @@ class Run:
                     f"{name} must be {saved!r} as in the checkpoint {self.file} to resume it, got "
                     f"{value!r}; pass resume=False to start anew"
                 )
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise ValueError(f"The checkpoint {self.file} belongs to another model: pass resume=False.") from error
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.history = state["epoch"], state["history"]
+        if (self.scheduler is not None) != ("scheduler" in state):
+            raise ValueError(
+                f"scheduler must be {'given' if 'scheduler' in state else 'None'} as in the checkpoint {self.file} "
+                "to resume it; pass resume=False to start anew"
+            )
 
 
 @contextmanager

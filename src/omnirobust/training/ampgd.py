@@ -1,0 +1,183 @@
+"""Algorithm 2 (AMPGD): several attacks on a mini-batch, each with a perturbation of its own, and weights over them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from omnirobust._draws import DrawKey
+from omnirobust._models import Classifier, Precision
+from omnirobust._types import Evaluation, check_shape
+from omnirobust.directions import Stepper
+from omnirobust.threat_models import FeasibleSet
+from omnirobust.training.diversity import diversity
+from omnirobust.training.moves import drawn_seeds, row_seeds, starts, steppers
+from omnirobust.training.outputs import check_labels
+from omnirobust.training.schemes import Scheme
+
+
+def attack_batch(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    scheme: Scheme,
+    *,
+    generator: torch.Generator | None = None,
+    weights: Tensor | None = None,
+    rows: Tensor | None = None,
+    seed: int = 0,
+    precision: Precision = "fp32",
+) -> tuple[list[Tensor], Tensor]:
+    """Attack a mini-batch by every threat model of ``scheme``: the inner loop of Algorithm 2.
+
+    With f the cross-entropy, each of the R steps moves weights and perturbations from one and the same evaluation,
+
+        w       <- proj_P(w + beta grad_w psi(w, delta))                                                       (14)
+        delta_k <- proj_{X_k}(delta_k + step of grad_{delta_k} (psi + dpar h)),    k = 1, ..., K               (13)
+        psi = sum_k w_k f(delta_k) - gamma/2 ||w - 1/K||^2,                                                    (15)
+
+    the first as the scheme's rule says. ``Scheme.preset`` says what the step of a gradient is. For kind "worst" each
+    attack runs for itself, and w is one-hot at the highest loss that was reached, (10).
+
+    Args:
+        model: maps (B, *S) to logits (B, C). Runs in eval mode, frozen; modes and parameters are restored.
+        x: inputs in the threat models' bounds, (B, *S).
+        y: true classes, (B,) int64.
+        scheme: what to attack by; its kind is not "natural" or "universal".
+        generator: of the random starts. None: they are keyed by (seed, row), so that an example's do not depend on its
+            batch.
+        weights: the first weights, rows of the simplex, (B, K); None for those of the rule, which are 1/K.
+        rows: numbers of the examples, (B,) int64; None for 0, ..., B - 1.
+        seed: of the random starts without ``generator``.
+        precision: "bf16" runs the model under autocast.
+
+    Returns:
+        The K perturbations, each (B, *S), inside their sets, and the weights (B, K).
+
+    Raises:
+        ValueError: if the arguments do not fit, or the model has no second derivatives and ``dpar`` needs them.
+
+    Cost: R forward and backward passes of K B inputs (one forward more for "worst"), no weight gradients, and K R
+    projections. DPAR adds a second backward pass through the first: the steps cost 2.5 to 3 times as much.
+    """
+    if not scheme.threats or scheme.kind == "universal":
+        raise ValueError(f"scheme must attack each example by itself, got kind {scheme.kind!r}")
+    rows = torch.arange(len(x), device=x.device) if rows is None else rows
+    if generator is None:
+        seeds = row_seeds(DrawKey(seed), rows, len(scheme.threats))
+    else:
+        seeds = drawn_seeds(generator, len(x), len(scheme.threats), x.device)
+    return attack_rows(Classifier("model", model, precision), x, y, scheme, seeds, weights)
+
+
+def attack_rows(
+    classifier: Classifier, x: Tensor, y: Tensor, scheme: Scheme, seeds: list[Tensor], weights: Tensor | None = None
+) -> tuple[list[Tensor], Tensor]:
+    """Attack as ``attack_batch`` does, from starts drawn from ``seeds``, K times (B, 2)."""
+    feasible = [threat.around(x) for threat in scheme.threats]
+    shape = (len(x), len(feasible))
+    if weights is None:
+        weights = scheme.weight_rule.init(*shape, dtype=x.dtype, device=x.device)
+    check_shape("weights", weights, shape)
+    start = starts(scheme, feasible, seeds)
+    with classifier.frozen(), torch.enable_grad():
+        return _ascend(classifier, x, y, scheme, feasible, start, weights)
+
+
+def _ascend(
+    classifier: Classifier,
+    x: Tensor,
+    y: Tensor,
+    scheme: Scheme,
+    feasible: list[FeasibleSet],
+    deltas: list[Tensor],
+    weights: Tensor,
+) -> tuple[list[Tensor], Tensor]:
+    """Run the R steps on perturbations and weights."""
+    rule, moving = scheme.weight_rule, steppers(scheme, feasible)
+    for r in range(1, scheme.steps + 1):
+        seen = evaluate(classifier, x, y, deltas, scheme.dpar)
+        shares = _shares(scheme, weights)
+        deltas = [
+            _step(stepper, r, delta, shares[:, k], seen, k, scheme.dpar, around)
+            for k, (stepper, delta, around) in enumerate(zip(moving, deltas, feasible, strict=True))
+        ]
+        if scheme.kind != "worst":
+            weights = rule.step(weights, seen.losses)
+    if scheme.kind == "worst":
+        weights = rule.step(weights, losses_at(classifier, x, y, deltas))
+    return deltas, weights
+
+
+class Seen(NamedTuple):
+    """What one evaluation of the K perturbations yields.
+
+    Attributes:
+        losses: f, high = fooled, (B, K).
+        ascent: grad f of each perturbation, (K, B, *S).
+        spread: grad h of each perturbation, (K, B, *S); None without DPAR.
+    """
+
+    losses: Tensor
+    ascent: Tensor
+    spread: Tensor | None
+
+
+def evaluate(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor], dpar: float) -> Seen:
+    """Evaluate K perturbations (B, *S) in one forward pass, with their input gradients and, for DPAR, those of h."""
+    points = torch.cat([x + delta for delta in deltas]).requires_grad_(True)
+    losses = _losses(classifier, points, y, len(deltas))
+    (grads,) = torch.autograd.grad(losses.sum(), points, create_graph=dpar > 0)
+    split = (len(deltas), *x.shape)
+    spread = second_gradient(diversity(grads.view(split)).sum(), points).view(split) if dpar > 0 else None
+    return Seen(losses.detach().view(len(deltas), -1).t(), grads.detach().view(split), spread)
+
+
+def losses_at(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor]) -> Tensor:
+    """Return f of K perturbations (B, *S), (B, K), without gradients."""
+    with torch.no_grad():
+        points = torch.cat([x + delta for delta in deltas])
+        return _losses(classifier, points, y, len(deltas)).view(len(deltas), -1).t()
+
+
+def second_gradient(h: Tensor, points: Tensor) -> Tensor:
+    """Return the gradient of ``h``, itself made of gradients, or say that the model cannot give it."""
+    try:
+        return torch.autograd.grad(h, points)[0]
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"dpar must be 0 for this model, which has no second derivatives: {reason}") from error
+
+
+def _losses(classifier: Classifier, points: Tensor, y: Tensor, count: int) -> Tensor:
+    logits = classifier(points)
+    check_labels(logits, y)
+    return cross_entropy(logits, y.repeat(count), reduction="none")
+
+
+def _shares(scheme: Scheme, weights: Tensor) -> Tensor:
+    """Return the factor on each attack's gradient, (B, K): w_k as printed, or 1, so that no attack stalls."""
+    return weights if scheme.preset == "paper" and scheme.kind != "worst" else torch.ones_like(weights)
+
+
+def _step(
+    stepper: Stepper,
+    r: int,
+    delta: Tensor,
+    share: Tensor,
+    seen: Seen,
+    k: int,
+    dpar: float,
+    around: FeasibleSet,
+) -> Tensor:
+    """Move one perturbation up share f + dpar h. Steppers descend, so that everything is handed over negated."""
+    losses, grads, shares = [-seen.losses[:, k]], [-seen.ascent[k]], [share]
+    if seen.spread is not None:
+        losses.append(torch.zeros_like(losses[0]))
+        grads.append(-seen.spread[k])
+        shares.append(torch.full_like(share, dpar))
+    view = Evaluation(torch.stack(losses, 1), None, tuple(grads))
+    return stepper.step(r, delta, torch.stack(shares, 1), view, around)

@@ -1,0 +1,147 @@
+"""The adversary over a whole training: what it keeps from one mini-batch to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from omnirobust._draws import DrawKey
+from omnirobust._models import Classifier, Precision
+from omnirobust._types import Evaluation
+from omnirobust.directions import Sign, Stepper
+from omnirobust.threat_models import FeasibleSet
+from omnirobust.training.ampgd import attack_rows, evaluate
+from omnirobust.training.batches import Batch
+from omnirobust.training.moves import row_seeds
+from omnirobust.training.schemes import Scheme
+from omnirobust.training.workers import Workers
+
+
+class Attack(NamedTuple):
+    """The attacked inputs x + delta_k, (K, B, *S), and the weights over them, (B, K)."""
+
+    points: Tensor
+    weights: Tensor
+
+
+class Attacker(Protocol):
+    """Makes the adversarial examples of each mini-batch."""
+
+    def attack(self, batch: Batch, epoch: int) -> Attack:
+        """Attack this process's share of a mini-batch."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what is kept between mini-batches."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what ``state`` returned."""
+        ...
+
+
+def attacker_of(model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers) -> Attacker | None:
+    """Return the adversary of ``scheme``; None if it has none."""
+    if not scheme.attacks:
+        return None
+    kind = UniversalAttacker if scheme.kind == "universal" else PrivateAttacker
+    return kind(model, scheme, seed, precision, workers)
+
+
+class PrivateAttacker:
+    """Algorithm 2: K perturbations of each example, and a table of the weights that it had last.
+
+    Random starts are keyed by (seed, epoch, example): no generator's state needs to be saved, and any split of the
+    mini-batch over processes draws the same.
+    """
+
+    def __init__(self, model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers) -> None:
+        self.scheme, self.seed, self.workers = scheme, seed, workers
+        self.classifier = Classifier("model", model, precision)
+        self.table = torch.empty(0, len(scheme.threats))
+
+    def attack(self, batch: Batch, epoch: int) -> Attack:
+        """Run the R steps, from the weights of the table if they persist, and note the new ones there."""
+        if self.scheme.persist == "example" and not batch.known:
+            raise ValueError(
+                "data must yield (x, y, rows) with the number of each example in its set where weights persist, "
+                "got pairs (x, y)"
+            )
+        rows = batch.rows.to(batch.x.device)
+        seeds = row_seeds(DrawKey(self.seed, epoch), rows, len(self.scheme.threats))
+        deltas, weights = attack_rows(self.classifier, batch.x, batch.y, self.scheme, seeds, self._first(batch))
+        if batch.known:
+            everyone = self.workers.join(weights, batch)
+            self._reach(int(batch.all_rows.max()))
+            self.table[batch.all_rows] = everyone.to(self.table)
+        return Attack(torch.stack([batch.x + delta for delta in deltas]), weights)
+
+    def _first(self, batch: Batch) -> Tensor | None:
+        if self.scheme.persist != "example":
+            return None
+        self._reach(int(batch.all_rows.max()))
+        return self.table[batch.rows].to(batch.x)
+
+    def _reach(self, row: int) -> None:
+        """Grow the table to hold ``row``: examples not seen yet have the rule's first weights."""
+        if row >= len(self.table):
+            fresh = self.scheme.weight_rule.init(row + 1 - len(self.table), self.table.shape[1])
+            self.table = torch.cat([self.table, fresh.float()])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the table, (examples seen, K)."""
+        return {"table": self.table}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put the table back."""
+        self.table = state["table"].clone()
+
+
+class UniversalAttacker:
+    """uSGD: one perturbation for all examples, which ascends the mean loss of each mini-batch and persists.
+
+        delta <- proj_X(delta + alpha sign(grad_delta sum_i f(delta; x_i, y_i)))
+
+    Each attacked image is clamped to the data range by itself.
+
+    Reference: Shafahi et al., "Universal adversarial training", 2018; the paper's Table A7.
+    """
+
+    def __init__(self, model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers) -> None:
+        self.scheme, self.workers = scheme, workers
+        self.classifier = Classifier("model", model, precision)
+        self.delta: Tensor | None = None
+
+    def attack(self, batch: Batch, epoch: int) -> Attack:
+        """Take the scheme's steps on the shared perturbation."""
+        threat = self.scheme.threats[0]
+        around = threat.around(batch.x.unsqueeze(0), shared=True)
+        delta = torch.zeros_like(around.lower) if self.delta is None else self.delta.to(batch.x)
+        size = None if self.scheme.step_sizes is None else self.scheme.step_sizes[0]
+        stepper = Sign().start(around, size, self.scheme.steps)
+        with self.classifier.frozen(), torch.enable_grad():
+            for r in range(1, self.scheme.steps + 1):
+                delta = self._step(stepper, r, batch, delta, around)
+        self.delta = delta
+        points = (batch.x + delta).clamp(*threat.bounds)
+        return Attack(points.unsqueeze(0), batch.x.new_ones(len(points), 1))
+
+    def _step(self, stepper: Stepper, r: int, batch: Batch, delta: Tensor, around: FeasibleSet) -> Tensor:
+        low, high = self.scheme.threats[0].bounds
+        seen = evaluate(self.classifier, batch.x, batch.y, [(batch.x + delta).clamp(low, high) - batch.x], 0.0)
+        moved = batch.x + delta
+        inside = (moved >= low) & (moved <= high)  # a clamped pixel passes no gradient on
+        grad = self.workers.total((seen.ascent[0] * inside).sum(0, keepdim=True) * float(batch.factor > 0))
+        flat = Evaluation(delta.new_zeros(1, 1), None, (-grad,))
+        return stepper.step(r, delta, delta.new_ones(1, 1), flat, around)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the perturbation."""
+        return {} if self.delta is None else {"delta": self.delta}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put the perturbation back."""
+        self.delta = state.get("delta")

@@ -1,0 +1,130 @@
+"""One epoch of training: attack, then descend, mini-batch by mini-batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnirobust.training.batches import Batch, Batches, epoch_seed
+from omnirobust.training.objective import widest
+from omnirobust.training.outputs import check_not_probabilities
+from omnirobust.training.schemes import Scheme
+from omnirobust.training.state import Run, own_randomness
+from omnirobust.training.stopping import validate
+from omnirobust.training.workers import Workers
+
+BatchProgress = Callable[[int, int, float], None]
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss stopped being a finite number; the model holds the parameters of the last good epoch."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What an epoch needs beside the state of the run.
+
+    Attributes:
+        scheme: what is trained against.
+        objective: the loss as a module, wrapped as the processes need it.
+        optimizer: wrapped likewise.
+        workers: the processes.
+        train: the training data.
+        held_out: the validation data, or None.
+        on_batch: called by the first process after each batch.
+    """
+
+    scheme: Scheme
+    objective: nn.Module
+    optimizer: Any
+    workers: Workers
+    train: Batches
+    held_out: Batches | None
+    on_batch: BatchProgress | None
+
+
+def one_epoch(run: Run, loop: Loop) -> None:
+    """Train for one epoch and add its row to the history.
+
+    Raises:
+        TrainingDivergedError: if a loss is not finite; the model has its parameters of the epoch before.
+    """
+    began = time.perf_counter()
+    good = copy.deepcopy(run.model.state_dict())
+    # Seeding each epoch by itself makes resuming exact without saving any generator's state.
+    with own_randomness(run.model, epoch_seed(run.settings.seed, run.epoch)):
+        run.model.train()
+        try:
+            means = _train(run, loop)
+        except TrainingDivergedError:
+            run.model.load_state_dict(good)
+            raise
+        row = {"epoch": run.epoch + 1.0} | means
+        if loop.held_out is not None:
+            row |= validate(run, loop.held_out, loop.scheme, loop.workers)
+    run.epoch += 1
+    run.history.append(row | {"seconds": time.perf_counter() - began})
+
+
+def _train(run: Run, loop: Loop) -> dict[str, float]:
+    """Go through the data once; return the means of loss, accuracy and weights."""
+    device = next(run.model.parameters()).device
+    sums, seen, number = _Sums(loop.scheme), 0, 0
+    for number, whole in enumerate(loop.train.numbered(run.epoch), start=1):
+        batch = whole.share(loop.workers.rank, loop.workers.count).to(device)
+        value = _one_batch(run, loop, batch, number, sums)
+        seen += batch.size
+        if loop.on_batch is not None and loop.workers.rank == 0:
+            loop.on_batch(number, len(loop.train), value)
+    if not number:
+        raise ValueError("data must hold at least one batch, got none")
+    return sums.means(seen)
+
+
+def _one_batch(run: Run, loop: Loop, batch: Batch, number: int, sums: _Sums) -> float:
+    """Attack the mini-batch, take one step on theta, and return the loss."""
+    attack = None if run.attacker is None else run.attacker.attack(batch, run.epoch)
+    loop.optimizer.zero_grad(set_to_none=True)
+    # The mean over processes of their shares' means, each times its factor, is the mean over the mini-batch.
+    loss, right, logits = loop.objective(batch.x, batch.y, *(attack or ()))
+    loss = loss * batch.factor
+    if number == 1:
+        check_not_probabilities(logits)
+    parts = [loss.detach(), right * batch.factor]
+    if attack is not None:
+        parts += list(attack.weights.mean(0) * batch.factor)
+    means = loop.workers.total(torch.stack([widest(part) for part in parts])) / loop.workers.count
+    value = float(means[0])
+    if not math.isfinite(value):
+        raise TrainingDivergedError(
+            f"The loss became {value} in batch {number} of epoch {run.epoch + 1}: the model holds the "
+            f"parameters of epoch {run.epoch}; try a smaller learning rate."
+        )
+    loop.workers.backward(loss)
+    loop.optimizer.step()
+    sums.add(means, batch.size)
+    return value
+
+
+class _Sums:
+    """Sums over an epoch, and the names of their means."""
+
+    def __init__(self, scheme: Scheme) -> None:
+        shown = scheme.names if scheme.attacks and len(scheme.threats) > 1 else ()
+        self.names = ("loss", "accuracy", *(f"weight/{name}" for name in shown))
+        self.values = [0.0] * len(self.names)
+
+    def add(self, means: Tensor, size: int) -> None:
+        """Add the means of a mini-batch of ``size`` examples."""
+        self.values = [total + mean * size for total, mean in zip(self.values, means.tolist(), strict=False)]
+
+    def means(self, seen: int) -> dict[str, float]:
+        """Return the means over ``seen`` examples by name."""
+        return {name: value / seen for name, value in zip(self.names, self.values, strict=True)}

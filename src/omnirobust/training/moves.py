@@ -1,0 +1,87 @@
+"""How the attacks of a training start and move: a start and a stepper for each threat model."""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+from torch import Tensor
+
+from omnirobust._draws import DrawKey, normals_from, uniforms
+from omnirobust._types import norm_name
+from omnirobust.adaptive import Adaptive
+from omnirobust.directions import Direction, Normalised, RawGradient, Sign, Stepper
+from omnirobust.settings import PAPER
+from omnirobust.threat_models import FeasibleSet, ThreatModel
+from omnirobust.training.schemes import Scheme
+
+PAPER_LINF_STEP = 1 / 6
+"""The step size of linf in Table A8. Of other norms the paper prints none for training."""
+
+
+def steppers(scheme: Scheme, feasible: list[FeasibleSet]) -> list[Stepper]:
+    """Return a fresh stepper for each of the K feasible sets, as ``scheme`` says."""
+    return [
+        _direction(scheme, threat).start(around, _step_size(scheme, k), scheme.steps)
+        for k, (threat, around) in enumerate(zip(scheme.threats, feasible, strict=True))
+    ]
+
+
+def _direction(scheme: Scheme, threat: ThreatModel) -> Direction:
+    if scheme.preset == "paper":
+        return RawGradient()
+    if threat.p == 0:
+        return Adaptive()  # coordinates that trade places
+    return Sign("linear") if threat.p == inf else Normalised("linear")
+
+
+def _step_size(scheme: Scheme, k: int) -> float | None:
+    if scheme.step_sizes is not None:
+        return scheme.step_sizes[k]
+    threat = scheme.threats[k]
+    if scheme.preset == "paper":
+        return PAPER_LINF_STEP if threat.p == inf else PAPER[norm_name(threat.p)].step_size
+    if threat.p == 0:
+        return None
+    # falling linearly, the steps come to 2.5 radii in all
+    return float(threat.eps) * min(5.0 / scheme.steps, 1.25) or None
+
+
+def starts(scheme: Scheme, feasible: list[FeasibleSet], seeds: list[Tensor]) -> list[Tensor]:
+    """Return the K first perturbations, feasible, each (B, *S).
+
+    Args:
+        scheme: ``start`` says whether they are random or zero.
+        feasible: the K sets.
+        seeds: two uniform numbers an example and threat model, K times (B, 2), from which its noise is drawn.
+    """
+    if scheme.start == "zero":
+        return [torch.zeros_like(around.lower) for around in feasible]
+    return [_random_start(around, seed) for around, seed in zip(feasible, seeds, strict=True)]
+
+
+def row_seeds(key: DrawKey, rows: Tensor, count: int) -> list[Tensor]:
+    """Return the ``seeds`` of ``starts``, which depend on key and row alone."""
+    return [uniforms(key._replace(slot=k), rows, 2) for k in range(count)]
+
+
+def drawn_seeds(generator: torch.Generator, size: int, count: int, device: torch.device) -> list[Tensor]:
+    """Return the ``seeds`` of ``starts``, drawn from ``generator``."""
+    drawn = torch.rand(count, size, 2, generator=generator, device=generator.device)
+    return list(drawn.to(device).unbind())
+
+
+def _random_start(around: FeasibleSet, seeds: Tensor) -> Tensor:
+    """Draw noise of a random share of the radius and project it: for l0 that keeps random coordinates."""
+    shape = around.shape
+    noise = normals_from(seeds, shape[1:].numel()).to(around.lower.dtype)
+    reach = around.radius().to(noise).unsqueeze(1)
+    share = ((seeds[:, :1] + seeds[:, 1:]) % 1.0).to(noise)
+    if around.p in (1, 2):
+        noise = noise * (share * reach / torch.linalg.vector_norm(noise, ord=around.p, dim=1, keepdim=True))
+    else:
+        # erf turns normal numbers into uniform ones, in (-1, 1)
+        noise = torch.erf(noise / 2**0.5) * (reach if around.p == inf else 1.0)
+        if around.p == 0:
+            noise = noise * (around.upper - around.lower).flatten(1)
+    return around.project(noise.view(shape))

@@ -1,0 +1,101 @@
+"""The loss of a training as one module, so that whatever wraps it sees the whole graph."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from omnirobust._models import Precision
+from omnirobust.training.diversity import diversity
+from omnirobust.training.outputs import check_labels, logits_of
+from omnirobust.training.schemes import Scheme
+
+
+class Objective(nn.Module):
+    """What gradient descent on theta minimises: the mean over a mini-batch of
+
+        (1 - r) f(theta; x, y) + r (sum_k w_k f(theta, delta_k; x, y) + lambda h(theta, {delta_k}; x, y))     (17)
+
+    with r = 0 for the natural scheme, and lambda = 0 without DPAR, which leaves (9), (11) or (15).
+
+    Gradient synchronisation hooks into a module's forward pass: the second derivatives of h, taken outside, would stay
+    those of one process without a word.
+
+    Args:
+        model: maps (B, *S) to logits (B, C), or to an object with ``.logits``.
+        scheme: gives r and lambda.
+        precision: "bf16" runs the model under autocast; losses and h are taken in fp32.
+    """
+
+    def __init__(self, model: nn.Module, scheme: Scheme, precision: Precision) -> None:
+        super().__init__()
+        self.model, self.precision = model, precision
+        self.ratio = scheme.adversarial_ratio if scheme.attacks else 0.0
+        self.dpar = scheme.dpar
+
+    def forward(
+        self, x: Tensor, y: Tensor, points: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss (), the share classified right, weighed as the loss is, (), and the logits of all inputs.
+
+        Args:
+            x: clean inputs, (B, *S).
+            y: (B,) int64.
+            points: attacked inputs x + delta_k, (K, B, *S); None for the natural loss.
+            weights: w, (B, K).
+        """
+        if points is None or weights is None:
+            logits = self._logits(x)
+            check_labels(logits, y)
+            return cross_entropy(logits, y), _right(logits, y).mean(), logits.detach()
+        attacked = self._kept(points, y, weights)
+        inputs, targets = attacked.points, attacked.y
+        if self.ratio < 1:
+            inputs, targets = torch.cat([x, inputs]), torch.cat([y, targets])
+        logits = self._logits(inputs)
+        check_labels(logits, y)
+        losses = cross_entropy(logits, targets, reduction="none")
+        loss, right = self._mix(losses, attacked, len(x)), self._mix(_right(logits, targets), attacked, len(x))
+        if self.dpar:
+            (grads,) = torch.autograd.grad(losses[-len(attacked.y) :].sum(), attacked.points, create_graph=True)
+            loss = loss + self.ratio * self.dpar * diversity(grads.view(points.shape)).mean()
+        return loss, right, logits.detach()
+
+    def _kept(self, points: Tensor, y: Tensor, weights: Tensor) -> _Attacked:
+        """Lay the attacked inputs out as rows; those of weight 0 add nothing to the loss and are left out."""
+        flat, target, w = points.detach().flatten(0, 1), y.repeat(len(points)), weights.t().reshape(-1)
+        if self.dpar:  # h takes in every attack, whatever its weight
+            return _Attacked(flat.clone().requires_grad_(True), target, w)
+        keep = w > 0
+        return _Attacked(flat, target, w) if bool(keep.all()) else _Attacked(flat[keep], target[keep], w[keep])
+
+    def _mix(self, values: Tensor, attacked: _Attacked, size: int) -> Tensor:
+        count = len(attacked.y)
+        mixed = self.ratio * (attacked.weights * values[-count:]).sum() / size
+        return mixed if self.ratio == 1 else mixed + (1 - self.ratio) * values[:-count].mean()
+
+    def _logits(self, x: Tensor) -> Tensor:
+        mixed = self.precision == "bf16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed):
+            logits = logits_of(self.model, x)
+        return logits.float() if mixed else logits
+
+
+class _Attacked(NamedTuple):
+    """Attacked inputs as rows (n, *S), with their classes (n,) and weights (n,)."""
+
+    points: Tensor
+    y: Tensor
+    weights: Tensor
+
+
+def _right(logits: Tensor, y: Tensor) -> Tensor:
+    return widest(logits.detach().argmax(1) == y)
+
+
+def widest(values: Tensor) -> Tensor:
+    """Return ``values`` in float64, or in float32 on the device that has none."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)

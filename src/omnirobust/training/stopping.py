@@ -1,0 +1,44 @@
+"""When a training ends, and which epoch it leaves: robust overfitting is real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from omnirobust.training.accuracy import accuracy_of, robust_accuracy_of
+from omnirobust.training.batches import Batches
+from omnirobust.training.schemes import Scheme
+from omnirobust.training.state import Run
+from omnirobust.training.workers import Workers
+
+Stopped: TypeAlias = Literal["epochs", "target", "patience"]
+Row: TypeAlias = Mapping[str, float]
+
+
+def validate(run: Run, held_out: Batches, scheme: Scheme, workers: Workers) -> dict[str, float]:
+    """Return "validation", the clean accuracy, and where the scheme attacks "robust", the union accuracy."""
+    row = {"validation": accuracy_of(run.model, held_out)}
+    if scheme.attacks and scheme.kind != "universal":
+        settings = run.settings
+        precision = "bf16" if settings.precision == "bf16" else "fp32"
+        row["robust"] = robust_accuracy_of(run.model, held_out, scheme, settings.seed, precision, workers)
+    return row
+
+
+def score(row: Row) -> float:
+    """Return what early stopping watches: robust accuracy where it was measured, else clean; -1 if neither was."""
+    return row.get("robust", row.get("validation", -1.0))
+
+
+def best_epoch(history: Sequence[Row]) -> int:
+    """Return the number of the epoch of the highest score, the first of equal ones; 0 before any."""
+    return max(range(len(history)), key=lambda i: (score(history[i]), -i)) + 1 if history else 0
+
+
+def reason_to_stop(history: Sequence[Row], epochs: int, stop_at: float | None, patience: int | None) -> Stopped | None:
+    """Say why the training has ended, or return None if it has not."""
+    if stop_at is not None and history and score(history[-1]) >= stop_at:
+        return "target"
+    if patience is not None and len(history) - best_epoch(history) >= patience:
+        return "patience"
+    return "epochs" if len(history) >= epochs else None
