@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -137,6 +138,23 @@ def test_models_that_are_refused(x, model, message: str) -> None:
     labels = torch.arange(9) % 4
     with pytest.raises(ValueError, match=message):
         orb.DomainGrid({"m": model}, x, labels, loss=losses.margin).evaluate(torch.zeros_like(x))
+
+
+def test_outputs_that_look_like_a_sigmoids_are_warned_of(x) -> None:
+    labels = torch.arange(9) % 4
+    with pytest.warns(UserWarning, match="model 'm' returns values in \\[0, 1\\], most of them near the ends"):
+        grid = orb.DomainGrid(
+            {"m": lambda v: (40 * (v.flatten(1)[:, :4] - 0.5)).sigmoid()}, x, labels, loss=losses.margin
+        )
+        grid.evaluate(torch.zeros_like(x))
+
+
+def test_bounded_scores_are_not_warned_of(x) -> None:
+    labels = torch.arange(9) % 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for scores in (lambda v: v.flatten(1)[:, :4], lambda v: (v.flatten(1)[:, :4] - 0.5).sigmoid()):
+            orb.DomainGrid({"m": scores}, x, labels, loss=losses.margin).evaluate(torch.zeros_like(x))
 
 
 def test_models_must_agree_on_the_classes(x) -> None:

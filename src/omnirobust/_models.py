@@ -5,6 +5,7 @@ Everything that can be wrong with somebody's model is found here, and told in on
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeAlias
@@ -144,6 +145,12 @@ class Classifier:
             raise ValueError(f"{label} returned NaN or infinite logits on the given inputs")
         if batch.shape[0] and _are_probabilities(logits):
             raise ValueError(f"{label} returns probabilities: it must return logits, the scores before the softmax")
+        if _look_squashed(logits):
+            warnings.warn(
+                f"{label} returns values in [0, 1], most of them near the ends, as after a sigmoid: return the scores "
+                "before it, since its gradients vanish there and the model looks more robust than it is",
+                stacklevel=2,
+            )
         self.classes = logits.shape[1]
 
     def check_device(self, x: Tensor) -> None:
@@ -156,6 +163,17 @@ class Classifier:
 def _are_probabilities(logits: Tensor) -> bool:
     sums = logits.sum(dim=1)
     return bool((logits >= 0).all() & ((sums - 1).abs() < 1e-3).all())
+
+
+def _look_squashed(logits: Tensor) -> bool:
+    """Say whether logits look like a sigmoid's outputs: all in [0, 1], a third within 1e-3 of an end, some near 1.
+
+    Bounded scores, cosines say, are legitimate and seldom saturate: this warns rather than refuses.
+    """
+    if len(logits) < 8 or not bool(((logits >= 0) & (logits <= 1)).all()):
+        return False
+    ends = (logits < 1e-3) | (logits > 1 - 1e-3)
+    return float(ends.float().mean()) > 1 / 3 and float(logits.amax()) > 0.9
 
 
 def _channels_last(batch: Tensor) -> Tensor:
