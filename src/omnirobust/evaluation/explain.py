@@ -21,9 +21,9 @@ from omnirobust.threat_models import ThreatModel
 from omnirobust.views import as_views
 
 _VERDICTS = {
-    "holds": "larger weights go with harder domains",
-    "reversed": "larger weights go with easier domains",
-    "not shown": "no relation is shown",
+    "holds": "Weights rise with {}: ",
+    "reversed": "Weights fall with {}: ",
+    "not shown": "Weights are not shown to rise or fall with {}: ",
 }
 
 
@@ -66,7 +66,7 @@ class Explanation:
     """What the weights of one attack say.
 
     Attributes:
-        axis: the factor looked at: models, transforms, examples; None for all combinations.
+        axis: the factor looked at: models, transforms, examples; None for all combinations of several.
         names: the domains, K of them.
         ranking: the domains, largest mean weight first.
         correlations: of the weights with each measure of difficulty, by its name.
@@ -156,6 +156,8 @@ def explain(
 
     Reference: the paper, Section 4.1 (w_C > w_D > w_A > w_B) and Appendix F, Tables A9 and A10.
     """
+    if axis is None and len(result.axes) == 1:
+        axis = next(iter(result.axes))
     names, weights = _weights(result, axis)
     found = {}
     for name, values in (difficulty or {}).items():
@@ -237,7 +239,7 @@ def _sentence(name: str, c: Correlation, axis: str | None) -> str:
     left_out = f"; {c.constant} of {c.groups} problems, where either is constant, tell nothing" if c.constant else ""
     hardest = f"the domain of largest weight is the hardest in {_percent(c.hardest.estimate)}, against"
     return (
-        f"Weights and {name}: {_VERDICTS[c.verdict]}. Spearman's rho is {within}, {pooled}{means}; {hardest} "
+        f"{_VERDICTS[c.verdict].format(name)}Spearman's rho is {within}, {pooled}{means}; {hardest} "
         f"{_percent(c.chance)} by chance{left_out}."
     )
 
