@@ -63,7 +63,7 @@ def _claims(lift: float, lifts: str, easy: Sequence[str], hard: Sequence[str], u
         ),
         Claim(
             "mean-lift",
-            f"Over the models min-max lifts ASR_gp by {100 * lift:g} % or more on average (printed: {lifts} %, A to D).",
+            f"The mean lift of ASR_gp over the models is {100 * lift:g} % or more (printed: {lifts} %, A to D).",
             lambda r: _mean_lift(r) >= lift,
             lambda r: f"mean lift {percent([_mean_lift(r)])} % over {', '.join(_models(r))}",
         ),

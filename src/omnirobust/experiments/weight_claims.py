@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from omnirobust.evaluation.rank_correlation import spearman
 from omnirobust.experiments.claims import Claim, Rates
 from omnirobust.experiments.spec import Key
 
@@ -23,19 +24,6 @@ def _key(name: str) -> Key:
 def correlation(r: Rates, one: str, other: str) -> float:
     """Return Spearman's correlation of two columns of the table, over the images of all groups."""
     return spearman(r.values(*_key(one)).flatten(), r.values(*_key(other)).flatten())
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Return Spearman's correlation of two columns, ties by their mean rank; 0 where one is constant."""
-    x, y = (_ranks(v) - (len(v) - 1) / 2 for v in (a, b))
-    scale = float(x.square().sum() * y.square().sum()) ** 0.5
-    return float(x @ y) / scale if scale else 0.0
-
-
-def _ranks(values: Tensor) -> Tensor:
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    return (ends - (counts + 1) / 2)[place]
 
 
 def _tops(r: Rates, name: str) -> Tensor:
