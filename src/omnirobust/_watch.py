@@ -13,6 +13,10 @@ _ENOUGH_BLIND = 100
 """Rows that a model must be blind on, and on no other, before an attack in batches is stopped for it."""
 
 
+class BlindModelError(ValueError):
+    """No gradient reaches any input: a gradient attack cannot see the model."""
+
+
 class Blindness:
     """Which models, and transformations before them, have let no gradient through so far, over all batches."""
 
@@ -27,10 +31,10 @@ class Blindness:
             self._seeing.add(name)
 
     def judge(self, enough: int) -> None:
-        """Raise a ValueError if one was blind on all rows seen, and these are ``enough`` to say so."""
+        """Raise a BlindModelError if one was blind on all rows seen, and these are ``enough`` to say so."""
         for name, rows in self._open.items():
             if name not in self._seeing and rows >= enough:
-                raise ValueError(
+                raise BlindModelError(
                     f"{name} has zero input gradient on every row: a gradient attack cannot see it "
                     "(is there a step function, a rounding or a detach inside?)"
                 )

@@ -1,6 +1,12 @@
 """Judge attacks and models: success rates with confidence intervals, smallest distortions, what weights explain."""
 
+from omnirobust.evaluation.autoattack import AutoAttack as AutoAttack
 from omnirobust.evaluation.carlini_wagner import minimal_l2 as minimal_l2
+from omnirobust.evaluation.curves import BallOverlap as BallOverlap
+from omnirobust.evaluation.curves import RobustnessCurve as RobustnessCurve
+from omnirobust.evaluation.curves import area_under as area_under
+from omnirobust.evaluation.curves import ball_overlap as ball_overlap
+from omnirobust.evaluation.curves import robustness_curve as robustness_curve
 from omnirobust.evaluation.distortion import Distortion as Distortion
 from omnirobust.evaluation.distortion import minimal_eps as minimal_eps
 from omnirobust.evaluation.distortion import minimal_linf as minimal_linf
@@ -19,3 +25,7 @@ from omnirobust.evaluation.metrics import wilson_interval as wilson_interval
 from omnirobust.evaluation.rank_correlation import Correlation as Correlation
 from omnirobust.evaluation.rank_correlation import correlation as correlation
 from omnirobust.evaluation.rank_correlation import spearman as spearman
+from omnirobust.evaluation.robustness import RobustnessReport as RobustnessReport
+from omnirobust.evaluation.robustness import evaluate_robustness as evaluate_robustness
+from omnirobust.evaluation.strong import STRONG as STRONG
+from omnirobust.evaluation.strong import GradientAttack as GradientAttack

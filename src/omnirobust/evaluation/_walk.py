@@ -1,0 +1,78 @@
+"""Attack after attack, threat after threat, each on what still stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from omnirobust._watch import BlindModelError
+from omnirobust.evaluation._standing import Standing
+from omnirobust.evaluation.strong import STRONG, Attempt, EvaluationAttack, Problem, Run
+from omnirobust.threat_models import ThreatModel
+
+
+@dataclass
+class Walk:
+    """The threats attacked so far, and what stands under each."""
+
+    problem: Problem
+    attacks: tuple[EvaluationAttack, ...]
+    batch_size: int | None
+    found: dict[str, Standing] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def runs_in_all(self, threats: Iterable[ThreatModel]) -> int:
+        """Count the runs under all threats."""
+        return sum(len(self._runs(threat)) for threat in threats)
+
+    def attack(self, name: str, state: Standing, advance: Callable[[int], None]) -> None:
+        """Run all attacks under one threat, each on what stands."""
+        whole = int(state.right.sum())
+        for other in self.found.values():
+            state.borrow(other)
+        self.found[name] = state
+        self._note_stand_ins(name, state.threat)
+        for number, (label, run) in enumerate(self._runs(state.threat)):
+            rows = state.rows()
+            blind = self._run(state, rows, label, run, advance)
+            if number == 0 and blind and len(rows) == whole and len(blind) == len(rows.split(self._size(rows))):
+                raise blind[0]  # not even the first attack saw a single input
+            if blind:
+                self.notes.append(f"{name}: {label} left out inputs that no gradient reaches.")
+            advance(len(state.right) - len(rows))
+
+    def exchange(self) -> None:
+        """Let every example count under every threat that allows it."""
+        for state in self.found.values():
+            for other in self.found.values():
+                state.borrow(other)
+
+    def _run(
+        self, state: Standing, rows: Tensor, label: str, run: Attempt, advance: Callable[[int], None]
+    ) -> list[BlindModelError]:
+        """Attack ``rows`` in batches; return what batches said that no gradient reaches."""
+        blind = []
+        for piece in rows.split(self._size(rows)) if len(rows) else ():
+            try:
+                state.note(piece, run(piece), label)
+            except BlindModelError as error:
+                blind.append(error)
+            advance(len(piece))
+        return blind
+
+    def _size(self, rows: Tensor) -> int:
+        return self.batch_size or max(len(rows), 1)
+
+    def _runs(self, threat: ThreatModel) -> list[Run]:
+        classes = self.problem.rivals.shape[1] + 1
+        fitting = [attack for attack in self.attacks if attack.fits(threat, classes)]
+        chosen = fitting or [attack for attack in STRONG if attack.fits(threat, classes)]
+        return [run for attack in chosen for run in attack.runs(replace(self.problem, threat=threat))]
+
+    def _note_stand_ins(self, name: str, threat: ThreatModel) -> None:
+        classes = self.problem.rivals.shape[1] + 1
+        missing = [attack.name for attack in self.attacks if not attack.fits(threat, classes)]
+        if len(missing) == len(self.attacks):
+            self.notes.append(f"{name}: {', '.join(missing)} does not exist here; the default attacks ran instead.")

@@ -1,0 +1,246 @@
+"""Robust accuracy: what is left of a model's accuracy under the strongest of many attacks, by threat and at once.
+
+An attack can only show that an input is not robust: every accuracy here is an upper bound, tightened by each attack
+that is run on what still stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from omnirobust._models import Model, Precision
+from omnirobust._progress import ProgressHook, bar
+from omnirobust.evaluation._boundary import check_count
+from omnirobust.evaluation._standing import Clean, first_look
+from omnirobust.evaluation._threats import Threats, inner_first, named_threats
+from omnirobust.evaluation._walk import Walk
+from omnirobust.evaluation.autoattack import AutoAttack, check_autoattack
+from omnirobust.evaluation.metrics import Interval, wilson_interval
+from omnirobust.evaluation.strong import STRONG, EvaluationAttack, Problem
+from omnirobust.threat_models import ThreatModel
+
+Attacks: TypeAlias = Literal["default", "autoattack"] | Sequence[EvaluationAttack]
+
+
+@dataclass(frozen=True)
+class RobustnessReport:
+    """How a model fares under several threats.
+
+    Attributes:
+        names: of the threats, in the order given.
+        clean_correct: whether the model is right on the inputs as they are, (B,) bool.
+        correct: whether it is right on them and under everything that was tried, (B, threats) bool.
+        margin: the least z_y - max_{j != y} z_j that was found, (B, threats): how far the input is from falling.
+        delta: by name, the perturbation of that margin, (B, *S), feasible; zero where the input is wrong as it is.
+        breaks: by name, how many inputs fell to each attack; "from another threat" counts those that fell to
+            an example found for a threat inside this one.
+        notes: what a reader of these numbers must know; empty if nothing.
+        settings: the resolved settings, ready for JSON.
+    """
+
+    names: tuple[str, ...]
+    clean_correct: Tensor
+    correct: Tensor
+    margin: Tensor
+    delta: dict[str, Tensor]
+    breaks: dict[str, dict[str, int]]
+    notes: tuple[str, ...]
+    settings: dict[str, Any]
+
+    @property
+    def clean(self) -> float:
+        """Accuracy on the inputs as they are."""
+        return share(self.clean_correct)
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Accuracy under each threat."""
+        return {name: share(self.correct[:, k]) for k, name in enumerate(self.names)}
+
+    @property
+    def union(self) -> float:
+        """Acc_adv^max: the share of inputs that withstand all threats, each example's worst case."""
+        return share(self.correct.all(1))
+
+    @property
+    def average(self) -> float:
+        """Acc_adv^avg: the mean of the accuracies under each threat."""
+        return share(self.correct)
+
+    def interval(self, name: str | None = None, level: float = 0.95) -> Interval:
+        """Return Wilson's interval of the accuracy under a threat; of the union if no name is given."""
+        if name is not None and name not in self.names:
+            raise ValueError(f"name must be one of {', '.join(self.names)}, got {name!r}")
+        right = self.correct.all(1) if name is None else self.correct[:, self.names.index(name)]
+        return wilson_interval(int(right.sum()), len(right), level)
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {
+            "examples": len(self.clean_correct),
+            "clean": self.clean,
+            "accuracy": self.accuracy,
+            "union": self.union,
+            "average": self.average,
+            "breaks": self.breaks,
+            "notes": list(self.notes),
+            "settings": self.settings,
+        }
+
+
+def evaluate_robustness(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threats: Threats,
+    *,
+    attacks: Attacks = "default",
+    steps: int = 50,
+    restarts: int = 1,
+    seed: int = 0,
+    batch_size: int | None = None,
+    precision: Precision = "fp32",
+    progress: bool | ProgressHook = False,
+) -> RobustnessReport:
+    """Measure accuracy under each threat and under all at once, by the strongest of many attacks on every input.
+
+        Acc_adv^max = mean_i prod_k [right under threat k],   Acc_adv^avg = mean_i mean_k [right under threat k]
+
+    Attacks run one after the other, each on the inputs that still stand. What an attack returns counts only if
+    it fools when it is judged anew in full precision. An example found for one threat counts for every threat that
+    allows it: a larger radius never looks safer than a smaller one.
+
+    Args:
+        model: one model, (B, *S) to logits (B, C) or an object with ``.logits``. Normalisation belongs inside.
+        x: inputs within the threats' bounds, (B, *S), float.
+        y: true labels, (B,) int64.
+        threats: a mapping from name to threat model, or a sequence, whose members are named "linf:0.2"; one is
+            enough. All must share their bounds.
+        attacks: "default" (``STRONG``: the margin from zero, cross-entropy and the ratio of logits from noise, then
+            the nine likeliest wrong classes in turn, all with the adaptive direction); "autoattack", through the
+            package ``pyautoattack``, with the default in its place under l0; or a sequence of attacks.
+        steps: T of every run of a gradient attack, >= 1.
+        restarts: runs of each gradient attack, and of each of its targets, >= 1: the first as the attack says, the
+            others from noise. More of them never raise an accuracy.
+        seed: keys the noise, with the attack's restart and the input's row.
+        batch_size: inputs attacked together; None for all.
+        precision: "bf16" runs the model under autocast during gradient attacks; all judging is in full precision.
+        progress: True draws a bar on the terminal; a callable is given (done, in all), in inputs times runs.
+
+    Returns:
+        Accuracies, what is right under which threat, and the perturbations. An input's result does not depend on
+        the others, but for rounding, and for AutoAttack, whose noise does.
+
+    Raises:
+        ValueError: if an argument, the model's output or a label does not fit, or no gradient reaches any input; the
+            sentence names it.
+        ModuleNotFoundError: if AutoAttack is asked for and not installed.
+
+    Cost: for every threat at most 12 restarts (T + 1) forwards and T input gradients of the inputs; those that fall
+    early cost a fraction.
+
+    Reference: the paper, Section 4.2 (Acc_adv^max and Acc_adv^avg); Tramer and Boneh, "Adversarial training and
+    robustness for multiple perturbations", 2019, for the union; Croce and Hein 2020 for ensembles of attacks.
+    """
+    named = named_threats(threats)
+    chosen = _chosen_attacks(attacks)
+    _check(model, x, y, named, chosen, {"steps": steps, "restarts": restarts, "batch_size": batch_size})
+    clean = first_look(model, x, y, batch_size)
+    problem = Problem(model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision)
+    walk = Walk(problem, chosen, batch_size)
+    with bar(progress, total=len(x) * walk.runs_in_all(named.values())) as advance:
+        for name in inner_first(named, x):
+            walk.attack(name, clean.standing(model, x, y, named[name]), advance)
+    walk.exchange()
+    settings = _describe(named, chosen, walk, {"batch_size": batch_size})
+    return _report(tuple(named), clean, walk, settings)
+
+
+def _report(names: tuple[str, ...], clean: Clean, walk: Walk, settings: dict[str, Any]) -> RobustnessReport:
+    found = [walk.found[name] for name in names]
+    return RobustnessReport(
+        names=names,
+        clean_correct=clean.right,
+        correct=torch.stack([state.right for state in found], 1),
+        margin=torch.stack([state.margin for state in found], 1),
+        delta={name: walk.found[name].delta for name in names},
+        breaks={name: {k: n for k, n in walk.found[name].breaks.items() if n} for name in names},
+        notes=tuple(walk.notes),
+        settings=settings,
+    )
+
+
+def _describe(
+    named: Mapping[str, ThreatModel], attacks: Sequence[EvaluationAttack], walk: Walk, others: dict[str, Any]
+) -> dict[str, Any]:
+    problem = walk.problem
+    return {
+        "threats": {
+            name: {
+                "norm": threat.name,
+                "eps": threat.eps.tolist() if isinstance(threat.eps, Tensor) else threat.eps,
+                "bounds": list(threat.bounds),
+                "masked": threat.mask is not None,
+            }
+            for name, threat in named.items()
+        },
+        "attacks": [attack.name for attack in attacks],
+        "steps": problem.steps,
+        "restarts": problem.restarts,
+        "seed": problem.seed,
+        "precision": problem.precision,
+        **others,
+    }
+
+
+def _chosen_attacks(attacks: Attacks) -> tuple[EvaluationAttack, ...]:
+    if isinstance(attacks, str):
+        if attacks not in ("default", "autoattack"):
+            raise ValueError(f"attacks must be 'default', 'autoattack' or a sequence of attacks, got {attacks!r}")
+        return STRONG if attacks == "default" else (AutoAttack(),)
+    if not isinstance(attacks, Sequence) or not attacks:
+        raise ValueError(f"attacks must be 'default', 'autoattack' or a sequence of attacks, got {attacks!r}")
+    for attack in attacks:
+        if isinstance(attack, type) or not isinstance(attack, EvaluationAttack):
+            raise ValueError(f"attacks must hold attacks such as AutoAttack(), got {attack!r}")
+    return tuple(attacks)
+
+
+def _check(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    named: Mapping[str, ThreatModel],
+    attacks: Sequence[EvaluationAttack],
+    counts: Mapping[str, int | None],
+) -> None:
+    """Check everything that can be checked before the model is called."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("an evaluation needs gradients: call it outside torch.inference_mode()")
+    for name, value in counts.items():
+        if value is not None or name != "batch_size":
+            check_count(name, value)
+    if isinstance(model, Mapping | Sequence | nn.ModuleDict | nn.ModuleList):
+        raise ValueError(f"model must be one model, got a {type(model).__name__}: evaluate them one by one")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a tensor, got {type(x).__name__}")
+    if not isinstance(y, Tensor) or y.shape != x.shape[:1]:
+        raise ValueError(f"y must be class indices of shape {tuple(x.shape[:1])}, int64, got {_shape_or_type(y)}")
+    for threat in named.values():
+        threat.around(x)
+        if any(isinstance(attack, AutoAttack) and attack.fits(threat, 10) for attack in attacks):
+            check_autoattack(x, threat)
+
+
+def _shape_or_type(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def share(flags: Tensor) -> float:
+    """Return the share of flags that are set; 0 of none."""
+    return float(flags.double().mean()) if flags.numel() else 0.0
