@@ -54,3 +54,15 @@ def test_every_piece_of_the_page_on_products_runs(models, x, y) -> None:
     assert result.adversarial.shape == (3, 3, 1, 6, 6) and result.delta.shape == (3, 1, 6, 6)
     assert result.marginal("models").shape == (3, 3) and result.settings["clip"] == "image"
     assert solution.fooled.shape == (2, 2) and solution.fooled.any()
+
+
+def test_every_piece_of_the_page_on_explaining_runs(digits, capsys) -> None:
+    space = {"orb": orb}
+    pieces = re.findall(r"```python\n(.*?)```", (DOCS / "explain.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(pieces) == 5
+    for piece in pieces:
+        exec(compile(piece, "explain.md", "exec"), space)
+    near, told, svg = space["near"], space["told"], space["svg"]
+    assert near.distortion.shape == (20,) and near.delta.shape == (20, 1, 8, 8) and near.found.all()
+    assert {ranked.name for ranked in told.ranking} == {"a", "c"} and svg.startswith("<svg")
+    assert "eps_min: Spearman's rho is" in capsys.readouterr().out
