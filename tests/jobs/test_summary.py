@@ -71,6 +71,10 @@ def test_marginals_of_a_product_are_sums_and_means_of_its_table(product):
             assert [m["weight"] for m in by.values()] == pytest.approx(weights.sum(others).mean(0).tolist())
             assert [m["accuracy"] for m in by.values()] == pytest.approx((1 - success).mean([0, *others]).tolist())
             assert sum(m["weight"] for m in by.values()) == pytest.approx(1, abs=1e-5)
+            for member in by.values():
+                low, high = member["weight_interval"]
+                assert low - 1e-6 <= member["weight"] <= high + 1e-6
+                assert (high - low < 1e-5) == (attack == "average")
 
 
 def test_classes_of_a_product_are_those_of_its_rows(product):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from omnirobust.evaluation.explain import rank
 from omnirobust.evaluation.metrics import compare_paired, lift, paired_mean_difference, wilson_interval
 from omnirobust.jobs.models import predict
 from omnirobust.jobs.recheck import recheck, success_of
@@ -178,15 +179,21 @@ def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult
     }
 
 
-def _by(result: AttackResult) -> dict[str, dict[str, dict[str, float]]]:
-    """Return accuracy and marginal weight of every member of every factor."""
+def _by(result: AttackResult) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return accuracy and marginal weight, with its interval over problems, of every member of every factor."""
     won = _means(result, result.success)
+    return {axis: _by_member(result, axis, 1 - won[axis]) for axis in result.axes}
+
+
+def _by_member(result: AttackResult, axis: str, accuracy: Tensor) -> dict[str, dict[str, Any]]:
+    weights = {ranked.name: ranked.weight for ranked in rank(result, axis)}
     return {
-        axis: {
-            member: {"accuracy": float(1 - won[axis][i]), "weight": float(result.marginal(axis)[:, i].double().mean())}
-            for i, member in enumerate(members)
+        member: {
+            "accuracy": float(accuracy[i]),
+            "weight": weights[member].estimate,
+            "weight_interval": [weights[member].low, weights[member].high],
         }
-        for axis, members in result.axes.items()
+        for i, member in enumerate(result.axes[axis])
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from omnirobust.jobs.record import AttackRecord
 
@@ -24,12 +23,14 @@ class Member:
         clean: accuracy before the attack.
         accuracies: accuracy under every attack, in the order of the run.
         weight: mean weight under the last attack, summed over the other factors; None where it says nothing.
+        interval: the 95 % confidence interval of the weight over problems; None where there is none.
     """
 
     name: str
     clean: float
     accuracies: tuple[float, ...]
     weight: float | None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,30 +66,20 @@ class Pairs:
         models: M names.
         transforms: R names.
         accuracy: (R, M), in [0, 1].
-        weight: mean weight summed over images that share, (R, M).
     """
 
     models: list[str]
     transforms: list[str]
     accuracy: list[list[float]]
-    weight: list[list[float]]
 
 
 def pairs(record: AttackRecord) -> Pairs | None:
     """Return how every pair of model and transformation fares; None unless there are several of both."""
-    if len(record.models) < 2 or len(record.transforms) < 2:
+    M, R = len(record.models), len(record.transforms)
+    if M < 2 or R < 2:
         return None
-    last = record.metrics["attacks"][record.attacks[-1]]
-
-    def grid(values: dict[str, float]) -> Tensor:
-        return torch.tensor(list(values.values())).view(len(record.models), len(record.transforms), -1).transpose(0, 1)
-
-    return Pairs(
-        record.models,
-        record.transforms,
-        grid(last["accuracy"]).mean(2).tolist(),
-        grid(last["mean_weights"]).sum(2).tolist(),
-    )
+    accuracy = torch.tensor(list(record.metrics["attacks"][record.attacks[-1]]["accuracy"].values()))
+    return Pairs(record.models, record.transforms, accuracy.view(M, R, -1).mean(2).T.tolist())
 
 
 def _of_axis(record: AttackRecord, axis: str) -> Breakdown:
@@ -99,6 +90,7 @@ def _of_axis(record: AttackRecord, axis: str) -> Breakdown:
             record.metrics["clean_by"][axis][name],
             tuple(a["by"][axis][name]["accuracy"] for a in attacks),
             attacks[-1]["by"][axis][name]["weight"],
+            tuple(attacks[-1]["by"][axis][name]["weight_interval"]),
         )
         for name in record.axes[axis]
     ]

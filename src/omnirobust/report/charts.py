@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -10,6 +11,9 @@ from torch import Tensor
 from omnirobust.jobs.record import AttackRecord
 from omnirobust.report.figures import success_per_iteration, weights_per_iteration
 from omnirobust.report.words import percent, unit
+
+_PIXELS = 1.5
+"""Pixels a point of a plot."""
 
 _RANKS = 8
 """Lines a plot can hold of images ranked by weight."""
@@ -21,6 +25,13 @@ class Chart:
 
     svg: Markup
     caption: str
+
+    @property
+    def width(self) -> int:
+        """How wide it may become on the page, in pixels: letters are then about as large as those of the text."""
+        box = re.search(r'viewBox="0 0 ([\d.]+) ', self.svg)
+        assert box is not None
+        return round(float(box.group(1)) * _PIXELS)
 
 
 def charts(record: AttackRecord) -> list[Chart]:

@@ -14,6 +14,7 @@ from omnirobust.report.breakdown import Breakdown, Pairs, breakdowns, pairs
 from omnirobust.report.charts import Chart, charts
 from omnirobust.report.gallery import Example, examples
 from omnirobust.report.groups import Group, shown_groups
+from omnirobust.report.pictures import marginals, weighed_groups
 from omnirobust.report.words import count, domain, headline, notes, percent, title, unit, whom
 
 _NORMS = {"linf": "l∞", "l2": "l2", "l1": "l1", "l0": "l0"}
@@ -28,6 +29,8 @@ class Section:
     record: AttackRecord
     notes: list[str]
     figures: list[Chart]
+    marginals: Chart | None
+    weighed: Chart | None
     examples: list[Example]
     groups: list[Group]
     breakdowns: list[Breakdown]
@@ -80,6 +83,8 @@ def _section(record: AttackRecord, shown: int) -> Section:
         record=record,
         notes=[title(record) + ".", *notes(record)],
         figures=charts(record),
+        marginals=marginals(record),
+        weighed=weighed_groups(record),
         examples=examples(record, shown) if record.groups is None else [],
         groups=[] if record.groups is None else shown_groups(record, shown // 2),
         breakdowns=[] if ensemble else breakdowns(record),
