@@ -2,8 +2,9 @@ import re
 
 import pytest
 import torch
+from markupsafe import Markup
 
-from omnirobust.report.charts import _others_away, _ranked, charts
+from omnirobust.report.charts import Chart, _others_away, _ranked, charts
 
 
 def words(chart) -> str:
@@ -65,3 +66,7 @@ def test_ranks_run_from_the_heaviest_to_the_lightest(E):
     assert len(set(names)) == len(names)
     if E == 20:
         assert names[-1] == "20th"
+
+
+def test_a_plot_may_grow_to_half_as_many_pixels_again_as_it_has_points():
+    assert Chart(Markup('<svg viewBox="0 0 400.6 100"></svg>'), "").width == 601
