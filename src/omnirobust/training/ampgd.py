@@ -118,11 +118,13 @@ class Seen(NamedTuple):
     Attributes:
         losses: f, high = fooled, (B, K).
         ascent: grad f of each perturbation, (K, B, *S).
+        diversity: h, (B,); None without DPAR.
         spread: grad h of each perturbation, (K, B, *S); None without DPAR.
     """
 
     losses: Tensor
     ascent: Tensor
+    diversity: Tensor | None
     spread: Tensor | None
 
 
@@ -131,9 +133,12 @@ def evaluate(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor],
     points = torch.cat([x + delta for delta in deltas]).requires_grad_(True)
     losses = _losses(classifier, points, y, len(deltas))
     (grads,) = torch.autograd.grad(losses.sum(), points, create_graph=dpar > 0)
-    split = (len(deltas), *x.shape)
-    spread = second_gradient(diversity(grads.view(split)).sum(), points).view(split) if dpar > 0 else None
-    return Seen(losses.detach().view(len(deltas), -1).t(), grads.detach().view(split), spread)
+    by_attack = losses.detach().view(len(deltas), -1).t()
+    grads = grads.view(len(deltas), *x.shape)
+    if dpar == 0:
+        return Seen(by_attack, grads, None, None)
+    h = diversity(grads)
+    return Seen(by_attack, grads.detach(), h.detach(), second_gradient(h.sum(), points).view_as(grads))
 
 
 def losses_at(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor]) -> Tensor:
@@ -174,10 +179,9 @@ def _step(
     around: FeasibleSet,
 ) -> Tensor:
     """Move one perturbation up share f + dpar h. Steppers descend, so that everything is handed over negated."""
-    losses, grads, shares = [-seen.losses[:, k]], [-seen.ascent[k]], [share]
-    if seen.spread is not None:
-        losses.append(torch.zeros_like(losses[0]))
-        grads.append(-seen.spread[k])
-        shares.append(torch.full_like(share, dpar))
-    view = Evaluation(torch.stack(losses, 1), None, tuple(grads))
-    return stepper.step(r, delta, torch.stack(shares, 1), view, around)
+    if seen.spread is None or seen.diversity is None:
+        view = Evaluation(-seen.losses[:, k : k + 1], None, (-seen.ascent[k],))
+        return stepper.step(r, delta, share.unsqueeze(1), view, around)
+    fell = -(seen.losses[:, k] + dpar * seen.diversity)
+    view = Evaluation(torch.stack([fell, fell], 1), None, (-seen.ascent[k], -seen.spread[k]))
+    return stepper.step(r, delta, torch.stack([share, torch.full_like(share, dpar)], 1), view, around)

@@ -50,8 +50,9 @@ class Scheme:
         preset: "paper" moves delta_k by step_size w_k times the raw gradient, as Algorithm 2 is printed, so that
             attacks of low weight stall; None steps each attack by the normalised gradient of its own norm.
         start: of the perturbations on each mini-batch, "random" in the ball or "zero".
-        step_sizes: one a threat model, in units of the input; None: five radii over ``steps``, at most 1.25, falling
-            linearly; for the preset 1/6 for linf (Table A8) and those of the paper's ensemble attack for other norms.
+        step_sizes: one a threat model, in units of the input (l0: a share of the radius). None: for linf and l2 five
+            radii over ``steps``, at most 1.25, falling linearly; for l1 and l0 the adaptive direction's own; for the
+            preset 1/6 for linf (Table A8) and those of the paper's ensemble attack for other norms.
     """
 
     kind: Kind = "natural"
