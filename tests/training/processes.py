@@ -1,0 +1,61 @@
+"""Train small models by several schemes and write their parameters: alone, or as processes of a Fabric.
+
+python processes.py OUT PROCESSES
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from omnirobust.threat_models import L2, Linf
+from omnirobust.training import Scheme, fit
+from omnirobust.weights import ProjectedAscent
+
+BOTH = (Linf(0.15), L2(0.6))
+RULE = ProjectedAscent(0.2, 1.0)
+SCHEMES = {
+    "natural": Scheme("natural"),
+    "average": Scheme("average", BOTH, 3),
+    "minmax": Scheme("minmax", BOTH, 3, rule=RULE, persist="example"),
+    "worst": Scheme("worst", BOTH, 3, adversarial_ratio=1.0),
+    "dpar": Scheme("minmax", BOTH, 3, rule=RULE, dpar=0.1),
+    "universal": Scheme("universal", BOTH[:1], 1),
+}
+
+
+def problem(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return 25 examples: three batches of 8, and one of a single example, which leaves a process without any."""
+    g = torch.Generator().manual_seed(0)
+    return torch.rand(25, 1, 4, 4, generator=g).to(dtype), torch.arange(25) % 3
+
+
+def network(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)).to(dtype)
+
+
+def main(out: Path, processes: int) -> None:
+    torch.set_num_threads(1)
+    fabric = None
+    if processes > 1:
+        fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp")
+        fabric.launch()
+    for name, scheme in SCHEMES.items():
+        # one step on the whole set: the parameters tell the gradient; then two epochs, whose last batch is uneven
+        for kind, dtype, batch_size, epochs in (("step", torch.float32, 25, 1), ("epochs", torch.float64, 8, 2)):
+            model, data = network(dtype), problem(dtype)
+            result = fit(
+                model, data, scheme, epochs=epochs, batch_size=batch_size, validation=data, fabric=fabric, keep="best",
+                out=out / kind / name, optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
+            )  # fmt: skip
+            rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]
+            found = {"state": model.state_dict(), "weights": result.weights, "history": rows}
+            if fabric is None or fabric.global_rank == 0:
+                torch.save(found, out / kind / f"{name}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

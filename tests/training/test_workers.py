@@ -1,0 +1,64 @@
+"""Two processes of a Fabric train what one does, second derivatives included."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnirobust.training.batches import TensorBatches
+
+SCRIPT = Path(__file__).with_name("processes.py")
+NAMES = ("natural", "average", "minmax", "worst", "dpar", "universal")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Return the folders of what one process and two trained; each runs the script anew."""
+    folders = {}
+    running = []
+    for processes in (1, 2):
+        folders[processes] = tmp_path_factory.mktemp(f"by{processes}")
+        command = [sys.executable, str(SCRIPT), str(folders[processes]), str(processes)]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    for process in running:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    return folders
+
+
+def load(folder: Path, kind: str, name: str) -> dict:
+    return torch.load(folder / kind / f"{name}.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("kind", "tolerance"), [("step", 1e-6), ("epochs", 1e-9)])
+def test_two_processes_are_one(trained: dict[int, Path], name: str, kind: str, tolerance: float) -> None:
+    one, two = (load(trained[n], kind, name) for n in (1, 2))
+    for key, value in one["state"].items():
+        torch.testing.assert_close(two["state"][key], value, rtol=0, atol=tolerance)
+    if one["weights"] is not None:
+        torch.testing.assert_close(two["weights"], one["weights"], rtol=0, atol=1e-6)
+    for row, other in zip(one["history"], two["history"], strict=True):
+        assert row == pytest.approx(other, abs=1e-6)
+    checkpoints = [torch.load(trained[n] / kind / name / "checkpoint.pt", weights_only=True) for n in (1, 2)]
+    assert checkpoints[0].keys() == checkpoints[1].keys()
+
+
+def test_the_schemes_differ(trained: dict[int, Path]) -> None:
+    states = [load(trained[2], "epochs", name)["state"]["3.weight"] for name in NAMES]
+    for i, state in enumerate(states):
+        assert all((state - other).abs().max() > 1e-4 for other in states[:i])
+    assert load(trained[2], "epochs", "minmax")["weights"].shape == (25, 2)
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 2), (7, 3), (1, 2), (2, 5)])
+def test_shares_are_a_partition_and_their_factors_make_the_mean(size: int, count: int) -> None:
+    x = torch.arange(float(size)).view(size, 1)
+    (whole,) = TensorBatches(x, torch.arange(size), size, None).numbered(0)
+    shares = [whole.share(rank, count) for rank in range(count)]
+    counted = torch.cat([share.rows for share in shares if share.factor])
+    assert torch.equal(counted, torch.arange(size))
+    assert all(len(share.x) >= 1 and torch.equal(share.x.flatten().long(), share.rows) for share in shares)
+    assert sum(float(share.x.mean()) * share.factor for share in shares) / count == pytest.approx(float(x.mean()))
