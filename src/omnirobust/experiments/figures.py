@@ -42,7 +42,7 @@ def draw(outcome: Outcome, folder: Path) -> tuple[Path, ...]:
             if all((variant, ("linf", scheme)) in outcome.measured for scheme in SCHEMES)
         )
     if outcome.experiment.kind == "weights" and outcome.pictures is not None:
-        return tuple(_groups(outcome, outcome.pictures, variant, folder) for variant in outcome.variants)
+        return tuple(_groups(outcome, outcome.pictures, v, folder) for v in outcome.variants if v == "paper")
     if outcome.experiment.kind == "sweep" and outcome.measured:
         return (_sweep(outcome, folder),)
     return ()
@@ -136,14 +136,14 @@ def _numbers(found: Measured) -> Tensor:
 
 def _small_picture(axis: Axes, image: Tensor, numbers: list[str]) -> None:
     axis.imshow(image.movedim(0, -1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="none")
-    axis.set(xticks=[], yticks=[])
+    axis.set_axis_off()
     _column(axis, 0.5, numbers, "center")
 
 
 def _column(axis: Axes, x: float, lines: Sequence[str], side: str) -> None:
     """Write lines under a picture, each at its own height, whatever its letters."""
     for i, text in enumerate(lines):
-        axis.text(x, -0.18 - 0.17 * i, text, transform=axis.transAxes, ha=side, va="baseline", size=5.5)
+        axis.text(x, -0.18 - 0.17 * i, text, transform=axis.transAxes, ha=side, size=5.5, family="DejaVu Sans")
 
 
 def _sweep(outcome: Outcome, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnirobust.evaluation import Interval, compare_paired, wilson_interval
+from omnirobust.evaluation import Interval, compare_paired, lift, wilson_interval
 from omnirobust.experiments.cells import Measured
 from omnirobust.experiments.claims import RESAMPLES, Judgement, Rates, bootstrap, judge
 from omnirobust.experiments.registry import CLAIMS, PRINTED
@@ -134,10 +134,17 @@ class Outcome:
         shared = min(len(mine), len(other))
         return compare_paired(mine.fooled[:shared].all(1), other.fooled[:shared].all(1)).difference
 
+    def lift(self, variant: str, key: Key) -> float | None:
+        """Return the relative gain over the average in the same place; None where there is none or it fools nothing."""
+        other = self.measured.get((variant, (key[0], "avg", *key[2:])))
+        if key[1] == "avg" or other is None or (variant, key) not in self.measured:
+            return None
+        rates = self.rates(variant)
+        return lift(rates.asr_all(*key), rates.asr_all(key[0], "avg", *key[2:]))
+
     def describe(self) -> dict[str, Any]:
         """Return rows and judgements as plain values, for JSON."""
-        rates = {variant: self.rates(variant) for variant in self.experiment.variants}
-        rows = [self._describe_row(row, rates[row.variant]) for row in self.experiment.rows if self.images(row)]
+        rows = [self._describe_row(row) for row in self.experiment.rows if self.images(row)]
         claims = [
             {
                 "claim": j.claim.name,
@@ -160,7 +167,7 @@ class Outcome:
             "claims": claims,
         }
 
-    def _describe_row(self, row: Row, rates: Rates) -> dict[str, Any]:
+    def _describe_row(self, row: Row) -> dict[str, Any]:
         found, printed = self.interval(row.variant, row.key), self.printed(row.key)
         own = self.measured[row.variant, row.key]
         facts: dict[str, Any] = {"key": list(row.key), "variant": row.variant, "images": self.images(row)}
@@ -186,7 +193,7 @@ class Outcome:
         gain = self.gain(row.variant, row.key)
         if gain is not None:
             facts["gain_over_average"] = {"estimate": gain.estimate, "low": gain.low, "high": gain.high}
-            facts["lift"] = rates.lift(*row.key)
+            facts["lift"] = self.lift(row.variant, row.key)
         if printed is not None:
             facts["printed"] = {
                 "source": printed.source,

@@ -114,13 +114,13 @@ def _details(outcome: Outcome, row: Row, letters: Sequence[str]) -> list[str]:
     own = outcome.measured[row.variant, row.key]
     kept = dict(zip(row.cell.columns, (1 - own.fooled.double().mean(0)).tolist(), strict=True))
     gain = outcome.gain(row.variant, row.key)
-    rates = outcome.rates(row.variant)
+    lifted = outcome.lift(row.variant, row.key)
     return [
         *(_percent(kept.get(m)) for m in letters),
         _percent(float(own.fooled.double().mean())),
         _percent(outcome.interval(row.variant, row.key).estimate),
         *([_any_iterate(outcome, row)] if row.cell.task is None else ()),
-        NONE if gain is None else _signed(100 * rates.lift(*row.key), " %"),
+        NONE if lifted is None else _signed(100 * lifted, " %"),
         NONE if gain is None else _points(gain),
         str(len(own)),
     ]

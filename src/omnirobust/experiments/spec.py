@@ -214,7 +214,7 @@ REFERENCE = "-"
 
 BUDGETS: dict[str, Budget] = {
     "smoke": Budget(table=24, sweep=24, accuracy=500, steps=10, thin=3, groups=40),
-    "quick": Budget(table=200, sweep=200, accuracy=10_000),
+    "quick": Budget(table=200, sweep=200, accuracy=10_000, groups=1000),
     "paper": Budget(table=1000, sweep=200, accuracy=10_000),
 }
 
