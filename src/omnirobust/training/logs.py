@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,8 @@ class MetricLogger(Protocol):
 def make_loggers(names: Iterable[str], folder: str | Path) -> list[Any]:
     """Return Fabric's loggers for ``names``, "csv" or "tensorboard", which write below ``folder``.
 
-    CSV goes to folder/csv/metrics.csv, TensorBoard's events to folder/tensorboard.
+    CSV goes to folder/csv/metrics.csv, TensorBoard's events to folder/tensorboard, written within seconds of an epoch
+    and all at the end of the process, or by ``finalize("success")``.
 
     Raises:
         ValueError: for another name, or where the package that writes TensorBoard's files is missing.
@@ -32,7 +34,11 @@ def make_loggers(names: Iterable[str], folder: str | Path) -> list[Any]:
             made.append(CSVLogger(folder, name="", version="csv", flush_logs_every_n_steps=1))
         elif name == "tensorboard":
             try:
-                made.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+                # without a suffix, runs that start within a second would write to one file
+                suffix = f".{time.time_ns()}"
+                made.append(
+                    TensorBoardLogger(folder, name="", version="tensorboard", flush_secs=5, filename_suffix=suffix)
+                )
             except ModuleNotFoundError as error:
                 raise ValueError("loggers: tensorboard needs a package: pip install tensorboardX") from error
         else:

@@ -1,0 +1,61 @@
+"""Train under a scheme and die by SIGKILL in the middle of an epoch.
+
+python killed.py OUT BATCHES
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from omnirobust.threat_models import L2, Linf
+from omnirobust.training import FitResult, Scheme, fit
+from omnirobust.weights import ProjectedAscent
+
+SCHEMES = {
+    "dpar": Scheme("minmax", (Linf(0.1), L2(0.4)), 2, ProjectedAscent(0.3, 0.5), dpar=0.1, persist="example"),
+    "universal": Scheme("universal", (Linf(0.1),), 1),
+}
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+
+
+def problem() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return torch.rand(30, 5, generator=g), torch.arange(30) % 3
+
+
+def train(model: nn.Module, scheme: str, epochs: int, out: Path | None, on_batch=None) -> FitResult:
+    return fit(
+        model, problem(), SCHEMES[scheme], epochs=epochs, batch_size=8, out=out, validation=problem(), keep="best",
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9, nesterov=True), on_batch=on_batch,
+        scheduler=lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 4], 0.5),
+    )  # fmt: skip
+
+
+def main(out: Path, batches: int) -> None:
+    torch.set_num_threads(1)
+    left = batches
+
+    def count(batch: int, total: int, loss: float) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for scheme in SCHEMES:
+        left = batches
+        if os.fork() == 0:
+            train(network(), scheme, 6, out / scheme, count)
+        os.wait()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

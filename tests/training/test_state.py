@@ -1,0 +1,147 @@
+"""What a checkpoint holds is enough to go on as if nothing had happened."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from omnirobust.threat_models import L2, Linf
+from omnirobust.training import Scheme, TrainingDivergedError, fit
+from omnirobust.training.state import CHECKPOINT
+
+SCRIPT = Path(__file__).with_name("killed.py")
+spec = importlib.util.spec_from_file_location("killed", SCRIPT)
+assert spec is not None and spec.loader is not None
+killed = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(killed)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_killed_in_the_middle_of_an_epoch_and_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(SCRIPT), str(tmp_path), "14"], check=True, timeout=120)
+    for scheme in killed.SCHEMES:
+        state = torch.load(tmp_path / scheme / CHECKPOINT, weights_only=True)
+        assert state["epoch"] == 3  # four batches an epoch
+        resumed, whole = killed.network(), killed.network()
+        after = killed.train(resumed, scheme, 6, tmp_path / scheme)
+        never = killed.train(whole, scheme, 6, None)
+        assert same(resumed, whole)
+        assert after.best == never.best
+        for row, other in zip(after.history, never.history, strict=True):
+            assert {**row, "seconds": 0} == {**other, "seconds": 0}
+        if never.weights is not None:
+            assert torch.equal(after.weights, never.weights)
+            assert never.weights.std() > 0.01
+
+
+def cosine(optimizer) -> LRScheduler:
+    return CosineAnnealingLR(optimizer, 5)
+
+
+def plateau(optimizer) -> LRScheduler:
+    return ReduceLROnPlateau(optimizer, "max", patience=0, factor=0.3)
+
+
+def one_cycle(optimizer) -> LRScheduler:
+    return OneCycleLR(optimizer, 0.5, total_steps=6)
+
+
+SCHEME = Scheme("average", (Linf(0.1), L2(0.3)), 1)
+SETTINGS = {"batch_size": 10, "optimizer": lambda p: torch.optim.SGD(p, lr=0.4, momentum=0.8), "validation": None}
+
+
+@pytest.mark.parametrize("scheduler", [cosine, plateau, one_cycle])
+def test_schedulers_go_on_where_they_were(tmp_path: Path, scheduler) -> None:
+    settings = SETTINGS | {"scheduler": scheduler, "validation": killed.problem()}
+    whole, broken, resumed = (killed.network() for _ in range(3))
+    fit(whole, killed.problem(), SCHEME, epochs=5, **settings)
+    fit(broken, killed.problem(), SCHEME, epochs=2, out=tmp_path, **settings)
+    fit(resumed, killed.problem(), SCHEME, epochs=5, out=tmp_path, **settings)
+    assert same(whole, resumed)
+    constant = killed.network()
+    fit(constant, killed.problem(), SCHEME, epochs=5, **(settings | {"scheduler": None}))
+    assert not same(whole, constant)
+
+
+def test_a_step_scheduler_equals_the_factor_it_stands_for() -> None:
+    by_scheduler, by_factor = killed.network(), killed.network()
+    fit(by_scheduler, killed.problem(), SCHEME, epochs=4, **SETTINGS, scheduler=lambda o: StepLR(o, 2, 0.25))
+    fit(by_factor, killed.problem(), SCHEME, epochs=4, **SETTINGS, lr_factor=lambda epoch: 0.25 ** (epoch // 2))
+    assert same(by_scheduler, by_factor)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"scheme": Scheme("average", (Linf(0.1), L2(0.31)), 1)}, r"scheme must be .*eps=0.3,.* got .*eps=0.31,"),
+        ({"scheme": Scheme("average", SCHEME.threats, 1, start="zero")}, r"scheme must be .* got .*start='zero'"),
+        ({"seed": 3}, "seed must be 0 as in the checkpoint"),
+        ({"scheduler": cosine}, "scheduler must be None as in the checkpoint"),
+    ],
+)
+def test_a_folder_of_another_config_is_refused_and_left_alone(tmp_path: Path, changed: dict, message: str) -> None:
+    fit(killed.network(), killed.problem(), SCHEME, epochs=1, out=tmp_path, **SETTINGS)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    settings = SETTINGS | {"scheme": SCHEME} | changed
+    with pytest.raises(ValueError, match=message):
+        fit(killed.network(), killed.problem(), settings.pop("scheme"), epochs=2, out=tmp_path, **settings)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_masks_are_told_apart(tmp_path: Path) -> None:
+    masks = torch.zeros(2, 5, dtype=torch.bool)
+    masks[0, 0] = masks[1, 4] = True
+    schemes = [Scheme("single", (Linf(0.3, mask=mask),), 1) for mask in masks]
+    assert schemes[0].fingerprint() != schemes[1].fingerprint()
+    fit(killed.network(), killed.problem(), schemes[0], epochs=1, out=tmp_path)
+    with pytest.raises(ValueError, match="scheme must be"):
+        fit(killed.network(), killed.problem(), schemes[1], epochs=2, out=tmp_path)
+
+
+def test_checkpoints_of_natural_training_stay_what_they_were() -> None:
+    assert Scheme("natural").fingerprint() == (
+        "Scheme(kind='natural', threats=(), steps=20, rule=None, dpar=0.0, persist='none', adversarial_ratio=0.5)"
+    )
+
+
+def test_a_loss_that_is_no_number_under_attack_keeps_the_last_good_epoch(tmp_path: Path) -> None:
+    class Breaking(nn.Module):
+        """Returns infinity from the 30th training batch on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.left = killed.network(), 10
+
+        def forward(self, x):
+            if self.training:
+                self.left -= 1
+            return self.inner(x) * (float("inf") if self.left < 0 else 1.0)
+
+    model = Breaking()
+    scheme = killed.SCHEMES["dpar"]
+    with pytest.raises(
+        TrainingDivergedError, match=r"loss became nan in batch 3 of epoch 3: the model holds .*epoch 2"
+    ):
+        fit(model, killed.problem(), scheme, epochs=5, batch_size=8, out=tmp_path)
+    good = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert good["epoch"] == 2
+    assert all(torch.equal(value, good["model"][name]) for name, value in model.state_dict().items())
+    assert model.training
+
+
+def test_weights_that_explode_in_the_attack_end_the_same_way(tmp_path: Path) -> None:
+    model = killed.network()
+    with pytest.raises(TrainingDivergedError, match="loss became"):
+        fit(
+            model, killed.problem(), SCHEME, epochs=40, out=tmp_path,
+            optimizer=lambda p: torch.optim.SGD(p, lr=1e36),
+        )  # fmt: skip
+    assert all(p.isfinite().all() for p in model.parameters())
