@@ -194,7 +194,7 @@ def test_it_learns_fools_and_says_so(net: nn.Module, images: Tensor, labels: Ten
     assert found.history[-1]["worst_loss"] >= found.history[-1]["loss"]
     share = (net(found.apply(images)).argmax(1) != labels).double().mean()
     assert share > 0.5
-    assert found.settings["over"] == "images" and found.settings["rule"] == "ExponentiatedGradient(eta=0.1, gamma=0.0)"
+    assert found.settings["over"] == "images" and found.settings["rule"] == "ExponentiatedGradient(eta=0.3, gamma=0.0)"
 
 
 def test_targets_are_reached(net: nn.Module, images: Tensor, labels: Tensor) -> None:

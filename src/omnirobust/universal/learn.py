@@ -30,7 +30,7 @@ from omnirobust.universal.weighing import Over, Weighing
 from omnirobust.views import View, as_views
 from omnirobust.weights import ExponentiatedGradient, Uniform
 
-_RULE = ExponentiatedGradient(0.1)
+_RULE = ExponentiatedGradient(0.3)
 _CHECKED_AT_ONCE = 4096
 
 
@@ -70,12 +70,13 @@ def learn_universal(
         transforms: transformations that the perturbed images must survive, as in ``attack_transforms``.
         over: what the weights compare: "classes", "images" (a weight for each training image), or "data": all images as
             one, so that only models and transformations are weighted.
-        rule: how weights answer losses; None for ``ExponentiatedGradient(0.1)``. ``Uniform()`` is the average.
+        rule: how weights answer losses; None for ``ExponentiatedGradient(0.3)``. ``Uniform()`` is the average.
         loss: per-example loss, low = fooled.
         direction: how delta moves; None for steps whose length shrinks linearly to nothing, along the sign for linf,
             along the gradient for the other norms. One that compares losses from step to step, such as ``Adaptive``,
             is misled by mini-batches.
-        step_size: as the direction has it; None for a quarter of the radius.
+        step_size: as the direction has it, which says what None stands for; where none is given either, the steps start
+            from one radius.
         epochs: passes over the images, >= 1.
         batch_size: images a step, >= 1.
         samples: draws of each random transformation a step, >= 1.
@@ -100,7 +101,9 @@ def learn_universal(
     _check(y, epochs, batch_size, threat_model)
     feasible = _feasible(x, y, threat_model)
     views = None if transforms is None else as_views(transforms, x[:2])
-    direction = direction or (Sign if threat_model.p == inf else Normalised)(decay="linear")
+    if direction is None:
+        direction = (Sign if threat_model.p == inf else Normalised)(decay="linear")
+        step_size = step_size or _radius(threat_model)
     learner = _Learner(models, views, threat_model, loss, samples, targeted, seed, precision, memory)
     weighing = Weighing(y, over, learner.pairs, rule or _RULE, x)
     delta = feasible.project(torch.zeros_like(feasible.lower) if init is None else init.to(x).unsqueeze(0))
@@ -233,6 +236,11 @@ def _feasible(x: object, y: Tensor, threat_model: ThreatModel) -> FeasibleSet:
         raise ValueError(f"y must have shape ({len(x)},), got {tuple(y.shape)}")
     sets = [threat_model.around(part.unsqueeze(0), shared=True) for part in x.split(_CHECKED_AT_ONCE)]
     return sets[0]
+
+
+def _radius(threat_model: ThreatModel) -> float | None:
+    """Return the radius as a length; None for l0, which counts, and for a radius of nothing."""
+    return None if threat_model.p == 0 else float(threat_model.eps) or None
 
 
 def _order(x: Tensor, seed: int, epoch: int) -> Tensor:
