@@ -93,6 +93,12 @@ def test_constant_problems_are_told_of():
     assert "1 of 3 problems, where either is constant, tell nothing." in told.sentences[1]
 
 
+def test_where_nothing_varies_nothing_is_said():
+    weights = torch.tensor([[0.2, 0.8], [0.3, 0.7]])
+    told = explain(result_with(weights, {"models": ("p", "q")}, ("p", "q")), {"size": torch.ones(2)})
+    assert told.sentences[1].startswith("Nothing can be said of weights and size: ")
+
+
 def test_of_examples_mean_values_are_not_compared():
     weights = torch.tensor([[0.2, 0.8], [0.9, 0.1]])
     result = result_with(weights, {"examples": ("image_0", "image_1")}, ("image_0", "image_1"))
