@@ -177,6 +177,7 @@ def test_luck_is_not_reported_as_success(models, x, y) -> None:
     assert float(rows.fooled.any(0).double().mean()) > 0.99, "some iterate had luck in nearly every row"
     assert float(got.success.mean()) == pytest.approx(0.5, abs=0.03)
     assert got.asr_gp < 0.01 and got.draws == 20
+    assert got.asr_avg == pytest.approx(float(got.success.mean())) == pytest.approx(1 - float(got.accuracy[0]))
 
 
 def test_what_is_best_is_chosen_on_other_draws_than_it_is_judged_on(models, x, y) -> None:

@@ -53,7 +53,7 @@ class AttackResult:
 
     @property
     def asr_all(self) -> float:
-        """ASR_all: the fraction of problems whose every domain is fooled."""
+        """ASR_all: the fraction of problems whose every domain is fooled, on every draw where any are made."""
         return _mean(self.fooled.all(dim=1))
 
     @property
@@ -63,13 +63,13 @@ class AttackResult:
 
     @property
     def asr_avg(self) -> float:
-        """ASR_avg: the fraction of (problem, domain) pairs that are fooled."""
-        return _mean(self.fooled)
+        """ASR_avg: the fraction of (problem, domain) pairs that are fooled, a mean over draws where any are made."""
+        return _mean(self.success)
 
     @property
     def accuracy(self) -> Tensor:
-        """Accuracy of each domain on the attacked inputs, (K,): the fraction that is not fooled."""
-        return 1 - self.fooled.float().sum(dim=0) / max(len(self.fooled), 1)
+        """Accuracy of each domain on the attacked inputs, (K,): the fraction not fooled, a mean over draws likewise."""
+        return 1 - self.success.float().sum(dim=0) / max(len(self.success), 1)
 
     def marginal(self, axis: str) -> Tensor:
         """Return the weights summed over all factors but ``axis``, (B, n): how much each of its members counts.

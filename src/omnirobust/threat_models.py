@@ -111,7 +111,7 @@ class ThreatModel:
     def __post_init__(self) -> None:
         norm_name(self.p)
         check_radius_type(self.eps)
-        radius = torch.as_tensor(self.eps)
+        radius = torch.as_tensor(self.eps, dtype=torch.float64)
         if radius.ndim > 1:
             raise ValueError(f"eps must be a number or have shape (B,), got {tuple(radius.shape)}")
         if not bool((radius >= 0).all()):

@@ -52,8 +52,8 @@ def test_rates_of_a_product_are_those_of_its_table(product):
     for attack, metrics in product.metrics["attacks"].items():
         fooled, success = grid(product, attack, "fooled"), grid(product, attack, "success")
         assert metrics["asr_all"] == pytest.approx(float(fooled.flatten(1).all(1).double().mean()))
-        assert metrics["asr_avg"] == pytest.approx(float(fooled.mean()))
-        assert metrics["success_share"] == pytest.approx(float(success.mean()))
+        assert metrics["asr_avg"] == pytest.approx(float(success.mean()))
+        assert metrics["mean_fooled"] == pytest.approx(float(fooled.flatten(1).sum(1).double().mean()))
         assert [*metrics["accuracy"].values()] == pytest.approx((1 - success).mean(0).flatten().tolist())
         assert bool((fooled == (success == 1)).all())
         assert metrics["most_fooled"] == int(fooled.flatten(1).sum(1).max())

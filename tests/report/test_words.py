@@ -95,10 +95,10 @@ def test_groups_and_their_clip_are_in_the_title_and_the_notes(product, by_class)
 
 def test_fresh_draws_are_counted_where_something_is_random(product, by_class):
     said = [note for note in notes(product) if "draws" in note]
-    assert said[0].startswith("Random transformations: 2 draws a step; success is judged on 3 fresh draws.")
-    shares = [percent(product.metrics["attacks"][name]["success_share"]) for name in ("average", "min-max")]
-    assert said[1].startswith("Share of fresh draws that fool, over all domains: ")
-    assert said[1].endswith(f": {shares[0]} % under average, {shares[1]} % under min-max.")
+    assert said[0] == (
+        "Random transformations: 2 draws a step; success is judged on 3 fresh draws. ASR_gp counts what fools on every "
+        "one of them; ASR_avg and accuracies are means over them."
+    )
     assert not [note for note in notes(by_class) if "draws" in note]
 
 

@@ -164,9 +164,9 @@ def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult
     )  # fmt: skip
     return {
         "asr_all": success.estimate,
-        "asr_avg": float(result.fooled.double().mean()),
-        "success_share": float(result.success.double().mean()),
+        "asr_avg": float(result.success.double().mean()),
         "asr_all_interval": [success.low, success.high],
+        "mean_fooled": float(result.fooled.sum(1).double().mean()),
         "most_fooled": int(result.fooled.sum(1).max()),
         "accuracy": _named(1 - result.success.double().mean(0), result.names),
         "mean_weights": _named(result.weights.double().mean(0), result.names),
@@ -214,7 +214,7 @@ def _by_class(setting: Setting, result: AttackResult) -> dict[str, dict[str, flo
 def _comparison(baseline: tuple[str, AttackResult], ours: tuple[str, AttackResult]) -> dict[str, Any]:
     (with_name, theirs), (of_name, mine) = baseline, ours
     won, lost = mine.fooled.all(1), theirs.fooled.all(1)
-    means = paired_mean_difference(mine.fooled.double().mean(1), theirs.fooled.double().mean(1))
+    means = paired_mean_difference(mine.success.double().mean(1), theirs.success.double().mean(1))
     return {
         "of": of_name,
         "with": with_name,

@@ -111,7 +111,7 @@ def _of_all_domains(record: AttackRecord) -> list[str]:
     if len(_factors(record)) < 2:
         return []
     domains, attacks = len(record.metrics["domains"]), record.metrics["attacks"].items()
-    said = [f"{r['asr_avg'] * domains:.1f} in the mean and {r['most_fooled']} at most under {n}" for n, r in attacks]
+    said = [f"{r['mean_fooled']:.1f} in the mean and {r['most_fooled']} at most under {n}" for n, r in attacks]
     return [f"Of {domains} domains a perturbation fools {', '.join(said)}."]
 
 
@@ -147,11 +147,9 @@ def _draws(record: AttackRecord) -> list[str]:
     draws = record.metrics.get("draws", 1)
     if draws == 1:
         return []
-    shares = ", ".join(f"{percent(r['success_share'])} % under {n}" for n, r in record.metrics["attacks"].items())
     return [
         f"Random transformations: {count(record.config['samples'], 'draw')} a step; success is judged on {draws} fresh "
-        f"draws. ASR_avg and ASR_gp count what fools on every one of them; accuracies are means over them.",
-        f"Share of fresh draws that fool, over all domains: {shares}.",
+        "draws. ASR_gp counts what fools on every one of them; ASR_avg and accuracies are means over them.",
     ]
 
 
