@@ -234,9 +234,7 @@ def _rank(names: tuple[str, ...], weights: Tensor, level: float, resamples: int,
 
 def _sentence(name: str, c: Correlation, axis: str | None) -> str:
     if c.constant == c.groups:
-        return (
-            f"Nothing can be said of weights and {name}: one of the two is the same for all domains of every problem."
-        )
+        return f"Nothing can be said of weights and {name}: in no problem do both differ between domains."
     within = f"{c.within.estimate:.2f} within problems ({_range(c.within, 2)})"
     pooled = f"{c.pooled.estimate:.2f} pooled ({_range(c.pooled, 2)})"
     means = "" if axis == "examples" else f", {c.means.estimate:.2f} between mean values ({_range(c.means, 2)})"
