@@ -158,7 +158,7 @@ def second_gradient(h: Tensor, points: Tensor) -> Tensor:
 
 
 def _losses(classifier: Classifier, points: Tensor, y: Tensor, count: int) -> Tensor:
-    logits = classifier(points)
+    logits = classifier(classifier.arrange(points))
     check_labels(logits, y)
     return cross_entropy(logits, y.repeat(count), reduction="none")
 
