@@ -134,7 +134,7 @@ def test_zoo_lists_what_can_be_trained(digits, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     code, out, _ = run(capsys, "zoo list")
     assert code == 0
-    assert "omnirobust zoo train cifar10/a" in out
+    assert "omnirobust zoo train cifar10/b" in out
     assert "trained" in out
 
 
