@@ -40,7 +40,7 @@ from omnirobust.weights import WorstCase as WorstCase
 
 __version__ = "0.1.0"
 
-_LAZY = frozenset({"data", "evaluation", "experiments", "report", "runs", "training", "zoo"})
+_LAZY = frozenset({"data", "evaluation", "experiments", "report", "runs", "training", "universal", "zoo"})
 
 
 def __getattr__(name: str) -> ModuleType:
