@@ -51,7 +51,7 @@ def robustness_curve(
     eps: Sequence[float],
     *,
     attacks: Attacks = "default",
-    steps: int = 50,
+    steps: int = 100,
     restarts: int = 1,
     seed: int = 0,
     batch_size: int | None = None,
@@ -209,5 +209,5 @@ def _joined(at: Sequence[Mapping[str, ThreatModel]]) -> tuple[dict[str, ThreatMo
 def _check_radii(eps: Sequence[float]) -> None:
     if not eps or any(not isinstance(e, int | float) for e in eps):
         raise ValueError(f"eps must be a sequence of numbers, got {eps!r}")
-    if any(b <= a for a, b in pairwise(eps)):
+    if not all(a < b for a, b in pairwise(eps)):
         raise ValueError(f"eps must ascend, got {list(eps)}")

@@ -100,7 +100,7 @@ def evaluate_robustness(
     threats: Threats,
     *,
     attacks: Attacks = "default",
-    steps: int = 50,
+    steps: int = 100,
     restarts: int = 1,
     seed: int = 0,
     batch_size: int | None = None,
@@ -121,8 +121,9 @@ def evaluate_robustness(
         y: true labels, (B,) int64.
         threats: a mapping from name to threat model, or a sequence, whose members are named "linf:0.2"; one is
             enough. All must share their bounds.
-        attacks: "default" (``STRONG``: the margin from zero, cross-entropy and the ratio of logits from noise, then
-            the nine likeliest wrong classes in turn, all with the adaptive direction); "autoattack", through the
+        attacks: "default" (``STRONG``: the margin from zero; cross-entropy, the ratio of logits and the margin from
+            noise, in balls that shrink to eps; then the nine likeliest wrong classes in turn; all with the adaptive
+            direction); "autoattack", through the
             package ``pyautoattack``, with the default in its place under l0; or a sequence of attacks.
         steps: T of every run of a gradient attack, >= 1.
         restarts: runs of each gradient attack, and of each of its targets, >= 1: the first as the attack says, the
@@ -141,7 +142,7 @@ def evaluate_robustness(
             sentence names it.
         ModuleNotFoundError: if AutoAttack is asked for and not installed.
 
-    Cost: for every threat at most 12 restarts (T + 1) forwards and T input gradients of the inputs; those that fall
+    Cost: for every threat at most 13 restarts (T + 1) forwards and T input gradients of the inputs; those that fall
     early cost a fraction.
 
     Reference: the paper, Section 4.2 (Acc_adv^max and Acc_adv^avg); Tramer and Boneh, "Adversarial training and
