@@ -3,8 +3,10 @@
 import torch
 from torch import nn
 
-from omnirobust.training import accuracy
-from omnirobust.training.accuracy import restored_modes
+from omnirobust.threat_models import L2, Linf
+from omnirobust.training import Scheme, accuracy
+from omnirobust.training.accuracy import restored_modes, robust_accuracy_of
+from omnirobust.training.batches import batches
 
 
 def test_share_of_right_answers_whatever_the_batch_size() -> None:
@@ -34,3 +36,22 @@ def test_modes_come_back_after_an_error() -> None:
     except KeyError:
         pass
     assert model.training
+
+
+def test_robust_accuracy_of_a_linear_model_is_exact() -> None:
+    """Far from the box, an example stays right while its margin exceeds eps times the dual norm of the weights."""
+    g = torch.Generator().manual_seed(0)
+    x = 0.4 + 0.2 * torch.rand(300, 4, generator=g)
+    w = torch.tensor([3.0, -1.0, 2.0, 0.5])
+    model = nn.Linear(4, 2)
+    model.load_state_dict({"weight": torch.stack([-w, w]), "bias": torch.tensor([1.0, -1.0]) * (w.sum() / 2)})
+    y = torch.randint(0, 2, (300,), generator=g)
+    margin = (2 * y - 1) * ((x - 0.5) @ w)
+    left = {"linf": margin > 0.03 * w.abs().sum(), "l2": margin > 0.06 * w.norm()}
+    data = batches("data", (x, y), "test", 64, None)
+    for names in (("linf",), ("l2",), ("linf", "l2")):
+        threats = tuple({"linf": Linf(0.03), "l2": L2(0.06)}[name] for name in names)
+        expected = torch.stack([left[name] for name in names]).all(0).float().mean().item()
+        for scheme in (Scheme("average", threats, 10), Scheme("worst", threats, 10, preset="paper", start="zero")):
+            assert abs(robust_accuracy_of(model, data, scheme, 0, "fp32") - expected) < 1 / 299
+    assert left["linf"].float().mean() < (margin > 0).float().mean() - 0.1

@@ -66,3 +66,37 @@ def test_a_stream_has_no_length() -> None:
 def test_bad_data(data: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         batches("data", data, "train", 4, 0)  # type: ignore[arg-type]
+
+
+def test_batches_number_their_examples() -> None:
+    for batch in batches("data", (X, Y), "train", 4, 1).numbered(2):
+        assert batch.known and torch.equal(batch.rows, batch.y)
+    loader = DataLoader(TensorDataset(X, Y), batch_size=4, shuffle=True)
+    numbered = list(batches("data", loader, "train", 1, 0).numbered(0))  # type: ignore[union-attr]
+    assert torch.cat([batch.rows for batch in numbered]).tolist() == list(range(10))
+    assert not any(batch.known for batch in numbered)
+    telling = DataLoader(TensorDataset(X, Y, Y + 100), batch_size=4, shuffle=True)
+    for batch in batches("data", telling, "train", 1, 0).numbered(0):
+        assert batch.known and torch.equal(batch.rows, batch.y + 100)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (X, r"data must yield batches \(x, y\) or \(x, y, rows\) of tensors, got Tensor"),
+        ({"x": X, "y": Y}, r"of tensors, got dict"),
+        ((X,), "of tensors, got tuple of Tensor"),
+        ((X, [1] * 10), "of tensors, got tuple of Tensor, list"),
+        ((X, Y, Y, Y), "of tensors, got tuple of Tensor, Tensor, Tensor, Tensor"),
+        ((X.long(), Y), r"data must yield float inputs and as many int64 labels \(B,\), .* got torch.int64 \(10, 1\)"),
+        ((X, Y.float()), r"got torch.float32 \(10, 1\) and torch.float32 \(10,\)"),
+        ((X, Y[:9]), r"and torch.int64 \(9,\)"),
+        ((X, Y[:, None]), r"and torch.int64 \(10, 1\)"),
+        ((X[:0], Y[:0]), "at least one"),
+        ((X, Y, Y - 1), "data must yield rows"),
+        ((X, Y, X[:, 0]), r"data must yield rows \(B,\) of int64 >= 0 after inputs and labels, got torch.float32"),
+    ],
+)
+def test_loaders_that_yield_the_wrong_thing(given: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(batches("data", [given], "train", 4, 0).epoch(0))  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from omnirobust.data import load
-from omnirobust.training import Scheme, TrainingDivergedError, accuracy, fit
+from omnirobust.threat_models import L2, Linf
+from omnirobust.training import Scheme, TrainingDivergedError, accuracy, attack_batch, fit
 from omnirobust.training.state import CHECKPOINT
 
 NATURAL = Scheme("natural")
@@ -244,3 +245,96 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     fit(network(), blobs(), NATURAL, epochs=1, out=tmp_path)
     with pytest.raises(ValueError, match=r"belongs to another model"):
         fit(nn.Linear(3, 3), blobs(), NATURAL, epochs=2, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("threats", "shift", "message"),
+    [
+        ((Linf(0.1),), 1e-3, r"x must lie in bounds \[0.0, 1.0\], got values from"),
+        ((Linf(0.1, (-1.0, 1.0)),), 0.7, r"x must lie in bounds \[-1.0, 1.0\]"),
+        ((Linf(0.1, mask=torch.ones(4, dtype=torch.bool)),), 0.0, r"mask must broadcast to \(3,\), got \(4,\)"),
+        ((Linf(0.1),), math.nan, "x must be finite, got NaN"),
+    ],
+)
+@pytest.mark.parametrize("where", ["data", "validation"])
+def test_data_that_contradicts_a_threat_model_stops_before_the_first_epoch(
+    tmp_path: Path, threats, shift: float, message: str, where: str
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.rand(50, 3, generator=g), torch.arange(50) % 3
+    bad = x.clone()
+    bad[40, 1] = 1 + shift  # in one example of many
+    model, before = network(), weights(network())
+    data = {"data": (x, y), "validation": (x, y)} | {where: (bad, y)}
+    with pytest.raises(ValueError, match=message):
+        fit(model, data["data"], Scheme("average", threats), epochs=1, validation=data["validation"], out=tmp_path)
+    assert torch.equal(weights(model), before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_robust_training_withstands_what_natural_training_does_not() -> None:
+    """Feature 0 is strong but within eps of the boundary; feature 1 is weaker on average and beyond its reach."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(600) % 2
+    sign = (2 * y - 1).float()
+    flipped = torch.where(torch.rand(600, generator=g) < 0.1, -sign, sign)
+    x = torch.stack([0.5 + 0.08 * sign, 0.5 + 0.3 * flipped], 1)
+    robust = []
+    for scheme in (Scheme("natural"), Scheme("minmax", (Linf(0.1), L2(0.1)), 10, adversarial_ratio=1.0)):
+        model = nn.Linear(2, 2)
+        nn.init.zeros_(model.weight)
+        fit(model, (x, y), scheme, epochs=40, optimizer=lambda p: torch.optim.Adam(p, lr=1.0))
+        w = (model.weight[1] - model.weight[0]).detach()
+        margin = sign * (x @ w + (model.bias[1] - model.bias[0]).detach())
+        # a linear model under linf eps loses eps times its l1 norm: exact robust accuracy
+        robust.append(float((margin - 0.1 * w.abs().sum() > 0).float().mean()))
+        assert float((margin > 0).float().mean()) >= 0.89
+    assert robust[0] < 0.2
+    assert robust[1] == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize("scheme", [Scheme("minmax", (Linf(0.1), L2(0.2)), 2), Scheme("universal", (Linf(0.1),), 1)])
+def test_batchnorm_learns_from_the_training_pass_alone(scheme: Scheme) -> None:
+    """One batch, all attacked: the running mean is a tenth of the mean of the inputs that one forward pass saw."""
+    seen = []
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))
+    model[0].register_forward_hook(
+        lambda module, inputs, output: seen.append((module.training, inputs[0].detach().clone()))
+    )
+    x = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+    fit(model, (x, torch.arange(20) % 3), scheme, epochs=1, batch_size=20)
+    trained = [inputs for training, inputs in seen if training]
+    assert len(trained) == 1
+    assert len(seen) == 1 + scheme.steps
+    torch.testing.assert_close(model[0].running_mean, 0.1 * trained[0].mean(0))
+    assert len(trained[0]) == 20 * (1 + len(scheme.threats))
+
+
+@pytest.mark.parametrize("kind", ["average", "minmax", "worst"])
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_two_epochs_are_the_outer_loop_of_algorithm_2_written_out(kind, ratio: float) -> None:
+    """Attack each mini-batch, then descend along (1 - r) CE(clean) + r sum_k w_k CE(delta_k), example by example."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.rand(10, 3, generator=g, dtype=torch.float64), torch.arange(10) % 3
+    scheme = Scheme(kind, (Linf(0.1), L2(0.2)), 3, start="zero", adversarial_ratio=ratio)
+    model, mine = (nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)).double() for _ in range(2))
+    mine.load_state_dict(model.state_dict())
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)
+    history = fit(model, loader, scheme, epochs=2, optimizer=sgd(0.5)).history
+    for row in history:
+        total = 0.0
+        for images, labels in loader:
+            deltas, w = attack_batch(mine, images, labels, scheme)
+            loss = torch.zeros(()).double()
+            for n in range(len(images)):
+                clean = -mine(images[n]).log_softmax(0)[labels[n]]
+                attacked = [-mine(images[n] + delta[n]).log_softmax(0)[labels[n]] for delta in deltas]
+                mixed = sum((w[n, k] * f for k, f in enumerate(attacked)), torch.zeros(()).double())
+                loss = loss + ((1 - ratio) * clean + ratio * mixed) / len(images)
+            total += loss.item() * len(images)
+            grads = torch.autograd.grad(loss, list(mine.parameters()))
+            with torch.no_grad():
+                for parameter, grad in zip(mine.parameters(), grads, strict=True):
+                    parameter -= 0.5 * grad
+        assert row["loss"] == pytest.approx(total / 10, abs=1e-10)
+    torch.testing.assert_close(weights(model), weights(mine), rtol=0, atol=1e-10)

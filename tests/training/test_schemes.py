@@ -1,10 +1,11 @@
 """Schemes take what makes sense and refuse the rest by name."""
 
 import pytest
+import torch
 
 from omnirobust.threat_models import L2, Linf
-from omnirobust.training import Scheme
-from omnirobust.weights import ProjectedAscent, Uniform
+from omnirobust.training import DEFAULT_RULE, Scheme
+from omnirobust.weights import ProjectedAscent, Uniform, WorstCase
 
 BOTH = (Linf(0.2), L2(2.0))
 
@@ -31,6 +32,18 @@ def test_sensible_schemes() -> None:
         ({"kind": "minmax", "threats": BOTH, "dpar": -0.1}, "dpar must be >= 0, got -0.1"),
         ({"kind": "minmax", "threats": BOTH, "dpar": float("nan")}, "dpar must be >= 0, got nan"),
         ({"kind": "minmax", "threats": BOTH, "persist": "all"}, "persist must be one of none, example, got 'all'"),
+        ({"kind": "average", "threats": BOTH, "persist": "example"}, "persist must be 'none' unless kind is minmax"),
+        ({"kind": "average", "threats": BOTH, "preset": "ours"}, "preset must be one of paper, got 'ours'"),
+        ({"kind": "average", "threats": BOTH, "start": "one"}, "start must be one of random, zero, got 'one'"),
+        ({"kind": "universal", "threats": BOTH}, "threats must be exactly one for kind universal, got 2"),
+        ({"kind": "single", "threats": BOTH[:1], "dpar": 0.1}, "dpar must be 0 unless two or more attacks can differ"),
+        ({"kind": "minmax", "threats": BOTH, "dpar": 0.1, "start": "zero"}, "start must be 'random' with dpar"),
+        (
+            {"kind": "average", "threats": BOTH, "step_sizes": (0.1,)},
+            r"step_sizes must be 2 numbers > 0, .* got \(0.1,\)",
+        ),
+        ({"kind": "average", "threats": BOTH, "step_sizes": (0.1, 0.0)}, "step_sizes must be 2 numbers > 0"),
+        ({"kind": "single", "threats": (Linf(torch.tensor([0.1, 0.2])),)}, "threats must have one radius for all"),
         (
             {"kind": "minmax", "threats": BOTH, "adversarial_ratio": 1.5},
             r"adversarial_ratio must be in \[0, 1\], got 1.5",
@@ -40,3 +53,33 @@ def test_sensible_schemes() -> None:
 def test_senseless_schemes(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scheme(**settings)  # type: ignore[arg-type]
+
+
+def test_names_tell_threat_models_apart() -> None:
+    mask = torch.tensor([True, False])
+    assert Scheme("average", (*BOTH, L2(2.5), Linf(8 / 255))).names == ("linf:0.2", "l2:2", "l2:2.5", "linf:0.0313725")
+    assert Scheme("average", (Linf(0.1), L2(0.1), Linf(0.1, mask=mask))).names == ("linf:0.1#1", "l2:0.1", "linf:0.1#2")
+
+
+def test_rules_of_the_kinds() -> None:
+    rule = ProjectedAscent(0.1, 1.0)
+    assert Scheme("minmax", BOTH, rule=rule).weight_rule is rule
+    assert Scheme("minmax", BOTH).weight_rule is DEFAULT_RULE
+    assert isinstance(Scheme("average", BOTH).weight_rule, Uniform)
+    assert isinstance(Scheme("worst", BOTH).weight_rule, WorstCase)
+
+
+def test_schemes_that_leave_the_attacked_examples_out_do_not_attack() -> None:
+    assert not Scheme("natural").attacks
+    assert not Scheme("average", BOTH, adversarial_ratio=0.0).attacks
+    assert Scheme("average", BOTH, adversarial_ratio=0.1).attacks
+
+
+def test_fingerprints_differ_wherever_training_does() -> None:
+    schemes = [
+        Scheme("average", BOTH), Scheme("minmax", BOTH), Scheme("average", BOTH[::-1]), Scheme("average", BOTH, 19),
+        Scheme("average", (Linf(0.2, (-1.0, 1.0)), BOTH[1])), Scheme("average", BOTH, step_sizes=(0.1, 0.1)),
+        Scheme("minmax", BOTH, rule=ProjectedAscent(0.1, 1.0)), Scheme("average", BOTH, preset="paper"),
+    ]  # fmt: skip
+    assert len({scheme.fingerprint() for scheme in schemes}) == len(schemes)
+    assert Scheme("average", [*BOTH]).fingerprint() == schemes[0].fingerprint()  # type: ignore[arg-type]

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from torch import nn
 
+from omnirobust.threat_models import L2, Linf
+from omnirobust.training import Scheme, fit
 from omnirobust.training.batches import TensorBatches
 
 SCRIPT = Path(__file__).with_name("processes.py")
@@ -62,3 +66,40 @@ def test_shares_are_a_partition_and_their_factors_make_the_mean(size: int, count
     assert torch.equal(counted, torch.arange(size))
     assert all(len(share.x) >= 1 and torch.equal(share.x.flatten().long(), share.rows) for share in shares)
     assert sum(float(share.x.mean()) * share.factor for share in shares) / count == pytest.approx(float(x.mean()))
+
+
+def trained_alone(fabric: Fabric | None, precision: str = "fp32") -> torch.Tensor:
+    """Return the parameters of a small model trained with DPAR."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        x = torch.rand(12, 6)
+    scheme = Scheme("minmax", (Linf(0.1), L2(0.3)), 2, dpar=0.1)
+    fit(model, (x, torch.arange(12) % 3), scheme, epochs=2, batch_size=5, fabric=fabric, precision=precision)  # type: ignore[arg-type]
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_fabric_of_one_process_changes_nothing() -> None:
+    assert torch.equal(trained_alone(Fabric(accelerator="cpu", devices=1)), trained_alone(None))
+
+
+def test_a_fabric_brings_its_precision() -> None:
+    mixed = trained_alone(Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"))
+    torch.testing.assert_close(mixed, trained_alone(None, "bf16"), rtol=0, atol=1e-4)
+    assert (mixed - trained_alone(None)).abs().max() > 1e-3
+
+
+def test_other_precisions_are_refused() -> None:
+    with pytest.raises(ValueError, match="fabric must have precision 32-true or bf16-mixed, got 64-true"):
+        trained_alone(Fabric(accelerator="cpu", devices=1, precision="64-true"))
+
+
+def test_the_loggers_of_a_fabric_are_told() -> None:
+    told = []
+
+    class Mine:
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+            told.append((step, "loss" in metrics))
+
+    trained_alone(Fabric(accelerator="cpu", devices=1, loggers=[Mine()]))  # type: ignore[list-item]
+    assert told == [(1, True), (2, True)]

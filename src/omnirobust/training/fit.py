@@ -43,8 +43,8 @@ class FitResult:
         epochs: epochs done in all, those of an interrupted run that was resumed included.
         history: one row an epoch: epoch (from 1), loss and accuracy (means over the epoch's batches, as trained, clean
             and attacked examples weighed as in the loss), weight/NAME (the mean weight of each threat model, where
-            there are several), validation (clean accuracy) and robust (union accuracy under the scheme's own attacks),
-            where validation data was given, seconds.
+            there are several), validation (clean accuracy) and robust (union accuracy under the scheme's threat models,
+            not for "universal"), where validation data was given, seconds.
         stopped: "epochs" if all were done, "target" if ``stop_at`` was reached, "patience" if nothing got better.
         best: the epoch of the highest robust accuracy on the validation data (clean, if the scheme does not attack);
             the last one without validation data.
@@ -114,8 +114,8 @@ def fit(
             equal ones.
         precision: "fp32", or "bf16" for mixed precision in attack and training: bf16 products, fp32 parameters, losses
             and log-determinants. A Fabric brings its own.
-        fabric: a launched Lightning Fabric: its devices each take a share of every mini-batch, and give the gradients
-            that one would, but for BatchNorm's statistics and dropout's draws.
+        fabric: a launched Lightning Fabric: its devices read the same mini-batches, each takes its share, and together
+            they give the gradients that one would, but for BatchNorm's statistics and dropout's draws.
         loggers: take each epoch's row, as Fabric's do; ``make_loggers`` makes CSV and TensorBoard. Those of ``fabric``
             are told as well.
         progress: called after each epoch with (epochs done, epochs, the epoch's metrics).
@@ -134,7 +134,8 @@ def fit(
     """
     workers: Workers = Alone()
     if fabric is not None:
-        workers, precision = Launched(fabric), Launched(fabric).precision()
+        workers = Launched(fabric)
+        precision = workers.precision
     _check(epochs, batch_size, precision)
     _check_stopping(stop_at, patience, keep, validation)
     train = batches("data", data, "train", batch_size, seed)
@@ -215,7 +216,7 @@ def _check_stopping(stop_at: float | None, patience: int | None, keep: str, vali
 def _check_scheme(scheme: Scheme, train: Batches, held_out: Batches | None) -> None:
     """Find data outside the threat models' bounds before the first epoch; a loader's is found batch by batch."""
     for data in (train, held_out):
-        if data is None or isinstance(data, LoaderBatches):
+        if data is None or isinstance(data, LoaderBatches) or not scheme.threats:
             continue
         flat = data.x.flatten(1)
         extremes = torch.stack([flat.amin(1).argmin(), flat.amax(1).argmax()])

@@ -47,6 +47,13 @@ class Objective(nn.Module):
             points: attacked inputs x + delta_k, (K, B, *S); None for the natural loss.
             weights: w, (B, K).
         """
+        # whatever wraps this module, autocast holds for the model alone
+        with torch.autocast(x.device.type, enabled=False):
+            return self._loss(x, y, points, weights)
+
+    def _loss(
+        self, x: Tensor, y: Tensor, points: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if points is None or weights is None:
             logits = self._logits(x)
             check_labels(logits, y)

@@ -76,15 +76,11 @@ class Launched:
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
         self.rank, self.count = fabric.global_rank, fabric.world_size
-        self.precision()
-
-    def precision(self) -> Precision:
-        """Return the precision that the Fabric was made with."""
         known: dict[str, Precision] = {"32-true": "fp32", "bf16-mixed": "bf16"}
-        given = self.fabric.strategy.precision.precision
+        given = fabric.strategy.precision.precision
         if given not in known:
             raise ValueError(f"fabric must have precision 32-true or bf16-mixed, got {given}")
-        return known[given]
+        self.precision: Precision = known[given]
 
     def setup(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
         """Move both to the Fabric's device and wrap them."""
