@@ -22,8 +22,6 @@ def test_the_code_of_the_page_runs(page: str, models, x, y) -> None:
         assert space["found"].apply(x).shape == x.shape
         fooled = models["a"](space["found"].apply(x)).argmax(1) != y
         assert space["score"].asr == pytest.approx(float(fooled.double().mean()))
-            float((models["a"](space["found"].apply(x)).argmax(1) != y).double().mean())
-        )
         assert [len(members) for members in space["product"].axes.values()] == [3, 2, len(y.unique())]
     else:
         assert space["patch"].shape == (1, 3, 3)
