@@ -29,7 +29,7 @@ def test_the_area_is_that_of_numpy(points):
 
 
 def test_a_curve_is_what_single_evaluations_say_and_never_rises(models, x, y):
-    model, radii = models["b"], [0.005, 0.02, 0.05, 0.1]
+    model, radii = models["a"], [0.005, 0.02, 0.05, 0.1]
     curve = robustness_curve(model, x, y, orb.L2, radii, steps=8, attacks=QUICK)
     right = torch.ones(9, dtype=torch.bool)
     for k, eps in enumerate(radii):  # what fell at a smaller radius falls at a larger one
@@ -42,7 +42,7 @@ def test_a_curve_is_what_single_evaluations_say_and_never_rises(models, x, y):
 
 
 def test_one_threat_may_stay_while_another_grows_and_is_attacked_once(models, x, y):
-    model = models["b"]
+    model = models["a"]
 
     def threats_at(eps):
         return {"fixed": orb.Linf(0.02), "growing": orb.L2(eps)}
@@ -59,7 +59,7 @@ def test_one_threat_may_stay_while_another_grows_and_is_attacked_once(models, x,
 
 def test_radii_given_by_input_keep_a_curve_apart(models, x, y):
     each = torch.linspace(0.01, 0.3, 9, dtype=torch.float64)
-    curve = robustness_curve(models["b"], x, y, lambda eps: {"own": orb.L2(each * eps)}, [1, 2], steps=4, attacks=QUICK)
+    curve = robustness_curve(models["a"], x, y, lambda eps: {"own": orb.L2(each * eps)}, [1, 2], steps=4, attacks=QUICK)
     assert len(curve.report.names) == 2
     assert (curve.correct[:, 0] | ~curve.correct[:, 1]).all()
 
