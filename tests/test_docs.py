@@ -66,3 +66,16 @@ def test_every_piece_of_the_page_on_explaining_runs(digits, capsys) -> None:
     assert near.distortion.shape == (20,) and near.delta.shape == (20, 1, 8, 8) and near.found.all()
     assert {ranked.name for ranked in told.ranking} == {"a", "c"} and svg.startswith("<svg")
     assert "eps_min: Spearman's rho is" in capsys.readouterr().out
+
+
+def test_every_piece_of_the_page_on_robustness_runs(models, x, y) -> None:
+    space = {"orb": orb, "models": models, "x": x, "y": y}
+    pieces = re.findall(r"```python\n(.*?)```", (DOCS / "robustness.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(pieces) == 4
+    for piece in pieces:
+        exec(compile(piece, "robustness.md", "exec"), space)
+    report, curve, overlap = space["report"], space["curve"], space["overlap"]
+    assert report.correct.shape == (9, 3) and report.delta["l2"].shape == (9, 1, 6, 6)
+    assert 0 < report.union < report.clean
+    assert list(curve.union) == sorted(curve.union, reverse=True) and curve.area > 0
+    assert overlap.inside.shape == overlap.norms.shape == (3, 3)
