@@ -211,10 +211,11 @@ def test_an_input_does_not_see_its_batch_mates(small):
     whole = evaluate_robustness(model, x, y, both(), steps=8)
     cut = evaluate_robustness(model, x, y, both(), steps=8, batch_size=4)
     first = evaluate_robustness(model, x[:3], y[:3], both(), steps=8)
+    rest = evaluate_robustness(model, x[3:], y[3:], both(), steps=8, first_row=3)
     assert torch.equal(cut.correct, whole.correct) and torch.equal(first.correct, whole.correct[:3])
     for name in both():
         torch.testing.assert_close(cut.delta[name], whole.delta[name])
-        torch.testing.assert_close(first.delta[name], whole.delta[name][:3])
+        torch.testing.assert_close(torch.cat([first.delta[name], rest.delta[name]]), whole.delta[name])
 
 
 def test_the_same_seed_gives_the_same_and_another_other_noise(small):
@@ -274,6 +275,20 @@ def test_attacks_of_ones_own_run_and_where_none_fits_the_default_ones_do(small):
     assert torch.equal(report.correct[:, 0], report.clean_correct)
     assert report.accuracy["b"] < report.clean
     assert report.notes == ("b: clueless does not exist here; the default attacks ran instead.",)
+
+
+def test_universal_perturbations_are_scored_and_count_in_the_union(small):
+    model, x, y = small
+    deltas = {"big": torch.where(x.mean(0) > 0.5, -0.3, 0.3), "none": torch.zeros(1, 6, 6)}
+    report = evaluate_robustness(model, x, y, orb.Linf(0.01), steps=3, universal=deltas)
+    assert report.names == ("linf:0.01", "big", "none")
+    with torch.no_grad():
+        right = model((x + deltas["big"]).clamp(0, 1)).argmax(1) == y
+    assert torch.equal(report.correct[:, 1], right & report.clean_correct)
+    assert torch.equal(report.correct[:, 2], report.clean_correct)
+    assert report.correct[:, 0].any() and report.union == report.correct.all(1).double().mean()
+    fell = report.clean_correct & ~right
+    assert fell.any() and torch.equal(report.delta["big"][fell], deltas["big"].expand_as(x)[fell])
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
@@ -372,6 +387,8 @@ def test_inputs_that_no_gradient_reaches_do_not_stop_the_others():
         ({"y": torch.zeros(30)}, "y must be an int64 tensor of class indices"),
         ({"y": torch.zeros(29, dtype=torch.int64)}, r"y must be class indices of shape .*, got shape \(29,\)"),
         ({"y": torch.full((30,), 7)}, "y must .* 7"),
+        ({"universal": {"l2:0.1": torch.zeros(6)}}, "universal must have names that are none of .*, got 'l2:0.1'"),
+        ({"universal": {"u": torch.zeros(5)}}, r"universal must hold perturbations of shape \(6,\), got shape \(5,\)"),
         ({"model": nn.Softmax(1)}, "returns probabilities"),
         ({"model": [nn.Identity(), nn.Identity()]}, "model must be one model, got a list"),
     ],

@@ -78,6 +78,29 @@ def same_threat(a: ThreatModel, b: ThreatModel) -> bool:
     return (a.p, a.bounds) == (b.p, b.bounds) and alike and torch.equal(*radii)
 
 
+def check_universal(
+    universal: Mapping[str, Tensor] | None, x: Tensor, named: Mapping[str, ThreatModel]
+) -> dict[str, Tensor]:
+    """Return the universal perturbations like ``x``, checked.
+
+    Raises:
+        ValueError: if one has the name of a threat, or not the shape of an input.
+    """
+    given = dict(universal or {})
+    for name, delta in given.items():
+        if name in named:
+            raise ValueError(f"universal must have names that are none of the threats', got {name!r}")
+        if not isinstance(delta, Tensor) or delta.shape != x.shape[1:]:
+            got = shape_or_type(delta)
+            raise ValueError(f"universal must hold perturbations of shape {tuple(x.shape[1:])}, got {got} for {name!r}")
+    return {name: delta.detach().to(x) for name, delta in given.items()}
+
+
+def shape_or_type(value: object) -> str:
+    """Say for a message what was given instead of a tensor that fits."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def _radii(threat: ThreatModel, x: Tensor) -> Tensor:
     return torch.as_tensor(threat.eps, dtype=torch.float64, device=x.device).expand(len(x))
 

@@ -43,6 +43,12 @@ class Walk:
                 self.notes.append(f"{name}: {label} left out inputs that no gradient reaches.")
             advance(len(state.right) - len(rows))
 
+    def apply(self, name: str, state: Standing, delta: Tensor) -> None:
+        """Try one perturbation (*S) on all that stands."""
+        self.found[name], rows = state, state.rows()
+        if len(rows):
+            state.note(rows, delta.expand(len(rows), *delta.shape), name)
+
     def exchange(self) -> None:
         """Let every example count under every threat that allows it."""
         for state in self.found.values():

@@ -17,7 +17,7 @@ from omnirobust._models import Model, Precision
 from omnirobust._progress import ProgressHook, bar
 from omnirobust.evaluation._boundary import check_count
 from omnirobust.evaluation._standing import Clean, first_look
-from omnirobust.evaluation._threats import Threats, inner_first, named_threats
+from omnirobust.evaluation._threats import Threats, check_universal, inner_first, named_threats, shape_or_type
 from omnirobust.evaluation._walk import Walk
 from omnirobust.evaluation.autoattack import AutoAttack, check_autoattack
 from omnirobust.evaluation.metrics import Interval, wilson_interval
@@ -32,7 +32,7 @@ class RobustnessReport:
     """How a model fares under several threats.
 
     Attributes:
-        names: of the threats, in the order given.
+        names: of the threats, in the order given, then of the universal perturbations.
         clean_correct: whether the model is right on the inputs as they are, (B,) bool.
         correct: whether it is right on them and under everything that was tried, (B, threats) bool.
         margin: the least z_y - max_{j != y} z_j that was found, (B, threats): how far the input is from falling.
@@ -106,6 +106,8 @@ def evaluate_robustness(
     batch_size: int | None = None,
     precision: Precision = "fp32",
     progress: bool | ProgressHook = False,
+    first_row: int = 0,
+    universal: Mapping[str, Tensor] | None = None,
 ) -> RobustnessReport:
     """Measure accuracy under each threat and under all at once, by the strongest of many attacks on every input.
 
@@ -123,8 +125,8 @@ def evaluate_robustness(
             enough. All must share their bounds.
         attacks: "default" (``STRONG``: the margin from zero; cross-entropy, the ratio of logits and the margin from
             noise, in balls that shrink to eps; then the nine likeliest wrong classes in turn; all with the adaptive
-            direction); "autoattack", through the
-            package ``pyautoattack``, with the default in its place under l0; or a sequence of attacks.
+            direction); "autoattack", through the package ``pyautoattack``, with the default in its place under
+            l0; or a sequence of attacks.
         steps: T of every run of a gradient attack, >= 1.
         restarts: runs of each gradient attack, and of each of its targets, >= 1: the first as the attack says, the
             others from noise. More of them never raise an accuracy.
@@ -132,6 +134,9 @@ def evaluate_robustness(
         batch_size: inputs attacked together; None for all.
         precision: "bf16" runs the model under autocast during gradient attacks; all judging is in full precision.
         progress: True draws a bar on the terminal; a callable is given (done, in all), in inputs times runs.
+        first_row: global row of the first input, for evaluations made in parts.
+        universal: by name, perturbations (*S) given beforehand, each added to all inputs: they count as threats of
+            their own, in the union and the average too.
 
     Returns:
         Accuracies, what is right under which threat, and the perturbations. An input's result does not depend on
@@ -151,15 +156,20 @@ def evaluate_robustness(
     named = named_threats(threats)
     chosen = _chosen_attacks(attacks)
     _check(model, x, y, named, chosen, {"steps": steps, "restarts": restarts, "batch_size": batch_size})
+    given = check_universal(universal, x, named)
     clean = first_look(model, x, y, batch_size)
-    problem = Problem(model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision)
+    problem = Problem(
+        model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision, first_row
+    )
     walk = Walk(problem, chosen, batch_size)
     with bar(progress, total=len(x) * walk.runs_in_all(named.values())) as advance:
         for name in inner_first(named, x):
             walk.attack(name, clean.standing(model, x, y, named[name]), advance)
     walk.exchange()
-    settings = _describe(named, chosen, walk, {"batch_size": batch_size})
-    return _report(tuple(named), clean, walk, settings)
+    for name, delta in given.items():
+        walk.apply(name, clean.standing(model, x, y, first), delta)
+    settings = _describe(named, chosen, walk, {"batch_size": batch_size, "universal": list(given)})
+    return _report((*named, *given), clean, walk, settings)
 
 
 def _report(names: tuple[str, ...], clean: Clean, walk: Walk, settings: dict[str, Any]) -> RobustnessReport:
@@ -231,15 +241,11 @@ def _check(
     if not isinstance(x, Tensor):
         raise ValueError(f"x must be a tensor, got {type(x).__name__}")
     if not isinstance(y, Tensor) or y.shape != x.shape[:1]:
-        raise ValueError(f"y must be class indices of shape {tuple(x.shape[:1])}, int64, got {_shape_or_type(y)}")
+        raise ValueError(f"y must be class indices of shape {tuple(x.shape[:1])}, int64, got {shape_or_type(y)}")
     for threat in named.values():
         threat.around(x)
         if any(isinstance(attack, AutoAttack) and attack.fits(threat, 10) for attack in attacks):
             check_autoattack(x, threat)
-
-
-def _shape_or_type(value: object) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def share(flags: Tensor) -> float:

@@ -45,6 +45,7 @@ class Problem:
         restarts: runs of every gradient attack, for each of its targets.
         seed: keys the noise.
         precision: of the models during gradient attacks.
+        first_row: global row of the first input.
     """
 
     model: Model
@@ -56,6 +57,7 @@ class Problem:
     restarts: int
     seed: int
     precision: Precision
+    first_row: int = 0
 
 
 @runtime_checkable
@@ -125,7 +127,11 @@ class GradientAttack:
 
         def attempt(rows: Tensor) -> Tensor:
             x, threat = problem.x[rows], of_rows(problem.threat, rows)
-            delta = _noise(x, problem.seed, stream, rows, threat.bounds) if noisy else torch.zeros_like(x)
+            delta = (
+                _noise(x, problem.seed, stream, rows + problem.first_row, threat.bounds)
+                if noisy
+                else torch.zeros_like(x)
+            )
             for factor, steps in _phases(threat.name, problem.steps) if self.wide else [(1.0, problem.steps)]:
                 found = attack_ensemble(
                     {"model": problem.model}, x, goal[rows], replace(threat, eps=threat.eps * factor), steps=steps,
