@@ -167,7 +167,7 @@ def evaluate_robustness(
             walk.attack(name, clean.standing(model, x, y, named[name]), advance)
     walk.exchange()
     for name, delta in given.items():
-        walk.apply(name, clean.standing(model, x, y, first), delta)
+        walk.apply(name, clean.standing(model, x, y, problem.threat), delta)
     settings = _describe(named, chosen, walk, {"batch_size": batch_size, "universal": list(given)})
     return _report((*named, *given), clean, walk, settings)
 
