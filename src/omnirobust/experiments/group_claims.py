@@ -6,7 +6,7 @@ Claims of CIFAR-10 are judged on those of its four models that were measured.
 from __future__ import annotations
 
 from itertools import pairwise
-from math import inf
+from math import inf, isfinite
 
 from omnirobust.experiments.claims import Claim, Rates, percent
 
@@ -41,8 +41,9 @@ def _lift(r: Rates, place: str, size: str) -> float:
 
 
 def _mean_lift(r: Rates, data: str) -> float:
-    places = _places(r, data)
-    return sum(_lift(r, place, "5") for place in places) / len(places)
+    """Return the mean lift at K = 5 over the models that have one: those that the average fools any group of."""
+    lifts = [lift for place in _places(r, data) if isfinite(lift := _lift(r, place, "5"))]
+    return sum(lifts) / max(len(lifts), 1)
 
 
 def _falls(r: Rates, data: str) -> bool:
