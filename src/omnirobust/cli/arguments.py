@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from omnirobust.jobs import Grouping
     from omnirobust.losses import Loss
     from omnirobust.threat_models import Clip, ThreatModel
+
+_RADIUS = re.compile(r"(\d*\.?\d+(?:e[+-]?\d+)?)(?:/(\d*\.?\d+))?", re.IGNORECASE)
+"""A number, or a fraction of two."""
 
 
 class NormName(StrEnum):
@@ -87,6 +91,13 @@ class Preset(StrEnum):
     PAPER = "paper"
 
 
+class AttacksName(StrEnum):
+    """What robustness is measured with."""
+
+    DEFAULT = "default"
+    AUTOATTACK = "autoattack"
+
+
 class GroupByName(StrEnum):
     """Which images share a perturbation."""
 
@@ -149,6 +160,26 @@ def threat_model(norm: str, eps: float) -> ThreatModel:
     from omnirobust.threat_models import ThreatModel
 
     return ThreatModel(NORMS[norm], eps)
+
+
+def threats(texts: Sequence[str]) -> dict[str, ThreatModel]:
+    """Make threat models of texts such as "linf:0.2" or "linf:8/255", by these texts.
+
+    Raises:
+        ValueError: if a text is not NORM:RADIUS, or one comes twice.
+    """
+    found: dict[str, ThreatModel] = {}
+    for text in texts:
+        norm, _, radius = text.partition(":")
+        if norm not in {name.value for name in NormName} or not (matched := _RADIUS.fullmatch(radius)):
+            raise ValueError(f"threat must be NORM:RADIUS such as linf:0.2, l2:2 or linf:8/255, got {text!r}")
+        if text in found:
+            raise ValueError(f"threat must be given once each, got {text} twice")
+        above, below = float(matched[1]), float(matched[2] or 1)
+        if below == 0:
+            raise ValueError(f"threat must have a finite radius, got {text!r}")
+        found[text] = threat_model(norm, above / below)
+    return found
 
 
 def weight_rule(name: RuleName, beta: float | None, gamma: float | None, eta: float | None) -> WeightRule | None:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from omnirobust.cli import attack, jobs, zoo
+from omnirobust.cli import attack, evaluate, jobs, zoo
 from omnirobust.cli.arguments import expand_lists
 from omnirobust.cli.console import INTERRUPTED, one_sentence, tell_error
 
-LISTS = ("--models", "--transfer", "--transforms")
+LISTS = ("--model", "--models", "--threat", "--transfer", "--transforms")
 """Options that take several values, with or without repeating the option."""
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(attack.app, name="attack")
 app.add_typer(zoo.app, name="zoo")
+app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(jobs.demo)
 app.command("report")(jobs.report)
 app.command("reproduce")(jobs.reproduce)

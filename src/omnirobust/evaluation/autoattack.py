@@ -97,7 +97,7 @@ def check_autoattack(x: Tensor, threat: ThreatModel) -> None:
     try:
         import pyautoattack  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(_MISSING) from error
+        raise ModuleNotFoundError(_MISSING, name="pyautoattack") from error
     if threat.mask is not None:
         raise ValueError("attacks='autoattack' knows no masks: leave the mask out, or use attacks='default'")
     if isinstance(threat.eps, Tensor) and threat.eps.ndim:

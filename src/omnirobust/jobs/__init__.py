@@ -3,6 +3,9 @@
 from omnirobust.jobs.attack import run_attack as run_attack
 from omnirobust.jobs.demo import DemoJob as DemoJob
 from omnirobust.jobs.demo import run_demo as run_demo
+from omnirobust.jobs.evaluate import EvaluationJob as EvaluationJob
+from omnirobust.jobs.evaluate import EvaluationRecord as EvaluationRecord
+from omnirobust.jobs.evaluate import run_evaluation as run_evaluation
 from omnirobust.jobs.job import AttackJob as AttackJob
 from omnirobust.jobs.job import Grouping as Grouping
 from omnirobust.jobs.models import load_models as load_models

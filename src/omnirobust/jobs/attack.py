@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from omnirobust._types import WeightRule
 from omnirobust.attacks import attack_product
+from omnirobust.data import ImageData
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.models import describe_models
 from omnirobust.jobs.record import AttackRecord
@@ -66,14 +67,7 @@ def describe_job(setting: Setting) -> dict[str, Any]:
     job, images = setting.job, setting.images
     return {
         "job": f"attack {job.task}",
-        "data": {
-            "name": job.data,
-            "split": job.split,
-            "start": job.start,
-            "images": len(images),
-            "note": images.note,
-            "fingerprint": fingerprint({"x": images.x, "y": images.y}),
-        },
+        "data": describe_data(images, job.start),
         "models": describe_models(setting.models),
         "transfer": describe_models(setting.others),
         "labels": job.labels,
@@ -81,6 +75,18 @@ def describe_job(setting: Setting) -> dict[str, Any]:
         "rules": {name: repr(rule) for name, rule in job.rules().items()},
         **_describe_domains(setting),
         "attack": _describe_attack(job),
+    }
+
+
+def describe_data(images: ImageData, start: int) -> dict[str, Any]:
+    """Return what images these are, the first of them number ``start`` of its split, as plain values."""
+    return {
+        "name": images.name,
+        "split": images.split,
+        "start": start,
+        "images": len(images),
+        "note": images.note,
+        "fingerprint": fingerprint({"x": images.x, "y": images.y}),
     }
 
 

@@ -69,7 +69,7 @@ def success_per_iteration(fooled: Tensor, all_fooled: Tensor, names: Sequence[st
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(ax, len(names) + 1)
 
-    return _svg(draw, label)
+    return drawn_svg(draw, label)
 
 
 def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str) -> str:
@@ -101,7 +101,7 @@ def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str) 
         ax.set(xlabel="iteration", ylabel="weight", ylim=(-0.02, 1.02), xlim=(-0.6, len(chosen) - 0.4))
         _legend(ax, K)
 
-    return _svg(draw, label)
+    return drawn_svg(draw, label)
 
 
 def _legend(ax: Axes, entries: int) -> None:
@@ -122,7 +122,8 @@ def chosen_iterates(steps: int, most: int = _BOXES) -> list[int]:
     return [int(t) for t in spread]
 
 
-def _svg(draw: Callable[[Axes], None], label: str) -> str:
+def drawn_svg(draw: Callable[[Axes], None], label: str) -> str:
+    """Return what ``draw`` puts on a plot, as SVG named ``label`` for screen readers."""
     # Ids must be the same in every build, and differ between the figures of one page.
     style: Any = {**STYLE, "svg.hashsalt": label}
     with mpl.rc_context(style):

@@ -6,16 +6,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from omnirobust._files import replacing
+from omnirobust.jobs.evaluate import JOB as EVALUATION
+from omnirobust.jobs.evaluate import EvaluationRecord
 from omnirobust.jobs.record import AttackRecord, open_records
 from omnirobust.report.breakdown import Breakdown, Pairs, breakdowns, pairs
 from omnirobust.report.charts import Chart, charts
+from omnirobust.report.environment import environment
 from omnirobust.report.gallery import Example, examples
 from omnirobust.report.groups import Group, shown_groups
 from omnirobust.report.pictures import marginals, weighed_groups
+from omnirobust.report.robustness import render_evaluation
 from omnirobust.report.words import count, domain, headline, notes, percent, title, unit, whom
+from omnirobust.runs import RunFolder
 
 _NORMS = {"linf": "l∞", "l2": "l2", "l1": "l1", "l0": "l0"}
 
@@ -50,8 +53,10 @@ def build_report(run: str | Path) -> Path:
         FileNotFoundError: if there is no run, or it has not ended.
         ValueError: if it is damaged.
     """
-    records = open_records(run)
-    page = render(records)
+    if RunFolder.open(run).config.get("job") == EVALUATION:
+        page = render_evaluation(EvaluationRecord.open(run))
+    else:
+        page = render(open_records(run))
     file = Path(run) / "report.html"
     with replacing(file) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -60,17 +65,11 @@ def build_report(run: str | Path) -> Path:
 
 def render(records: list[AttackRecord]) -> str:
     """Return the page of one or several attacks as HTML."""
-    environment = Environment(
-        loader=PackageLoader("omnirobust.report"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"percent": percent, "count": count, "unit": unit, "whom": whom}
+    env = environment()
+    env.globals |= {"percent": percent, "count": count, "unit": unit, "whom": whom}
     shown = 12 if len(records) == 1 else 6
     sections = [_section(record, shown) for record in records]
-    return environment.get_template("page.html.j2").render(
+    return env.get_template("page.html.j2").render(
         sections=sections, data=records[0].config["data"], headline=headline(records[0]), domain=domain(records[0])
     )
 

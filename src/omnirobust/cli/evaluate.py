@@ -1,0 +1,83 @@
+"""``omnirobust evaluate``: robust accuracy of models under several threats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from omnirobust.cli import arguments as args
+from omnirobust.cli.console import progress_bars, say
+
+if TYPE_CHECKING:
+    from omnirobust.jobs import EvaluationRecord
+
+
+def evaluate(
+    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder in hub layout.")],
+    models: Annotated[
+        list[str],
+        typer.Option(
+            "--model", "--models",
+            help="Models to judge: a, mnist/a, a@seed1 of the zoo; FILE.py:NAME or package:NAME of your own.",
+        ),
+    ],
+    threat: Annotated[list[str], typer.Option(help="What attackers may do: linf:0.2 l2:2 l1:10 l0:20, linf:8/255.")],
+    attack: Annotated[
+        args.AttacksName, typer.Option(help="Many attacks of ours, or AutoAttack through the package pyautoattack.")
+    ] = args.AttacksName.DEFAULT,
+    steps: Annotated[int, typer.Option(help="Steps of every run of our attacks.")] = 100,
+    restarts: Annotated[int, typer.Option(help="Runs of every attack of ours.")] = 1,
+    images: Annotated[int, typer.Option(help="How many images to attack.")] = 200,
+    start: Annotated[int, typer.Option(help="Index of the first image.")] = 0,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    seed: Annotated[int, typer.Option(help="Seed of noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images attacked together, and saved together.")] = 250,
+    precision: Annotated[args.PrecisionName, typer.Option(help="During our attacks.")] = args.PrecisionName.FP32,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
+) -> None:  # fmt: skip
+    """Measure accuracy under every threat, and under all at once, by the strongest of many attacks."""
+    from omnirobust.jobs import EvaluationJob, run_evaluation
+
+    job = EvaluationJob(
+        data, tuple(models), args.threats(threat), attacks=attack.value, steps=steps, restarts=restarts, images=images,
+        start=start, split=split, seed=seed, batch_size=batch_size, precision=precision.value,
+    )  # fmt: skip
+    try:
+        with progress_bars() as progress:
+            record = run_evaluation(job, out, progress)
+    except ModuleNotFoundError as error:  # AutoAttack is an extra
+        if error.name != "pyautoattack":
+            raise
+        raise ValueError(str(error)) from error
+    from omnirobust.report import build_report
+
+    _show(record)
+    say(f"Results: {record.folder.path}", f"Report:  {build_report(record.folder.path)}")
+
+
+def _show(record: EvaluationRecord) -> None:
+    """Print accuracies, how models compare, and what a reader must know."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from omnirobust.report.robustness import comparisons, heading, notes
+    from omnirobust.report.words import percent
+
+    table = Table(title=heading(record), box=box.SIMPLE_HEAD, pad_edge=False)
+    table.caption = (
+        "Accuracy in %; union: under all threats at once, with its 95 % interval; average: mean over threats."
+    )
+    table.add_column("model", no_wrap=True)
+    for column in ("clean", *record.threats, "average", "union", "interval"):
+        table.add_column(column, justify="right")
+    for name, found in record.metrics["models"].items():
+        rates = [percent(rate["estimate"]) for rate in (found["clean"], *found["accuracy"].values())]
+        union, low, high = (percent(found["union"][key]) for key in ("estimate", "low", "high"))
+        table.add_row(name, *rates, percent(found["average"]), union, f"{low} to {high}")
+    console = Console()
+    console.print(table)
+    for line in [*comparisons(record), *notes(record)]:
+        console.print(line, soft_wrap=True, highlight=False)

@@ -1,0 +1,206 @@
+"""The job of judging models: robust accuracy of each under several threats, and how the models compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from omnirobust._models import Precision
+from omnirobust.data import ImageData, load
+from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustness
+from omnirobust.jobs.attack import JobProgress, describe_data
+from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
+from omnirobust.jobs.models import describe_models, load_models
+from omnirobust.runs import RunFolder
+from omnirobust.threat_models import ThreatModel
+
+JOB = "evaluate"
+
+_Tell: TypeAlias = Callable[[int, int, int, int], None]
+
+_UNITS = 1000
+"""Progress counts these many for each batch, whose own count depends on its attacks."""
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """Settings of one evaluation.
+
+    Attributes:
+        data: name of the data set.
+        models: names of the models to judge, see ``load_models``.
+        threats: by name, what attackers may do.
+        attacks: "default" or "autoattack".
+        steps: of every run of a gradient attack, >= 1.
+        restarts: runs of every gradient attack, >= 1.
+        images: how many images to take, >= 1; None for all from ``start``.
+        start: index of the first image.
+        split: of the data.
+        seed: keys noise.
+        batch_size: images attacked together, and saved together when done, >= 1.
+        precision: "fp32" or "bf16", during gradient attacks.
+    """
+
+    data: str
+    models: tuple[str, ...]
+    threats: Mapping[str, ThreatModel]
+    attacks: Literal["default", "autoattack"] = "default"
+    steps: int = 100
+    restarts: int = 1
+    images: int | None = 200
+    start: int = 0
+    split: str = "test"
+    seed: int = 0
+    batch_size: int = 250
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts", "images", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if self.start < 0:
+            raise ValueError(f"start must be >= 0, got {self.start}")
+        if any(isinstance(threat.eps, Tensor) or threat.mask is not None for threat in self.threats.values()):
+            raise ValueError("threats must have one radius each and no mask, for the whole job")
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """A finished evaluation, as its run folder holds it.
+
+    Attributes:
+        folder: the run folder.
+        metrics: what ``metrics.json`` says.
+    """
+
+    folder: RunFolder
+    metrics: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> EvaluationRecord:
+        """Open the folder of a finished evaluation.
+
+        Raises:
+            FileNotFoundError: if there is no run, or it has not ended.
+            ValueError: if it is another kind of run, or damaged.
+        """
+        folder = RunFolder.open(path)
+        if folder.config.get("job") != JOB:
+            raise ValueError(f"run must be that of an evaluation, got {path}, a run of {folder.config.get('job')!r}")
+        return cls(folder, folder.read_json("metrics.json"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return self.folder.config
+
+    @property
+    def threats(self) -> list[str]:
+        """Names of the threats."""
+        return list(self.config["threats"])
+
+    @cached_property
+    def perturbations(self) -> dict[str, Tensor]:
+        """Clean images, labels, and ``MODEL.THREAT.delta``, the worst perturbation found of every image."""
+        return self.folder.read_tensors("perturbations.safetensors")
+
+    @cached_property
+    def examples(self) -> dict[str, list[Any]]:
+        """One entry an image, by column name."""
+        return self.folder.read_table("examples.parquet")
+
+
+def run_evaluation(
+    job: EvaluationJob, out: str | Path | None = None, progress: JobProgress | None = None
+) -> EvaluationRecord:
+    """Judge every model, write everything into a run folder, and return its record.
+
+    Called again with the same settings the job goes on with the batch in which it was interrupted, and ends with the
+    same files.
+
+    Args:
+        job: the settings.
+        out: the run folder; None for a folder under ``runs/`` named after the settings.
+        progress: called after every batch of every attack.
+
+    Raises:
+        ValueError: if a setting, a model or the data does not fit.
+        FileNotFoundError: if models of the zoo have not been trained.
+        ModuleNotFoundError: if AutoAttack is asked for and not installed.
+    """
+    images = load(job.data, job.split, limit=job.images, start=job.start)
+    if not len(images):
+        raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
+    models = load_models(job.models, job.data)
+    config = _describe(job, images, models)
+    folder = RunFolder.create(out if out is not None else _default_folder(config), config)
+    if not folder.file("metrics.json").exists():
+        reports = {}
+        for number, (name, model) in enumerate(models.items()):
+            reports[name] = _judge(job, number, model, images, folder, _told(progress, name))
+        write_results(folder, images, reports)
+        folder.clear_stores()
+    return EvaluationRecord.open(folder.path)
+
+
+def _judge(
+    job: EvaluationJob, number: int, model: nn.Module, images: ImageData, folder: RunFolder, tell: _Tell
+) -> RobustnessReport:
+    """Evaluate one model batch by batch, those that the folder has not got already."""
+    found, starts = [], range(0, len(images), job.batch_size)
+    for batch, begin in enumerate(starts):
+        part, rows = f"{number}-{batch:05d}", slice(begin, begin + job.batch_size)
+        done = read_part(folder, part)
+        if done is None:
+            done = evaluate_robustness(
+                model, images.x[rows], images.y[rows], job.threats, attacks=job.attacks, steps=job.steps,
+                restarts=job.restarts, seed=job.seed, precision=job.precision, first_row=job.start + begin,
+                progress=partial(tell, batch, len(starts)),
+            )  # fmt: skip
+            write_part(folder, part, done)
+        tell(batch, len(starts), 1, 1)
+        found.append(done)
+    return joined_reports(found)
+
+
+def _told(progress: JobProgress | None, name: str) -> _Tell:
+    """Return a function that reports (batch, batches, done of it, of how many) as steps of one bar."""
+
+    def tell(batch: int, batches: int, done: int, total: int) -> None:
+        if progress is not None:
+            progress(name, batch * _UNITS + done * _UNITS // max(total, 1), batches * _UNITS)
+
+    return tell
+
+
+def _describe(job: EvaluationJob, images: ImageData, models: dict[str, nn.Module]) -> dict[str, Any]:
+    """Return the resolved settings as plain values; data and weights by their fingerprints."""
+    return {
+        "job": JOB,
+        "data": describe_data(images, job.start),
+        "models": describe_models(models),
+        "threats": {
+            name: {"norm": threat.name, "eps": threat.eps, "bounds": list(threat.bounds)}
+            for name, threat in job.threats.items()
+        },
+        "attacks": job.attacks,
+        "steps": job.steps,
+        "restarts": job.restarts,
+        "seed": job.seed,
+        "batch_size": job.batch_size,
+        "precision": job.precision,
+    }
+
+
+def _default_folder(config: Mapping[str, Any]) -> Path:
+    """Name a folder under ``runs/`` after the settings: the same settings find the same folder."""
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return Path("runs") / f"{Path(config['data']['name']).name.replace(':', '-')}-evaluate-{digest}"

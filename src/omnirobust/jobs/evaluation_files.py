@@ -1,0 +1,106 @@
+"""The files of an evaluation: its finished batches, and what is written once all are done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnirobust.data import ImageData
+from omnirobust.evaluation.metrics import Interval, compare_paired, wilson_interval
+from omnirobust.evaluation.robustness import RobustnessReport
+from omnirobust.runs import RunFolder
+
+Reports = Mapping[str, RobustnessReport]
+
+
+def write_part(folder: RunFolder, part: str, report: RobustnessReport) -> None:
+    """Keep the report of one batch; the JSON file, written last, says that it is whole."""
+    tensors = {"clean_correct": report.clean_correct, "correct": report.correct, "margin": report.margin}
+    tensors |= {f"delta.{name}": delta for name, delta in report.delta.items()}
+    folder.write_tensors(f"parts/{part}.safetensors", tensors)
+    facts = {"names": report.names, "breaks": report.breaks, "notes": report.notes, "settings": report.settings}
+    folder.write_json(f"parts/{part}.json", facts)
+
+
+def read_part(folder: RunFolder, part: str) -> RobustnessReport | None:
+    """Return the report of a batch; None if it is not there or damaged, so that it is made again."""
+    try:
+        facts = folder.read_json(f"parts/{part}.json")
+        tensors = folder.read_tensors(f"parts/{part}.safetensors")
+    except (ValueError, OSError):
+        return None
+    return RobustnessReport(
+        names=tuple(facts["names"]),
+        clean_correct=tensors["clean_correct"],
+        correct=tensors["correct"],
+        margin=tensors["margin"],
+        delta={name: tensors[f"delta.{name}"] for name in facts["names"]},
+        breaks=facts["breaks"],
+        notes=tuple(facts["notes"]),
+        settings=facts["settings"],
+    )
+
+
+def joined_reports(parts: Sequence[RobustnessReport]) -> RobustnessReport:
+    """Join the reports of the batches of one model, in order."""
+    first = parts[0]
+    return RobustnessReport(
+        names=first.names,
+        clean_correct=torch.cat([p.clean_correct for p in parts]),
+        correct=torch.cat([p.correct for p in parts]),
+        margin=torch.cat([p.margin for p in parts]),
+        delta={name: torch.cat([p.delta[name] for p in parts]) for name in first.names},
+        breaks={name: dict(sum((Counter(p.breaks[name]) for p in parts), Counter())) for name in first.names},
+        notes=tuple(dict.fromkeys(note for p in parts for note in p.notes)),
+        settings=first.settings,
+    )
+
+
+def write_results(folder: RunFolder, images: ImageData, reports: Reports) -> None:
+    """Write perturbations, one row an image, and last, as the sign that the run has ended, the metrics."""
+    tensors: dict[str, Tensor] = {"clean": images.x, "labels": images.y}
+    columns: dict[str, list[Any]] = {"row": list(range(len(images))), "label": images.y.tolist()}
+    for model, report in reports.items():
+        columns[f"{model}.correct.clean"] = report.clean_correct.tolist()
+        for k, name in enumerate(report.names):
+            tensors[f"{model}.{name}.delta"] = report.delta[name]
+            columns[f"{model}.correct.{name}"] = report.correct[:, k].tolist()
+            columns[f"{model}.margin.{name}"] = report.margin[:, k].tolist()
+    folder.write_tensors("perturbations.safetensors", tensors)
+    folder.write_table("examples.parquet", columns)
+    folder.write_json("metrics.json", _metrics(images, reports))
+
+
+def _metrics(images: ImageData, reports: Reports) -> dict[str, Any]:
+    first, *others = reports
+    return {
+        "images": len(images),
+        "models": {name: _of_model(report) for name, report in reports.items()},
+        "comparisons": [_compare(reports, first, other) for other in others],
+    }
+
+
+def _of_model(report: RobustnessReport) -> dict[str, Any]:
+    clean = wilson_interval(int(report.clean_correct.sum()), len(report.clean_correct))
+    return {
+        "clean": _ends(clean),
+        "accuracy": {name: _ends(report.interval(name)) for name in report.names},
+        "union": _ends(report.interval()),
+        "average": report.average,
+        "breaks": report.breaks,
+        "notes": list(report.notes),
+    }
+
+
+def _ends(interval: Interval) -> dict[str, float]:
+    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+
+
+def _compare(reports: Reports, first: str, other: str) -> dict[str, Any]:
+    """Compare the union accuracies of two models, image by image."""
+    of_other, of_first = (reports[name].correct.all(1) for name in (other, first))
+    return {"of": other, "with": first, **compare_paired(of_other, of_first).describe()}

@@ -1,0 +1,93 @@
+"""What is said, drawn and put on a page about the robust accuracy of models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from omnirobust.jobs.evaluate import EvaluationRecord
+from omnirobust.report.charts import Chart
+from omnirobust.report.environment import environment
+from omnirobust.report.figures import colour, drawn_svg
+from omnirobust.report.words import count, percent
+
+
+def render_evaluation(record: EvaluationRecord) -> str:
+    """Return the page of an evaluation as HTML."""
+    env = environment()
+    env.globals |= {"percent": percent, "with_interval": with_interval}
+    return env.get_template("evaluation.html.j2").render(
+        record=record,
+        models=record.metrics["models"],
+        headline=f"Robust accuracy of {count(len(record.metrics['models']), 'model')} "
+        f"under {count(len(record.threats), 'threat')}",
+        heading=heading(record),
+        lines=[*comparisons(record), *notes(record)],
+        figure=accuracies(record),
+        settings=json.dumps(record.config, indent=1),
+        versions=record.folder.read_json("versions.json"),
+    )
+
+
+def heading(record: EvaluationRecord) -> str:
+    """Name the run: data, images, attacks."""
+    data, config = record.config["data"], record.config
+    note = f" ({data['note']})" if data["note"] else ""
+    ours = f"{config['steps']} steps, {count(config['restarts'], 'restart')}"
+    attacks = "AutoAttack" if config["attacks"] == "autoattack" else f"default attacks, {ours}"
+    return f"{data['name']}{note}, {record.metrics['images']} {data['split']} images from {data['start']}, {attacks}"
+
+
+def with_interval(rate: Mapping[str, float]) -> str:
+    """Write a rate in per cent with its interval: "44.00 (34.67 to 53.77)"."""
+    return f"{percent(rate['estimate'])} ({percent(rate['low'])} to {percent(rate['high'])})"
+
+
+def comparisons(record: EvaluationRecord) -> list[str]:
+    """Say of every model but the first how its union accuracy compares, image by image."""
+    return [_compared(c) for c in record.metrics["comparisons"]]
+
+
+def notes(record: EvaluationRecord) -> list[str]:
+    """Return what a reader of the numbers must know, by model, and what they are."""
+    models = record.metrics["models"]
+    told = [f"{name}: {note}" for name, found in models.items() for note in found["notes"]]
+    return [*told, "An attack only shows what is not robust: these accuracies are upper bounds."]
+
+
+def accuracies(record: EvaluationRecord) -> Chart:
+    """Draw clean, robust and union accuracy of every model as bars with their intervals."""
+    models: dict[str, Any] = record.metrics["models"]
+    groups = ["clean", *record.threats, "union"]
+    width = 0.8 / len(models)
+
+    def draw(ax: Axes) -> None:
+        for k, (name, found) in enumerate(models.items()):
+            rates = [found["clean"], *found["accuracy"].values(), found["union"]]
+            at = [g + (k - (len(models) - 1) / 2) * width for g in range(len(groups))]
+            high = [100 * r["estimate"] for r in rates]
+            below, above = ([100 * abs(r[end] - r["estimate"]) for r in rates] for end in ("low", "high"))
+            ax.bar(at, high, width=0.9 * width, color=colour(k), label=name)
+            ax.errorbar(at, high, yerr=[below, above], fmt="none", ecolor="#1b1f24", elinewidth=1, capsize=2)
+        ax.set_xticks(range(len(groups)), groups)
+        ax.set(ylabel="accuracy, %", ylim=(0, 102))
+        ax.grid(visible=False, axis="x")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(models), 5), fontsize=10)
+
+    said = "; ".join(f"{n}: clean {percent(m['clean']['estimate'])} %, union {percent(m['union']['estimate'])} %"
+                     for n, m in models.items())  # fmt: skip
+    svg = drawn_svg(draw, f"Bars of the accuracy of every model under every threat. {said}")
+    return Chart(Markup(svg), "Accuracy before attacks, under each threat and under all; whiskers: 95 % intervals")
+
+
+def _compared(c: Mapping[str, Any]) -> str:
+    gap, low, high = (percent(c[key], sign=True) for key in ("difference", "low", "high"))
+    verdict = "more robust" if c["low"] > 0 else "less robust" if c["high"] < 0 else "not told apart"
+    return (
+        f"Union of {c['of']} against {c['with']}, image by image: {gap} points ({low} to {high}), {verdict}; "
+        f"{c['of']} alone withstands on {count(c['only_first'], 'image')}, {c['with']} alone on {c['only_second']}."
+    )

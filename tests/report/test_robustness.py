@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import omnirobust as orb
+from omnirobust.jobs import EvaluationJob, run_evaluation
+from omnirobust.report import build_report
+from omnirobust.report.robustness import comparisons, heading, notes, with_interval
+
+
+@pytest.fixture
+def record(digits, tmp_path):
+    threats = {"linf:0.06": orb.Linf(0.06), "l0:2": orb.L0(2)}
+    return run_evaluation(EvaluationJob("digits", ("c", "a"), threats, steps=4, images=10), tmp_path / "run")
+
+
+def test_the_page_shows_every_number_and_needs_nothing_else(record):
+    page = build_report(record.folder.path).read_text(encoding="utf-8")
+    assert "Robust accuracy of 2 models under 2 threats" in page
+    for found in record.metrics["models"].values():
+        for rate in (found["clean"], found["union"], *found["accuracy"].values()):
+            assert with_interval(rate) in page
+        for attacks in found["breaks"].values():
+            for name, images in attacks.items():
+                assert f"<td>{name}</td><td>{images}</td>" in page
+    assert page.count("<svg") == 1 and not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert heading(record) in page
+
+
+def test_the_heading_says_what_was_done(record):
+    assert heading(record) == "digits, 10 test images from 0, default attacks, 4 steps, 1 restart"
+
+
+def test_comparisons_say_whether_models_are_told_apart(record):
+    (told,) = comparisons(record)
+    (c,) = record.metrics["comparisons"]
+    assert told.startswith("Union of a against c, image by image: ")
+    verdict = "more robust" if c["low"] > 0 else "less robust" if c["high"] < 0 else "not told apart"
+    assert verdict in told
+    for low, high, word in ((0.1, 0.2, "more robust"), (-0.2, -0.1, "less robust"), (-0.1, 0.1, "not told apart")):
+        c.update(low=low, high=high)
+        assert word in comparisons(record)[0]
+
+
+def test_notes_name_their_model_and_end_with_what_attacks_can_show(record):
+    record.metrics["models"]["c"]["notes"] = ["something"]
+    assert notes(record) == [
+        "c: something", "An attack only shows what is not robust: these accuracies are upper bounds."
+    ]  # fmt: skip
+
+
+def test_names_are_escaped(record):
+    record.metrics["models"]["<b>"] = record.metrics["models"].pop("c")
+    from omnirobust.report.robustness import render_evaluation
+
+    assert "<b>" not in render_evaluation(record)
