@@ -196,6 +196,46 @@ def test_what_is_best_is_chosen_on_other_draws_than_it_is_judged_on(models, x, y
     assert len({*attack, *first, *judged}) == 16, "all others differ"
 
 
+def test_a_lucky_draw_does_not_end_an_attack(models, x, y) -> None:
+    """Stopping early leaves out what fools on many draws, between restarts, and never within a run."""
+    transforms, kinds = {"lucky": Lucky(x[:1])}, {"steps": 6, "draws": 4, "keep": "best"}
+    full = orb.attack_transforms(models["a"], x, y, transforms, orb.Linf(0.1), **kinds)
+    quick = orb.attack_transforms(models["a"], x, y, transforms, orb.Linf(0.1), stop_when_fooled=True, **kinds)
+    assert torch.equal(full.delta, quick.delta) and torch.equal(full.success, quick.success)
+
+
+def test_labels_may_broadcast_over_problems_in_batches_too(models, x) -> None:
+    groups = x.view(3, 3, 1, 6, 6)
+    labels = torch.tensor([1, 2, 3]).view(1, 1, 1, 3)
+    whole = orb.attack_universal(models, groups, labels, orb.Linf(0.1), steps=4)
+    parts = orb.attack_universal(models, groups, labels, orb.Linf(0.1), steps=4, batch_size=1)
+    assert torch.allclose(whole.delta, parts.delta, atol=1e-12)
+
+
+class Drawer(dict):
+    """A store in memory that counts what is asked of it."""
+
+    def put(self, index: int, result: orb.AttackResult) -> None:
+        self[index] = result
+
+
+def test_a_store_of_another_attack_is_not_taken(models, x, y) -> None:
+    drawer = Drawer()
+    orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=2, batch_size=4, store=drawer)
+    kept = drawer[0].delta
+    again = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=2, batch_size=4, store=drawer)
+    assert drawer[0].delta is kept and torch.equal(again.delta[:4], kept)
+    other = orb.attack_ensemble(models, x, y, orb.Linf(0.3), steps=2, batch_size=6, store=drawer)
+    plain = orb.attack_ensemble(models, x, y, orb.Linf(0.3), steps=2, batch_size=6)
+    assert torch.equal(other.delta, plain.delta) and len(other.delta) == 9
+
+
+def test_settings_are_those_of_all_batches(models, x, y) -> None:
+    eps = torch.linspace(0.1, 0.2, 9, dtype=torch.float64)
+    got = orb.attack_ensemble(models, x, y, orb.Linf(eps), steps=1, batch_size=2)
+    assert got.settings["eps"] == eps.tolist()
+
+
 def test_results_do_not_depend_on_batches(models, x, y) -> None:
     kinds = {"steps": 6, "samples": 2, "draws": 3, "init": "normal", "restarts": 2}
     transforms = {"lucky": Lucky(x[:1]), "as is": lambda v: v}
@@ -275,12 +315,21 @@ def test_recipes_share_their_options() -> None:
         ({"init": torch.zeros(3, 3, 1, 6, 6)}, r"init must have shape \(3, 1, 6, 6\), got \(3, 3, 1, 6, 6\)"),
         ({"transforms": {"cut": lambda v: v.detach()}}, "'cut'"),
         ({"transforms": {"round": lambda v: v.round()}}, "under transformation 'round' has zero input gradient"),
+        ({"seed": "a"}, "seed must be a whole number, got 'a'"),
+        ({"steps": True}, "steps must be a whole number >= 0, got True"),
         ({"memory": -1}, "memory must be a whole number of bytes"),
     ],
 )
 def test_what_the_recipes_refuse(models, x, y, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         orb.attack_universal(models["a"], x.view(3, 3, 1, 6, 6), y.view(3, 3), orb.Linf(0.1), **({"steps": 2} | change))
+
+
+def test_nan_is_blamed_on_the_input_and_not_on_what_sees_it(models, x, y) -> None:
+    bad = x.clone()
+    bad[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="x must be finite, got NaN or infinity"):
+        orb.attack_transforms(models["a"], bad, y, FLIPS, orb.Linf(0.1))
 
 
 def test_x_of_a_universal_attack_has_groups(models, x, y) -> None:

@@ -178,6 +178,35 @@ def test_draws_belong_to_their_rows(x, y, models) -> None:
     assert len(several) == 3 and not torch.equal(several[0], several[1])
 
 
+def test_images_of_a_group_and_transformations_draw_for_themselves(groups, y, models) -> None:
+    coins = {"one": Coin(), "two": Coin()}
+    grid = orb.DomainGrid(
+        {"a": models["a"]}, groups, y.view(3, 3), loss=losses.margin, transforms=coins, shared=True, samples=2
+    )
+    for coin in coins.values():
+        coin.drawn.clear()
+    grid.evaluate(torch.zeros(3, 1, 6, 6).double(), grad=False)
+    drawn = torch.cat([u for coin in coins.values() for u in coin.drawn])
+    assert len(drawn) == 2 * 2 * 9 and len(drawn.unique()) == len(drawn)
+
+
+def test_a_single_row_gives_away_a_transformation_whose_rows_see_each_other(x, y, models) -> None:
+    bright = {"bright": lambda v: v / v.amax()}
+    group = orb.DomainGrid(models, x[None, :3], y[None, :3], loss=losses.margin, transforms=bright, shared=True)
+    whole = orb.DomainGrid(
+        models, x[:6].view(2, 3, 1, 6, 6), y[:6].view(2, 3), loss=losses.margin, transforms=bright, shared=True
+    )
+    delta = torch.zeros(2, 1, 6, 6).double()
+    assert torch.allclose(group.evaluate(delta[:1]).losses, whole.evaluate(delta).losses[:1], atol=1e-12)
+
+
+def test_inputs_that_stick_out_by_a_rounding_still_have_gradients(y, models) -> None:
+    white = torch.full((3, 3, 1, 6, 6), 1.0 + 5e-7, dtype=torch.float64)
+    grid = orb.DomainGrid(models, white, y.view(3, 3), loss=losses.smooth_margin, shared=True)
+    seen = grid.evaluate(torch.zeros(3, 1, 6, 6).double())
+    assert seen.grads is not None and all(bool((g != 0).any()) for g in seen.grads)
+
+
 def test_samples_are_averaged_and_all_must_fool(x, y, models) -> None:
     coin, model = Coin(), models["a"]
     grid = orb.DomainGrid(

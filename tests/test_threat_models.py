@@ -160,7 +160,7 @@ INPUT_ERRORS = [
     (torch.tensor(0.5), {}, r"x must have shape \(B, \*S\), got \(\)"),
     (torch.zeros(3), {"shared": True}, r"x must have shape \(B, E, \*S\), got \(3,\)"),
     (torch.zeros(3, 0, 2), {"shared": True}, "x must hold at least one input a group"),
-    (torch.zeros(3, 1, 2), {"shared": True, "clip": "none"}, 'clip must be "image" or "intersection", got'),
+    (torch.zeros(3, 1, 2), {"shared": True, "clip": "none"}, "clip must be 'image' or 'intersection', got"),
 ]
 
 

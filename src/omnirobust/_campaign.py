@@ -5,12 +5,13 @@ Every recipe of ``attacks`` ends here: they differ in the grid of domains only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from omnirobust._memory import Meter
 from omnirobust._models import Models, Precision
 from omnirobust._progress import ProgressHook, bar
 from omnirobust._types import Evaluation
@@ -60,7 +61,7 @@ class Plan:
     clip: Clip = "image"
     samples: int = 1
     draws: int = 1
-    memory: int | None = None
+    meter: Meter = field(default_factory=lambda: Meter(None))
 
     def grid(self, x: Tensor, y: Tensor, restart: int, first_row: int, *, exact: bool = False) -> DomainGrid:
         """Return the domains of inputs ``x``; ``exact``: in full precision, one draw an evaluation."""
@@ -68,7 +69,7 @@ class Plan:
             self.models, x, y, loss=self.settings.loss, transforms=self.views, shared=self.shared,
             targeted=self.targeted, clip=self.clip, samples=1 if exact else self.samples,
             precision="fp32" if exact else self.precision, bounds=self.threat_model.bounds, seed=self.seed,
-            restart=restart, first_row=first_row, memory=self.memory,
+            restart=restart, first_row=first_row, memory=self.meter,
         )  # fmt: skip
 
     def feasible(self, x: Tensor) -> FeasibleSet:
@@ -105,6 +106,7 @@ class Plan:
             "restarts": self.restarts,
             "precision": self.precision,
             "seed": self.seed,
+            "mask": None if threat.mask is None else int(threat.mask.sum()),
             "shared": self.shared,
             "clip": self.clip if self.shared else None,
             "transforms": None if self.views is None else {view.name: repr(view) for view in self.views},
@@ -127,14 +129,16 @@ def run(
     """Attack inputs ``x`` batch by batch, those that ``store`` has not got already."""
     size = batch_size or max(len(x), 1)
     x, starts, parts = x.detach(), range(0, max(len(x), 1), size), []
+    y = y.expand(len(x), *y.shape[1:]) if y.ndim == 4 else y
     blind = Blindness()
     with bar(progress, total=len(starts) * plan.restarts * (plan.steps + 1)) as advance:
         for index, begin in enumerate(starts):
+            rows = slice(begin, begin + size)
+            part = plan.rows(rows)
             done = None if store is None else store.get(index)
-            if done is None:
-                rows = slice(begin, begin + size)
+            if done is None or not _belongs(done, part, x[rows]):
                 given = None if init is None else init[rows]
-                attack = _Batch(plan.rows(rows), x[rows], y[rows], first_row + begin)
+                attack = _Batch(part, x[rows], y[rows], first_row + begin)
                 done = attack.run(given, GradientWatch(attack.grid(0), advance, blind))
                 if store is not None:
                     store.put(index, done)
@@ -142,7 +146,13 @@ def run(
                 advance(plan.restarts * (plan.steps + 1))
             parts.append(done)
     blind.judge(enough=1)
-    return join_results(parts)
+    joined = join_results(parts)
+    return replace(joined, settings=replace(plan, draws=joined.draws).describe())
+
+
+def _belongs(done: AttackResult, plan: Plan, x: Tensor) -> bool:
+    """Say whether a stored result is one of this attack on as many problems."""
+    return len(done.delta) == len(x) and done.settings == replace(plan, draws=done.draws).describe()
 
 
 class _Batch:
@@ -178,7 +188,8 @@ class _Batch:
             s.rule if left is None else plan.rows(left).settings.rule,
             init=init if left is None else init[left],
             steps=plan.steps, step_size=s.step_size, direction=s.direction, keep=s.keep,
-            stop_when_fooled=plan.stop_when_fooled, callback=last, history="full",
+            # a lucky draw must not end the attack: where something is random, only later restarts leave out what fools
+            stop_when_fooled=plan.stop_when_fooled and not grid.random, callback=last, history="full",
         )  # fmt: skip
         return self._compare_anew(found, last, left) if grid.random and s.keep == "best" else found
 

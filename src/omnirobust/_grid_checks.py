@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omnirobust._memory import Meter
 from omnirobust._models import Classifier
 
 
@@ -84,7 +85,7 @@ def check_settings(*, loss: object, clip: object, samples: object, memory: objec
         raise ValueError(f"clip must be 'image' or 'intersection', got {clip!r}")
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise ValueError(f"samples must be a whole number >= 1, got {samples!r}")
-    if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
+    if not isinstance(memory, Meter | None) and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
         raise ValueError(f"memory must be a whole number of bytes >= 1 or None, got {memory!r}")
 
 

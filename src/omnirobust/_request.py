@@ -10,6 +10,8 @@ from torch import Tensor
 
 from omnirobust import _campaign
 from omnirobust._campaign import BatchStore, Plan
+from omnirobust._grid_checks import as_groups
+from omnirobust._memory import Meter
 from omnirobust._models import Models, Precision
 from omnirobust._progress import ProgressHook
 from omnirobust._types import WeightRule
@@ -65,12 +67,14 @@ def attack(models: Models, x: Tensor, y: Tensor, threat_model: ThreatModel, aske
     settings = _resolve(threat_model, asked)
     clip = asked.clip or (PAPER_CLIP if asked.preset == "paper" else DEFAULT_CLIP)
     # The arguments are checked whole, before anything runs.
+    as_groups(x, asked.shared)
+    threat_model.around(x, shared=asked.shared, clip=clip)
     DomainGrid(models, x, y, loss=settings.loss, transforms=asked.transforms, shared=asked.shared, clip=clip,
                samples=asked.samples, memory=asked.memory)  # fmt: skip
     plan = Plan(
         models, settings, threat_model, asked.steps, asked.restarts, asked.targeted, asked.stop_when_fooled,
         asked.precision, asked.history, asked.seed, _views(asked, x), asked.shared, clip, asked.samples,
-        DRAWS if asked.draws is None else asked.draws, asked.memory,
+        DRAWS if asked.draws is None else asked.draws, Meter(asked.memory),
     )  # fmt: skip
     shape = plan.feasible(x).shape
     if isinstance(asked.init, Tensor) and asked.init.shape != shape:
@@ -84,7 +88,7 @@ def attack(models: Models, x: Tensor, y: Tensor, threat_model: ThreatModel, aske
 def _views(asked: Request, x: Tensor) -> tuple[View, ...] | None:
     if asked.transforms is None:
         return None
-    return as_views(asked.transforms, (x[:, 0] if asked.shared else x)[:2].detach())
+    return as_views(asked.transforms, (x.flatten(0, 1) if asked.shared else x)[:2].detach())
 
 
 def _resolve(threat_model: ThreatModel, asked: Request) -> AttackSettings:
@@ -104,8 +108,10 @@ def _resolve(threat_model: ThreatModel, asked: Request) -> AttackSettings:
 def _check_counts(asked: Request) -> None:
     for name, least in (("steps", 0), ("restarts", 1), ("first_row", 0)):
         value = getattr(asked, name)
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    if not isinstance(asked.seed, int):
+        raise ValueError(f"seed must be a whole number, got {asked.seed!r}")
     for name in ("batch_size", "draws"):
         value = getattr(asked, name)
         if value is not None and (not isinstance(value, int) or value < 1):

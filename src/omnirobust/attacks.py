@@ -73,7 +73,8 @@ def attack_ensemble(
             Not given: "best", or "last" with ``preset="paper"``.
         stop_when_fooled: drop inputs that fool every model from the batch, and from later restarts: faster, the same
             success up to rounding with keep="best". Their result is the iterate that did it, so with keep="last"
-            success is at least that of the last iterate.
+            success is at least that of the last iterate. Under random transformations, where one draw may be luck,
+            inputs are dropped between restarts only.
         restarts: independent runs, >= 1; each input keeps its best. The first starts as the settings say, the others
             from noise.
         seed: keys the noise and the draws, with the restart and the input's global row.

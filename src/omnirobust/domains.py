@@ -79,7 +79,8 @@ class DomainGrid:
         restart: another number, other draws.
         first_row: global row of the first problem.
         memory: bytes that the graph of one forward pass may hold; images go through a model in pieces that keep to it.
-            None: small batches go whole, others keep to 1 GiB, on a GPU to a quarter of its memory.
+            None: small batches go whole, others keep to 1 GiB, on a GPU to a quarter of its memory. All draws of one
+            image go together. A ``Meter`` shares what is known of a model's images with other grids.
 
     Raises:
         ValueError: if a model, a transformation, ``x`` or ``y`` does not fit the above.
@@ -107,12 +108,12 @@ class DomainGrid:
         seed: int = 0,
         restart: int = 0,
         first_row: int = 0,
-        memory: int | None = None,
+        memory: int | Meter | None = None,
     ) -> None:
         check_settings(loss=loss, clip=clip, samples=samples, memory=memory)
         self._classifiers = [Classifier(n, m, precision) for n, m in named_models(models).items()]
         self._x = as_groups(x, shared)
-        self._views = None if transforms is None else as_views(transforms, self._x[0, :2])
+        self._views = None if transforms is None else as_views(transforms, self._x.flatten(0, 1)[:2])
         self._repeats = [samples if view.random else 1 for view in self._views or ()] or [1]
         names = tuple(c.name for c in self._classifiers)
         self._axes = axes_of(
@@ -122,9 +123,11 @@ class DomainGrid:
         self._y = as_labels(x, y, self._sizes, shared)
         self._loss, self._targeted = loss, targeted
         self._range = bounds if shared and clip == "image" else None
+        if self._range is not None:  # what sticks out by a rounding would look cut, and let no gradient through
+            self._x = self._x.clamp(*self._range)
         self._seed, self._restart, self._calls = seed, restart, 0
         self._rows = torch.arange(first_row, first_row + len(x), device=x.device)
-        self._meter = Meter(memory)
+        self._meter = memory if isinstance(memory, Meter) else Meter(memory)
         for classifier in self._classifiers:
             classifier.check_device(x)
 

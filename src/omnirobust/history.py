@@ -62,7 +62,8 @@ class History:
         weights: (T+1, K) mean weights.
         fooled: (T+1, K), the fraction of problems that fool each domain.
         all_fooled: (T+1,), the fraction that fools every domain: ASR_all of the iterate.
-        best_all_fooled: (T+1,), the same of the iterate kept so far.
+        best_all_fooled: (T+1,), the same of the iterate kept so far. Under random transformations both go by the draws
+            of the attack itself, luck included: what holds on fresh draws is the result's ``success``.
         problems: B.
         rows: every problem's values, if they were asked for.
     """

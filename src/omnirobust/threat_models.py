@@ -159,7 +159,7 @@ class ThreatModel:
         elif shared and clip == "image":
             lower, upper = torch.full_like(x[:, 0], low - high), torch.full_like(x[:, 0], high - low)
         elif shared:
-            raise ValueError(f'clip must be "image" or "intersection", got {clip!r}')
+            raise ValueError(f"clip must be 'image' or 'intersection', got {clip!r}")
         if self.mask is not None:
             allowed = self._mask_like(lower)
             lower, upper = torch.where(allowed, lower, 0), torch.where(allowed, upper, 0)

@@ -193,7 +193,7 @@ def _view(name: str, transform: object, example: Tensor) -> View:
     label = f"transformation {name!r}"
     if not callable(transform) or isinstance(transform, type):
         raise ValueError(f"{label} must be a callable t(x) or t(x, generator), got {transform!r}")
-    example = example[:2].detach() if len(example) else torch.zeros(2, *example.shape[1:]).to(example)
+    example = _two_rows(example.detach())
     if isinstance(transform, ImageTransform):
         if example.ndim != 4:
             raise ValueError(f"{label} needs images (n, C, H, W), got inputs of shape {tuple(example.shape)}")
@@ -202,6 +202,15 @@ def _view(name: str, transform: object, example: Tensor) -> View:
         view = _foreign(name, transform, example)
     _check_gradient(view, example)
     return view
+
+
+def _two_rows(example: Tensor) -> Tensor:
+    """Return two rows that differ, so that a transformation whose rows see each other gives itself away."""
+    if not len(example):
+        return torch.zeros(2, *example.shape[1:]).to(example)
+    first = example[:1]
+    second = example[1:2]
+    return torch.cat([first, second if len(second) and not torch.equal(first, second) else 0.9 * first.flip(-1)])
 
 
 def _foreign(name: str, transform: Transform, example: Tensor) -> View:
@@ -220,7 +229,10 @@ def _foreign(name: str, transform: Transform, example: Tensor) -> View:
                 f"transformation {name!r} draws from a source that no seed reaches: "
                 "let it take a torch.Generator as a parameter named generator"
             )
-        if not view.random and not _same(once[:1], view(example[:1], key, rows[:1])):
+        alone = (
+            once if view.random else torch.cat([view(example[i : i + 1], key, rows[i : i + 1]) for i in rows.tolist()])
+        )
+        if not _same(once, alone):
             return _RowByRow(name, transform)
     return view
 

@@ -129,6 +129,14 @@ def test_where_all_is_constant_nothing_is_shown():
     assert found.verdict == "not shown"
 
 
+def test_few_groups_show_nothing():
+    weights = torch.rand(9, 5, generator=torch.Generator().manual_seed(4))
+    assert correlation(weights, weights).verdict == "holds"
+    assert correlation(weights[:4], weights[:4]).verdict == "not shown"
+    flat = torch.where(torch.arange(9)[:, None] < 6, 0.2, weights)
+    assert correlation(flat, weights).verdict == "not shown"
+
+
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "holds"), (-1, "reversed"), (0, "not shown")])
 def test_the_verdict_follows_the_interval_within_groups(sign, verdict):
     g = torch.Generator().manual_seed(2)

@@ -1,6 +1,6 @@
 import pytest
 
-from omnirobust.jobs.own_code import load_own
+from omnirobust.jobs.own_code import digests, load_own
 
 OWN = """
 def double(x):
@@ -39,3 +39,15 @@ def test_what_is_not_there_is_told(tmp_path, monkeypatch, name, kind, message):
     (tmp_path / "broken.py").write_text("net = nope")
     with pytest.raises(kind, match=message):
         load_own(name, "models")
+
+
+def test_an_edited_file_is_told_apart(tmp_path, monkeypatch):
+    file = tmp_path / "edited_for_test.py"
+    file.write_text(OWN)
+    names = ["a", "rot:-30..30", f"{file}:double", "flh:p=0.8"]
+    before = digests(names)
+    assert list(before) == [str(file)] and digests(names) == before
+    file.write_text(OWN.replace("2 * x", "3 * x"))
+    assert digests(names) != before
+    monkeypatch.syspath_prepend(tmp_path)
+    assert list(digests(["edited_for_test:double"])) == ["edited_for_test"]

@@ -16,6 +16,10 @@ from omnirobust.evaluation.metrics import Interval
 _Array = NDArray[np.float64]
 
 
+_FEWEST = 5
+"""Groups below which no verdict is given: under independence 3 groups would "show" something in 27 % of trials."""
+
+
 @dataclass(frozen=True)
 class Correlation:
     """How the weights of G groups of K domains go with the domains' difficulty.
@@ -45,8 +49,11 @@ class Correlation:
 
     @property
     def verdict(self) -> str:
-        """Say "holds" if larger weights go with harder domains within groups, "reversed", or "not shown"."""
-        if not self.within.excludes_zero or math.isnan(self.within.low):
+        """Say "holds" if larger weights go with harder domains within groups, "reversed", or "not shown".
+
+        Fewer than 5 groups in which both vary show nothing: a bootstrap of so few is far too narrow.
+        """
+        if self.groups - self.constant < _FEWEST or not self.within.excludes_zero or math.isnan(self.within.low):
             return "not shown"
         return "holds" if self.within.low > 0 else "reversed"
 

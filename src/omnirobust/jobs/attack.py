@@ -14,6 +14,7 @@ from omnirobust.attacks import attack_product
 from omnirobust.data import ImageData
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.models import describe_models
+from omnirobust.jobs.own_code import digests
 from omnirobust.jobs.record import AttackRecord
 from omnirobust.jobs.setting import Setting, load_setting
 from omnirobust.jobs.summary import write_results
@@ -70,12 +71,19 @@ def describe_job(setting: Setting) -> dict[str, Any]:
         "data": describe_data(images, job.start),
         "models": describe_models(setting.models),
         "transfer": describe_models(setting.others),
+        **_describe_own_code(job),
         "labels": job.labels,
         "target": job.target,
         "rules": {name: repr(rule) for name, rule in job.rules().items()},
         **_describe_domains(setting),
         "attack": _describe_attack(job),
     }
+
+
+def _describe_own_code(job: AttackJob) -> dict[str, Any]:
+    """Return digests of the files of the user's own code, if there are any."""
+    found = digests([*job.models, *job.transfer, *(job.transforms or ())])
+    return {"own_code": found} if found else {}
 
 
 def describe_data(images: ImageData, start: int) -> dict[str, Any]:
