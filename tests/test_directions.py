@@ -228,7 +228,7 @@ class OneRow:
 
 
 def scripted_losses(rows: int, steps: int, seed: int) -> torch.Tensor:
-    """Worst losses (steps, rows): mostly falling, then flat, rising or noisy, so that every kind of stagnation occurs."""
+    """Worst losses (steps, rows): mostly falling, then flat, rising or noisy: every kind of stagnation occurs."""
     g = torch.Generator().manual_seed(seed)
     drift = torch.tensor([-1.0, -0.6, -0.2, 0.3, -0.4, 0.0], dtype=torch.float64)[torch.arange(rows) % 6]
     return 10 + (drift + torch.randn(steps, rows, generator=g, dtype=torch.float64)).cumsum(0)
