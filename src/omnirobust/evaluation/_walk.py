@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from omnirobust._watch import BlindModelError
@@ -42,6 +43,7 @@ class Walk:
             if blind:
                 self.notes.append(f"{name}: {label} left out inputs that no gradient reaches.")
             advance(len(state.right) - len(rows))
+        self._note_unmoved(name, state)
 
     def apply(self, name: str, state: Standing, delta: Tensor) -> None:
         """Try one perturbation (*S) on all that stands."""
@@ -82,3 +84,13 @@ class Walk:
         missing = [attack.name for attack in self.attacks if not attack.fits(threat, classes)]
         if len(missing) == len(self.attacks):
             self.notes.append(f"{name}: {', '.join(missing)} does not exist here; the default attacks ran instead.")
+
+    def _note_unmoved(self, name: str, state: Standing) -> None:
+        """Tell of inputs that stand because nothing had any effect: a model that hides its gradients looks so."""
+        allowed = torch.as_tensor(state.threat.eps, device=state.right.device) > 0
+        unmoved = int((state.right & allowed & (state.delta == 0).flatten(1).all(1)).sum())
+        if unmoved:
+            self.notes.append(
+                f"{name}: on {unmoved} of {len(state.rows())} inputs that stand no attack lowered the margin at all; "
+                "gradients may be masked there (AutoAttack's Square needs none)."
+            )
