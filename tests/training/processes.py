@@ -46,14 +46,17 @@ def main(out: Path, processes: int) -> None:
     for name, scheme in SCHEMES.items():
         # one step on the whole set: the parameters tell the gradient; then two epochs, whose last batch is uneven
         for kind, dtype, batch_size, epochs in (("step", torch.float32, 25, 1), ("epochs", torch.float64, 8, 2)):
-            model, data = network(dtype), problem(dtype)
-            result = fit(
-                model, data, scheme, epochs=epochs, batch_size=batch_size, validation=data, fabric=fabric, keep="best",
-                out=out / kind / name, optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
-            )  # fmt: skip
+            data, first = problem(dtype), fabric is None or fabric.global_rank == 0
+            for reached in range(1, epochs + 1) if fabric else [epochs]:  # interrupted after each epoch, or not at all
+                model = network(dtype)
+                result = fit(
+                    model, data, scheme, epochs=reached, batch_size=batch_size, validation=data, fabric=fabric,
+                    keep="best", optimizer=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
+                    out=out / kind / name if first else out / "another disk",
+                )  # fmt: skip
             rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]
             found = {"state": model.state_dict(), "weights": result.weights, "history": rows}
-            if fabric is None or fabric.global_rank == 0:
+            if first:
                 torch.save(found, out / kind / f"{name}.pt")
 
 

@@ -55,6 +55,7 @@ def test_the_schemes_differ(trained: dict[int, Path]) -> None:
     for i, state in enumerate(states):
         assert all((state - other).abs().max() > 1e-4 for other in states[:i])
     assert load(trained[2], "epochs", "minmax")["weights"].shape == (25, 2)
+    assert not (trained[2] / "another disk").exists()
 
 
 @pytest.mark.parametrize(("size", "count"), [(8, 2), (7, 3), (1, 2), (2, 5)])

@@ -151,7 +151,7 @@ def fit(
         raise ValueError("scheduler must be None with lr_factor, got both")
     objective, stepping = workers.setup(Objective(model, scheme, precision), step)
     if resume:
-        run.resume()
+        run.resume(workers)
     if run.epoch > epochs:
         raise ValueError(f"epochs must be >= {run.epoch}, which the checkpoint {run.file} has done, got {epochs}")
     told = [*loggers, *(() if fabric is None else fabric.loggers)]

@@ -13,6 +13,7 @@ from torch import nn
 
 from omnirobust._files import replacing
 from omnirobust.training.attackers import Attacker
+from omnirobust.training.workers import Workers
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -79,19 +80,35 @@ class Run:
             state["scheduler"] = self.scheduler.state_dict()
         return state if self.best is None else state | {"best": self.best}
 
-    def resume(self) -> None:
-        """Load the checkpoint if there is one.
+    def resume(self, workers: Workers) -> None:
+        """Load the checkpoint if there is one: the first process reads it for all, which need not share a disk.
 
         Raises:
             ValueError: if it is damaged, or belongs to other settings.
         """
+        state: dict[str, Any] | ValueError | None = None
+        if workers.rank == 0:
+            try:
+                state = self._read()
+            except ValueError as error:
+                state = error  # for the other processes, which would wait for ever
+        state = workers.broadcast(state)
+        if isinstance(state, ValueError):
+            raise state
+        if state is not None:
+            self._restore(state)
+
+    def _read(self) -> dict[str, Any] | None:
         if self.file is None or not self.file.exists():
-            return
+            return None
         try:
             state = torch.load(self.file, weights_only=True, map_location="cpu")
         except Exception as error:  # torch reports damage by many types
             raise ValueError(f"The checkpoint {self.file} is damaged: delete it, or pass resume=False.") from error
         self._check(state)
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:

@@ -36,6 +36,10 @@ class Workers(Protocol):
         """Return the values of a whole mini-batch, (size, ...), from each process's share (n, ...)."""
         ...
 
+    def broadcast(self, state: Any) -> Any:
+        """Return what the first process handed over."""
+        ...
+
     def wait(self) -> None:
         """Go on once every process is here."""
         ...
@@ -61,6 +65,10 @@ class Alone:
     def join(self, values: Tensor, batch: Batch) -> Tensor:
         """Return ``values``."""
         return values
+
+    def broadcast(self, state: Any) -> Any:
+        """Return ``state``."""
+        return state
 
     def wait(self) -> None:
         """Do nothing."""
@@ -102,6 +110,10 @@ class Launched:
         if batch.factor:
             whole[batch.mine.to(values.device)] = values
         return self.total(whole)
+
+    def broadcast(self, state: Any) -> Any:
+        """Return the state of the first process."""
+        return self.fabric.broadcast(state)
 
     def wait(self) -> None:
         """Go on once every process is here."""
