@@ -146,7 +146,7 @@ class GradientAttack:
 
 WIDE: dict[str, tuple[float, float]] = {"l0": (1.5, 1.2), "l1": (3.0, 2.0), "l2": (1.5, 1.2), "linf": (1.5, 1.2)}
 """By norm, the radii that a wide run passes through on its way to eps, in units of eps: for l1 those of Croce and Hein,
-"Mind the box", 2021; for the others what left the fewest inputs standing in 50 and in 100 steps."""
+"Mind the box", 2021; for the others what left the fewest images of MNIST standing under linf."""
 
 STRONG: tuple[GradientAttack, ...] = (
     GradientAttack("margin", losses.standardised_margin),
