@@ -283,7 +283,8 @@ def test_robust_training_withstands_what_natural_training_does_not() -> None:
     for scheme in (Scheme("natural"), Scheme("minmax", (Linf(0.1), L2(0.1)), 10, adversarial_ratio=1.0)):
         model = nn.Linear(2, 2)
         nn.init.zeros_(model.weight)
-        fit(model, (x, y), scheme, epochs=40, optimizer=lambda p: torch.optim.Adam(p, lr=1.0))
+        nn.init.zeros_(model.bias)
+        fit(model, (x, y), scheme, epochs=80, batch_size=150, optimizer=lambda p: torch.optim.Adam(p, lr=3.0))
         w = (model.weight[1] - model.weight[0]).detach()
         margin = sign * (x @ w + (model.bias[1] - model.bias[0]).detach())
         # a linear model under linf eps loses eps times its l1 norm: exact robust accuracy
@@ -317,8 +318,8 @@ def test_two_epochs_are_the_outer_loop_of_algorithm_2_written_out(kind, ratio: f
     g = torch.Generator().manual_seed(0)
     x, y = torch.rand(10, 3, generator=g, dtype=torch.float64), torch.arange(10) % 3
     scheme = Scheme(kind, (Linf(0.1), L2(0.2)), 3, start="zero", adversarial_ratio=ratio)
-    model, mine = (nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)).double() for _ in range(2))
-    mine.load_state_dict(model.state_dict())
+    model, mine = network().double().eval(), network().double().eval()
+    model[2].p = 0.0  # no dropout
     loader = DataLoader(TensorDataset(x, y), batch_size=4)
     history = fit(model, loader, scheme, epochs=2, optimizer=sgd(0.5)).history
     for row in history:
