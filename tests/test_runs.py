@@ -1,9 +1,12 @@
+import errno
 import json
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from omnirobust import runs
 from omnirobust.runs import RunFolder
 
 CONFIG = {"attack": {"norm": "linf", "eps": 0.2}, "models": ["a", "b"]}
@@ -71,3 +74,54 @@ def test_perturbations_are_plain_safetensors(tmp_path):
     run = RunFolder.create(tmp_path / "run", CONFIG)
     run.write_tensors("perturbations.safetensors", {"delta": torch.ones(2, requires_grad=True).expand(3, 2)})
     assert torch.equal(load_file(run.file("perturbations.safetensors"))["delta"], torch.ones(3, 2))
+
+
+def test_a_folder_appears_with_its_settings_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "versions", lambda: {"python": object()})  # which JSON cannot hold
+    with pytest.raises(TypeError):
+        RunFolder.create(tmp_path / "run", CONFIG)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert RunFolder.create(tmp_path / "run", CONFIG).config == CONFIG
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere.part")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'run'}'")):
+            RunFolder.create(tmp_path / "run", CONFIG)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_and_the_rest_of_a_killed_start_are_taken(tmp_path):
+    (tmp_path / "versions.json").write_text("{}")
+    before = tmp_path.stat().st_ino
+    assert RunFolder.create(tmp_path, CONFIG).config == CONFIG
+    assert tmp_path.stat().st_ino == before
+
+
+def test_two_that_make_the_same_folder_at_once_both_get_it(tmp_path, monkeypatch):
+    ours = RunFolder(tmp_path / "run", CONFIG)
+    plain = runs.versions
+
+    def slow() -> dict[str, object]:  # while we write, another process makes the folder
+        monkeypatch.setattr(runs, "versions", plain)
+        monkeypatch.setattr(runs.os, "getpid", lambda: 12345678)
+        RunFolder.create(tmp_path / "run", CONFIG)
+        return plain()
+
+    monkeypatch.setattr(runs, "versions", slow)
+    assert RunFolder.create(tmp_path / "run", CONFIG) == ours
+    assert [f.name for f in tmp_path.iterdir()] == ["run"]
+
+
+def test_options_are_kept_once(tmp_path):
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    run.write_options(None)
+    assert not run.file("config.yaml").exists()
+    run.write_options("eps: 0.1\n")
+    run.write_options("eps: 0.2\n")
+    assert run.file("config.yaml").read_text() == "eps: 0.1\n"

@@ -6,6 +6,7 @@ Every file is written under another name and then moved into place, so that a ki
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from omnirobust._files import replacing
 from omnirobust.stores import ResultStore
+
+OPTIONS = "config.yaml"
+"""The file of options from which the command line makes the same run again."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,31 @@ class RunFolder:
             ValueError: if it was made for another one, or holds other things.
         """
         folder = cls(Path(path), json.loads(json.dumps(config)))
-        if (folder.path / "config.json").exists():
-            _check_same(folder.config, cls.open(path).config, folder.path)
-        elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            raise ValueError(f"out must be a new folder or that of a run, got {path}, which holds other things")
-        else:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            folder.write_json("versions.json", versions())
-            folder.write_json("config.json", folder.config)
+        if not (folder.path / "config.json").exists():
+            folder._make()
+        _check_same(folder.config, cls.open(path).config, folder.path)
         return folder
+
+    def _make(self) -> None:
+        """Make the folder under another name and move it into place, so that nobody sees it without its settings.
+
+        An empty folder that is there already may be somebody's working directory: it stays, and is filled.
+        """
+        there = self.path.exists()
+        if there and (not self.path.is_dir() or not {f.name for f in self.path.iterdir()} <= {"versions.json"}):
+            raise ValueError(f"out must be a new folder or that of a run, got {self.path}, which holds other things")
+        made = self if there else RunFolder(self.path.with_name(f".{self.path.name}.{os.getpid()}.part"), self.config)
+        try:
+            made.write_json("versions.json", versions())
+            made.write_json("config.json", self.config)
+            if not there:
+                made.path.replace(self.path)
+        except OSError as error:
+            if not (self.path / "config.json").exists():  # else another process was faster
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+        finally:
+            if not there:
+                shutil.rmtree(made.path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -85,6 +105,12 @@ class RunFolder:
         if not (self.path / name).is_file():
             raise FileNotFoundError(f"run must have ended, but {self.path} has no {name} yet: give its command again")
         return _read_json(self.path / name)
+
+    def write_options(self, text: str | None) -> None:
+        """Keep, as config.yaml, the options that make this run again; None and what is there already do nothing."""
+        if text is not None and not (self.path / OPTIONS).exists():
+            with replacing(self.path / OPTIONS) as partial:
+                partial.write_text(text, encoding="utf-8")
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as safetensors."""

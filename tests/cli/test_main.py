@@ -39,7 +39,7 @@ def test_the_job_from_the_command_line(digits, tmp_path, capsys):
     assert "Saved and read back" in out
     assert "Not attacked, c@seed1" in out
     assert f"Report:  {tmp_path}/run/report.html" in out
-    names = {"config.json", "versions.json", "metrics.json", "examples.parquet", "history.safetensors"}
+    names = {"config.json", "config.yaml", "versions.json", "metrics.json", "examples.parquet", "history.safetensors"}
     assert {f.name for f in (tmp_path / "run").iterdir()} == names | {"perturbations.safetensors", "report.html"}
 
 

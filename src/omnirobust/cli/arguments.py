@@ -147,7 +147,12 @@ def expand_lists(argv: Sequence[str], options: Sequence[str]) -> list[str]:
 
 
 def _repeat(option: str, words: str) -> list[str]:
-    return [part for word in words.split(",") if word for part in (option, word)]
+    return [part for word in values_of(words) for part in (option, word)]
+
+
+def values_of(words: str) -> list[str]:
+    """Return the values of a list that is written as one word: "a,b" stands for a and b."""
+    return [word for word in words.split(",") if word]
 
 
 def _is_value(following: Sequence[str]) -> bool:

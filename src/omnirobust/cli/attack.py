@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omnirobust.cli import arguments as args
+from omnirobust.cli.config import Given, configurable
 from omnirobust.cli.console import progress_bars, say
 from omnirobust.cli.options import CommonOptions, with_common
 
@@ -26,15 +26,18 @@ DRAWS = "Fresh draws on which success is judged, 10 if not given; all of them mu
 
 
 @app.command()
+@configurable
 @with_common
-def ensemble(common: CommonOptions) -> None:
+def ensemble(given: Given, common: CommonOptions) -> None:
     """Attack every model at once with one perturbation an image, by the average and by min-max."""
-    _run(common.job(), common.out)
+    _run(given, common, common.job())
 
 
 @app.command()
+@configurable
 @with_common
 def universal(
+    given: Given,
     common: CommonOptions,
     group_size: Annotated[int, typer.Option(help="Images that share a perturbation.")] = 5,
     group_by: Annotated[args.GroupByName, typer.Option(help="Which images go together.")] = args.GroupByName.RANDOM,
@@ -56,26 +59,29 @@ def universal(
 
     groups = Grouping(group_size, group_by.value, group_seed)
     domains = args.Domains(groups, None if clip is None else clip.value, tuple(transforms or ()), samples, draws)
-    _run(common.job(domains), common.out)
+    _run(given, common, common.job(domains))
 
 
 @app.command()
+@configurable
 @with_common
 def transforms(
+    given: Given,
     common: CommonOptions,
     transforms: Annotated[list[str], typer.Option(help=TRANSFORMS)],
     samples: Annotated[int, typer.Option(help=SAMPLES)] = 1,
     draws: Annotated[int | None, typer.Option(help=DRAWS)] = None,
 ) -> None:
     """Attack with perturbations that survive every transformation, under one or several models."""
-    _run(common.job(args.Domains(transforms=tuple(transforms), samples=samples, draws=draws)), common.out)
+    domains = args.Domains(transforms=tuple(transforms), samples=samples, draws=draws)
+    _run(given, common, common.job(domains))
 
 
-def _run(job: AttackJob, out: Path | None) -> None:
+def _run(given: Given, common: CommonOptions, job: AttackJob) -> None:
     from omnirobust.jobs import run_attack
 
     with progress_bars() as progress:
-        record = run_attack(job, out, progress)
+        record = run_attack(job, common.out, progress, given.text())
     from omnirobust.cli.tables import show_attack
     from omnirobust.report import build_report
 

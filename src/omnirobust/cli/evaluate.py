@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omnirobust.cli import arguments as args
+from omnirobust.cli.config import Given, configurable
 from omnirobust.cli.console import progress_bars, say
 
 if TYPE_CHECKING:
     from omnirobust.jobs import EvaluationRecord
 
 
+@configurable
 def evaluate(
+    given: Given,
     data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder in hub layout.")],
     models: Annotated[
         list[str],
@@ -35,6 +38,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images attacked together, and saved together.")] = 250,
     precision: Annotated[args.PrecisionName, typer.Option(help="During our attacks.")] = args.PrecisionName.FP32,
+    processes: Annotated[int, typer.Option(help="Processes that share the batches on this machine.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
 ) -> None:  # fmt: skip
     """Measure accuracy under every threat, and under all at once, by the strongest of many attacks."""
@@ -46,7 +50,7 @@ def evaluate(
     )  # fmt: skip
     try:
         with progress_bars() as progress:
-            record = run_evaluation(job, out, progress)
+            record = run_evaluation(job, out, progress, given.text())
     except ModuleNotFoundError as error:  # AutoAttack is an extra
         if error.name != "pyautoattack":
             raise

@@ -14,6 +14,7 @@ from omnirobust.cli import arguments as args
 from omnirobust.cli.arguments import DirectionName, LossName, NormName, RuleName
 
 if TYPE_CHECKING:
+    from omnirobust.cli.config import Given
     from omnirobust.jobs import AttackJob
 
 
@@ -61,6 +62,7 @@ class CommonOptions:
         ),
     ] = None
     precision: Annotated[args.PrecisionName, typer.Option(help="During the attack.")] = args.PrecisionName.FP32
+    processes: Annotated[int, typer.Option(help="Processes that share the batches on this machine.")] = 1
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None
 
     def job(self, domains: args.Domains | None = None) -> AttackJob:
@@ -102,21 +104,21 @@ class CommonOptions:
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn ``command(common, its own options)`` into one whose signature lists all options, as typer reads it.
+    """Turn ``command(given, common, its own options)`` into one whose signature lists all options but ``common``.
 
     The only place where arguments travel as a mapping: typer calls a command by the names in its signature.
     """
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    given, _, *own = inspect.signature(command, eval_str=True).parameters.values()
     common = _parameters()
 
-    def run(**values: Any) -> None:
-        command(CommonOptions(**{p.name: values.pop(p.name) for p in common}), **values)
+    def run(given: Given, **values: Any) -> None:
+        command(given, CommonOptions(**{p.name: values.pop(p.name) for p in common}), **values)
 
     required = [p for p in common if p.default is p.empty]
     every = [*required, *own, *(p for p in common if p.default is not p.empty)]
     by_name = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in every]
     run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, {}
-    run.__dict__["__signature__"] = inspect.Signature(by_name)
+    run.__dict__["__signature__"] = inspect.Signature([given, *by_name])
     return run
 
 

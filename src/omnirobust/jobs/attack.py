@@ -27,7 +27,12 @@ JobProgress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and how many there are."""
 
 
-def run_attack(job: AttackJob, out: str | Path | None = None, progress: JobProgress | None = None) -> AttackRecord:
+def run_attack(
+    job: AttackJob,
+    out: str | Path | None = None,
+    progress: JobProgress | None = None,
+    options: str | None = None,
+) -> AttackRecord:
     """Attack, write everything into a run folder, and return its record.
 
     The average is run with otherwise equal settings, so that the two are compared pair by pair. Called again with the
@@ -37,6 +42,7 @@ def run_attack(job: AttackJob, out: str | Path | None = None, progress: JobProgr
         job: the settings.
         out: the run folder; None for a folder under ``runs/`` named after the settings.
         progress: called after every step.
+        options: the text of a file that gives these settings on the command line, kept in the run folder.
 
     Raises:
         ValueError: if a setting, a model, a transformation or the data does not fit.
@@ -45,6 +51,7 @@ def run_attack(job: AttackJob, out: str | Path | None = None, progress: JobProgr
     setting = load_setting(job)
     config = describe_job(setting)
     folder = RunFolder.create(out if out is not None else default_folder(config), config)
+    folder.write_options(options)
     if not folder.file("metrics.json").exists():
         results = {}
         for name, rule in job.rules().items():

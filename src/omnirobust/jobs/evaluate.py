@@ -119,7 +119,10 @@ class EvaluationRecord:
 
 
 def run_evaluation(
-    job: EvaluationJob, out: str | Path | None = None, progress: JobProgress | None = None
+    job: EvaluationJob,
+    out: str | Path | None = None,
+    progress: JobProgress | None = None,
+    options: str | None = None,
 ) -> EvaluationRecord:
     """Judge every model, write everything into a run folder, and return its record.
 
@@ -130,6 +133,7 @@ def run_evaluation(
         job: the settings.
         out: the run folder; None for a folder under ``runs/`` named after the settings.
         progress: called after every batch of every attack.
+        options: the text of a file that gives these settings on the command line, kept in the run folder.
 
     Raises:
         ValueError: if a setting, a model or the data does not fit.
@@ -142,6 +146,7 @@ def run_evaluation(
     models = load_models(job.models, job.data)
     config = _describe(job, images, models)
     folder = RunFolder.create(out if out is not None else _default_folder(config), config)
+    folder.write_options(options)
     if not folder.file("metrics.json").exists():
         reports = {}
         for number, (name, model) in enumerate(models.items()):

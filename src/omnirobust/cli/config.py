@@ -1,0 +1,243 @@
+"""Options from a file: ``--config FILE.yaml`` and ``--set key=value``, under any command, and back into a file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from omnirobust.cli.arguments import values_of
+
+APART = ("out", "processes", "config", "settings", "help")
+"""Options that say where and how a command runs, not what it does: they are left out of what reproduces a run."""
+
+COMMAND = "command"
+"""The key under which a file says which command its settings are for."""
+
+_Settings = dict[str, str | list[str]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command was given, from the command line and from files together.
+
+    Attributes:
+        command: words of the command, such as ("attack", "ensemble").
+        settings: plain values by option name, those that are None and those of ``APART`` left out.
+    """
+
+    command: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def text(self) -> str:
+        """Return the YAML file that gives the same settings again."""
+        head = f"# omnirobust {' '.join(self.command)} --config THIS_FILE\n"
+        content = {COMMAND: " ".join(self.command), **self.settings}
+        return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+
+    def words(self) -> list[str]:
+        """Return the command line that gives the same settings again."""
+        return [*self.command, *(f"--set={name}={_flow(value)}" for name, value in self.settings.items())]
+
+
+def configurable(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn ``command(given, options)`` into one that takes ``--config`` and ``--set`` too, as typer reads it.
+
+    A value on the command line stands, then one of ``--set``, then one of the file, then the default.
+    """
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    def run(ctx: typer.Context, **values: Any) -> None:
+        del values["config"], values["settings"]
+        command(_given(ctx, values), **values)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    extra = [
+        inspect.Parameter("config", keyword, default=None, annotation=Annotated[Path | None, _CONFIG]),
+        inspect.Parameter("settings", keyword, default=None, annotation=Annotated[list[str] | None, _SET]),
+    ]
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    signature = inspect.Signature([context, *(p.replace(kind=keyword) for p in own), *extra])
+    run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, {}
+    run.__dict__["__signature__"] = signature
+    return run
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Read a mapping from names to plain values.
+
+    Raises:
+        ValueError: if the file is missing, is no YAML, or holds anything else, or a name twice.
+    """
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_NoRepeats)
+    except OSError as error:
+        raise ValueError(f"config must be a readable file, got {file}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"config must be YAML, got {file}{where}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"config must be YAML in UTF-8, got {file}: {_first_line(error)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"config must map option names to values, such as 'eps: 0.1', got {file}")
+    return content
+
+
+class _NoRepeats(yaml.SafeLoader):
+    """Builds plain values only, and takes no key twice: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen if isinstance(key_node, yaml.ScalarNode) else False:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key_node.value} stands there twice", key_node.start_mark
+                )
+            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+def _from_file(ctx: typer.Context, file: Path | None) -> Path | None:
+    """Make the values of the file the defaults of this command."""
+    if file is not None:
+        content = read_config(file)
+        _check_command(ctx, content.pop(COMMAND, None), file)
+        ctx.default_map = _checked(ctx, content.items(), f" of {file}") | dict(ctx.default_map or {})
+    return file
+
+
+def _from_words(ctx: typer.Context, words: list[str] | None) -> list[str] | None:
+    """Make the values of ``--set`` the defaults of this command, over those of a file."""
+    pairs = []
+    for word in words or ():
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"set must be KEY=VALUE such as eps=0.1, got {word!r}")
+        pairs.append((key.strip(), _plain(value)))
+    if pairs:
+        ctx.default_map = dict(ctx.default_map or {}) | _checked(ctx, pairs, "")
+    return words
+
+
+_CONFIG = typer.Option(
+    help="YAML file with values for these options by name; those on the command line win.",
+    is_eager=True, callback=_from_file,
+)  # fmt: skip
+_SET = typer.Option(
+    "--set", metavar="KEY=VALUE", help="Set an option by name, over the file; can be repeated.",
+    is_eager=True, callback=_from_words,
+)  # fmt: skip
+
+
+def _plain(text: str) -> Any:
+    """Read a value as YAML would where that gives a list, a flag, nothing or text; a number stays as it is written."""
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError):
+        return text
+    return value if value is None or isinstance(value, (bool, list, str)) else text
+
+
+def _check_command(ctx: typer.Context, wanted: object, file: Path) -> None:
+    words = " ".join(_command(ctx))
+    if wanted is not None and wanted != words:
+        raise ValueError(f"config must be one for {words}, got {file}, which is for {wanted}")
+
+
+def _command(ctx: typer.Context) -> tuple[str, ...]:
+    """Return the words of the command, without the program's name."""
+    words: list[str] = []
+    at: Any = ctx
+    while at.parent is not None:
+        words.insert(0, str(at.info_name))
+        at = at.parent
+    return tuple(words)
+
+
+def _checked(ctx: typer.Context, pairs: Iterable[tuple[str, Any]], where: str) -> _Settings:
+    """Return the values by parameter name, as texts that typer reads like words of the command line."""
+    options = _options(ctx)
+    found: _Settings = {}
+    for key, value in pairs:
+        option = options.get(key.replace("-", "_"))
+        if option is None:
+            nearest = get_close_matches(key.replace("-", "_"), options, 1, 0.0)
+            hint = f"the nearest is {nearest[0]}" if nearest else "it has none"
+            raise ValueError(f"The key {key!r}{where} is no option of {' '.join(_command(ctx))}: {hint}")
+        if value is not None:
+            found[str(option.name)] = _texts(key, value, option)
+    return found
+
+
+def _options(ctx: typer.Context) -> dict[str, Any]:
+    """Return the options that a file may set, by all their names."""
+    return {
+        name: option
+        for option in ctx.command.params
+        if option.name not in ("config", "settings", "help")
+        for name in (str(option.name), *(o.removeprefix("--").replace("-", "_") for o in option.opts))
+    }
+
+
+def _texts(key: str, value: object, option: Any) -> str | list[str]:
+    """Return the value as it would stand on the command line."""
+    flag = bool(getattr(option, "is_flag", False))
+    if flag != isinstance(value, bool) and str(value).lower() not in (("true", "false") if flag else ()):
+        expected = "true or false" if flag else "text or a number (write text such as yes or no in quotes)"
+        raise ValueError(f"{key} must be {expected}, got {_shown(value)}")
+    if not option.multiple:
+        return _scalar(key, value)
+    parts = value if isinstance(value, list) else values_of(_scalar(key, value))
+    return [_scalar(key, part) for part in parts]
+
+
+def _scalar(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"{key} must be text or a number, got {_shown(value)}")
+    return str(value)
+
+
+def _shown(value: object) -> str:
+    """Name a value of a kind that does not fit; a nested one may be too long to be shown."""
+    names = {list: "a list", dict: "a mapping"}
+    return names.get(type(value)) or repr(value)
+
+
+def _given(ctx: typer.Context, values: Mapping[str, Any]) -> Given:
+    names = {str(p.name): _name(p) for p in ctx.command.params}
+    kept = {key: value for key, value in values.items() if key not in APART and value is not None and value != []}
+    return Given(_command(ctx), {names[key]: _written(value) for key, value in kept.items()})
+
+
+def _name(option: Any) -> str:
+    """Return the name of an option as the command line has it, with underscores."""
+    return option.opts[0].removeprefix("--").replace("-", "_")
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_written(part) for part in value]
+    if isinstance(value, Enum):
+        return str(value.value)
+    return value if isinstance(value, (bool, int, float)) else str(value)
+
+
+def _flow(value: Any) -> str:
+    """Write a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.strip().removesuffix("\n...")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
