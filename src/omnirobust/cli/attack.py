@@ -9,6 +9,7 @@ import typer
 from omnirobust.cli import arguments as args
 from omnirobust.cli.config import Given, configurable
 from omnirobust.cli.console import progress_bars, say
+from omnirobust.cli.launch import launched
 from omnirobust.cli.options import CommonOptions, with_common
 
 if TYPE_CHECKING:
@@ -79,9 +80,15 @@ def transforms(
 
 def _run(given: Given, common: CommonOptions, job: AttackJob) -> None:
     from omnirobust.jobs import run_attack
+    from omnirobust.jobs.shards import workers
 
-    with progress_bars() as progress:
-        record = run_attack(job, common.out, progress, given.text())
+    if launched(given, common.processes, common.out):
+        return
+    team = workers()
+    with progress_bars(shown=team.rank == 0) as progress:
+        record = run_attack(job, common.out, progress, given.text(), team)
+    if team.rank > 0:
+        return
     from omnirobust.cli.tables import show_attack
     from omnirobust.report import build_report
 

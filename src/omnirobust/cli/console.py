@@ -34,10 +34,10 @@ def say(*lines: str) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars(shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function (what, done, total) that draws a bar for everything it is told of, on stderr.
 
-    Nothing is drawn where stderr is no terminal.
+    Nothing is drawn where stderr is no terminal, and if it is not to be ``shown``.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -48,12 +48,12 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as shown:
+    with Progress(*columns, console=Console(file=sys.stderr), disable=not (shown and sys.stderr.isatty())) as bars:
         tasks = {}
 
         def advance(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = shown.add_task(what, total=total)
-            shown.update(tasks[what], completed=done, total=total)
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
 
         yield advance

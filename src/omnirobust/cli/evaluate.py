@@ -10,6 +10,7 @@ import typer
 from omnirobust.cli import arguments as args
 from omnirobust.cli.config import Given, configurable
 from omnirobust.cli.console import progress_bars, say
+from omnirobust.cli.launch import launched
 
 if TYPE_CHECKING:
     from omnirobust.jobs import EvaluationRecord
@@ -43,18 +44,24 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure accuracy under every threat, and under all at once, by the strongest of many attacks."""
     from omnirobust.jobs import EvaluationJob, run_evaluation
+    from omnirobust.jobs.shards import workers
 
     job = EvaluationJob(
         data, tuple(models), args.threats(threat), attacks=attack.value, steps=steps, restarts=restarts, images=images,
         start=start, split=split, seed=seed, batch_size=batch_size, precision=precision.value,
     )  # fmt: skip
+    if launched(given, processes, out):
+        return
+    team = workers()
     try:
-        with progress_bars() as progress:
-            record = run_evaluation(job, out, progress, given.text())
+        with progress_bars(shown=team.rank == 0) as progress:
+            record = run_evaluation(job, out, progress, given.text(), team)
     except ModuleNotFoundError as error:  # AutoAttack is an extra
         if error.name != "pyautoattack":
             raise
         raise ValueError(str(error)) from error
+    if team.rank > 0:
+        return
     from omnirobust.report import build_report
 
     _show(record)

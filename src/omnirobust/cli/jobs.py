@@ -41,6 +41,7 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Where cells are kept and tables written.")] = Path("runs/reproduction"),
     docs: Annotated[Path | None, typer.Option(help="Folder that gets a copy of the page and its figures.")] = None,
     measure: Annotated[bool, typer.Option(help="--no-measure only writes down what the cells hold.")] = True,
+    training_budget: Annotated[str | None, typer.Option(help="Of robust training, in place of the budget.")] = None,
 ) -> None:
     """Measure the paper's tables and figures again, beside the printed values; interrupted, it goes on."""
     if bool(names) == everything:
@@ -48,5 +49,8 @@ def reproduce(
     from omnirobust.experiments.runner import reproduce as run
 
     with progress_bars() as progress:
-        found = run(names or (), images=images, budget=budget, out=out, progress=progress, docs=docs, measure=measure)
+        found = run(
+            names or (), images=images, budget=budget, out=out, progress=progress, docs=docs, measure=measure,
+            training_budget=training_budget,
+        )  # fmt: skip
     say(f"Results: {found.page}")

@@ -17,11 +17,13 @@ from omnirobust.jobs.models import describe_models
 from omnirobust.jobs.own_code import digests
 from omnirobust.jobs.record import AttackRecord
 from omnirobust.jobs.setting import Setting, load_setting
+from omnirobust.jobs.shards import OneBatch, Share, finished, meeting_place, share_out, wait
 from omnirobust.jobs.summary import write_results
 from omnirobust.jobs.transforms import describe_transforms
 from omnirobust.results import AttackResult
 from omnirobust.runs import RunFolder
 from omnirobust.stores import fingerprint
+from omnirobust.training.workers import Alone, Workers
 
 JobProgress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and how many there are."""
@@ -32,6 +34,7 @@ def run_attack(
     out: str | Path | None = None,
     progress: JobProgress | None = None,
     options: str | None = None,
+    team: Workers | None = None,
 ) -> AttackRecord:
     """Attack, write everything into a run folder, and return its record.
 
@@ -43,22 +46,43 @@ def run_attack(
         out: the run folder; None for a folder under ``runs/`` named after the settings.
         progress: called after every step.
         options: the text of a file that gives these settings on the command line, kept in the run folder.
+        team: processes that call this at the same time and share the batches; None for this one alone.
 
     Raises:
         ValueError: if a setting, a model, a transformation or the data does not fit.
         FileNotFoundError: if models of the zoo have not been trained.
     """
+    team = Alone() if team is None else team
     setting = load_setting(job)
     config = describe_job(setting)
-    folder = RunFolder.create(out if out is not None else default_folder(config), config)
-    folder.write_options(options)
-    if not folder.file("metrics.json").exists():
-        results = {}
-        for name, rule in job.rules().items():
-            results[name] = _attack(setting, rule, folder, name, progress)
-        write_results(folder, setting, results, None if progress is None else partial(progress, "check"))
-        folder.clear_stores()
+    folder = meeting_place(team, out if out is not None else default_folder(config), config)
+    if not finished(team, folder):
+        if team.rank == 0:
+            folder.write_options(options)
+        if team.count > 1:
+            share_out(_shares(setting, folder, team, progress), team)
+        if team.rank == 0:
+            results = {name: _attack(setting, rule, folder, name, progress) for name, rule in job.rules().items()}
+            write_results(folder, setting, results, None if progress is None else partial(progress, "check"))
+            folder.clear_stores()
+        wait(team)
     return AttackRecord.open(folder.path)
+
+
+def _shares(setting: Setting, folder: RunFolder, team: Workers, progress: JobProgress | None) -> list[Share]:
+    """Return all batches of all attacks, one share each; those of this process tell how far it is with its own."""
+    rules, size = setting.job.rules(), setting.job.batch_size
+    units = [(name, batch) for name in rules for batch in range(-(-len(setting.x) // size))]
+    own = units[team.rank :: team.count]
+
+    def share(name: str, batch: int) -> None:
+        def tell(_: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress("this process", own.index((name, batch)) * total + done, len(own) * total)
+
+        _attack(setting, rules[name], folder, name, tell, batch)
+
+    return [partial(share, *unit) for unit in units]
 
 
 def default_folder(config: Mapping[str, Any]) -> Path:
@@ -147,13 +171,22 @@ def _describe_attack(job: AttackJob) -> dict[str, Any]:
 
 
 def _attack(
-    setting: Setting, rule: WeightRule, folder: RunFolder, name: str, progress: JobProgress | None
+    setting: Setting,
+    rule: WeightRule,
+    folder: RunFolder,
+    name: str,
+    progress: JobProgress | None,
+    batch: int | None = None,
 ) -> AttackResult:
+    """Attack all, those batches that the folder has not got; or one ``batch`` alone, with the very same result."""
     job, settings = setting.job, setting.job.resolved()
+    begin = 0 if batch is None else batch * job.batch_size
+    rows = slice(begin, None if batch is None else begin + job.batch_size)
+    store = folder.store(name)
     return attack_product(
         setting.models,
-        setting.x,
-        setting.y,
+        setting.x[rows],
+        setting.y[rows],
         job.threat_model,
         transforms=setting.transforms,
         shared=setting.shared,
@@ -175,6 +208,6 @@ def _attack(
         progress=False if progress is None else lambda done, total: progress(name, done, total),
         init=settings.start,
         history="full",
-        first_row=0 if setting.shared else job.start,
-        store=folder.store(name),
+        first_row=(0 if setting.shared else job.start) + begin,
+        store=store if batch is None else OneBatch(store, batch),
     )

@@ -18,8 +18,10 @@ from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustne
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
 from omnirobust.jobs.models import describe_models, load_models
+from omnirobust.jobs.shards import Share, finished, meeting_place, share_out, wait
 from omnirobust.runs import RunFolder
 from omnirobust.threat_models import ThreatModel
+from omnirobust.training.workers import Alone, Workers
 
 JOB = "evaluate"
 
@@ -123,6 +125,7 @@ def run_evaluation(
     out: str | Path | None = None,
     progress: JobProgress | None = None,
     options: str | None = None,
+    team: Workers | None = None,
 ) -> EvaluationRecord:
     """Judge every model, write everything into a run folder, and return its record.
 
@@ -134,46 +137,81 @@ def run_evaluation(
         out: the run folder; None for a folder under ``runs/`` named after the settings.
         progress: called after every batch of every attack.
         options: the text of a file that gives these settings on the command line, kept in the run folder.
+        team: processes that call this at the same time and share the batches; None for this one alone.
 
     Raises:
         ValueError: if a setting, a model or the data does not fit.
         FileNotFoundError: if models of the zoo have not been trained.
         ModuleNotFoundError: if AutoAttack is asked for and not installed.
     """
+    team = Alone() if team is None else team
     images = load(job.data, job.split, limit=job.images, start=job.start)
     if not len(images):
         raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
     models = load_models(job.models, job.data)
     config = _describe(job, images, models)
-    folder = RunFolder.create(out if out is not None else _default_folder(config), config)
-    folder.write_options(options)
-    if not folder.file("metrics.json").exists():
-        reports = {}
-        for number, (name, model) in enumerate(models.items()):
-            reports[name] = _judge(job, number, model, images, folder, _told(progress, name))
-        write_results(folder, images, reports)
-        folder.clear_stores()
+    folder = meeting_place(team, out if out is not None else _default_folder(config), config)
+    if not finished(team, folder):
+        if team.rank == 0:
+            folder.write_options(options)
+        if team.count > 1:
+            share_out(_shares(job, models, images, folder, team, progress), team)
+        if team.rank == 0:
+            reports = {}
+            for number, (name, model) in enumerate(models.items()):
+                reports[name] = _judge(job, number, model, images, folder, _told(progress, name))
+            write_results(folder, images, reports)
+            folder.clear_stores()
+        wait(team)
     return EvaluationRecord.open(folder.path)
+
+
+def _shares(
+    job: EvaluationJob, models: dict[str, nn.Module], images: ImageData, folder: RunFolder, team: Workers,
+    progress: JobProgress | None,
+) -> list[Share]:  # fmt: skip
+    """Return all batches of all models, one share each; those of this process tell how far it is with its own."""
+    units = [(number, batch) for number in range(len(models)) for batch in range(len(_starts(job, images)))]
+    own, told = units[team.rank :: team.count], _told(progress, "this process")
+
+    def share(number: int, batch: int) -> None:
+        def tell(_: int, __: int, done: int, total: int) -> None:
+            told(own.index((number, batch)), len(own), done, total)
+
+        _batch(job, number, list(models.values())[number], images, folder, batch, tell)
+
+    return [partial(share, *unit) for unit in units]
 
 
 def _judge(
     job: EvaluationJob, number: int, model: nn.Module, images: ImageData, folder: RunFolder, tell: _Tell
 ) -> RobustnessReport:
     """Evaluate one model batch by batch, those that the folder has not got already."""
-    found, starts = [], range(0, len(images), job.batch_size)
-    for batch, begin in enumerate(starts):
-        part, rows = f"{number}-{batch:05d}", slice(begin, begin + job.batch_size)
-        done = read_part(folder, part)
-        if done is None:
-            done = evaluate_robustness(
-                model, images.x[rows], images.y[rows], job.threats, attacks=job.attacks, steps=job.steps,
-                restarts=job.restarts, seed=job.seed, precision=job.precision, first_row=job.start + begin,
-                progress=partial(tell, batch, len(starts)),
-            )  # fmt: skip
-            write_part(folder, part, done)
-        tell(batch, len(starts), 1, 1)
-        found.append(done)
-    return joined_reports(found)
+    batches = range(len(_starts(job, images)))
+    return joined_reports([_batch(job, number, model, images, folder, batch, tell) for batch in batches])
+
+
+def _batch(
+    job: EvaluationJob, number: int, model: nn.Module, images: ImageData, folder: RunFolder, batch: int, tell: _Tell
+) -> RobustnessReport:
+    """Evaluate one model on one batch, if the folder has not got it already."""
+    starts = _starts(job, images)
+    begin, part = starts[batch], f"{number}-{batch:05d}"
+    rows = slice(begin, begin + job.batch_size)
+    done = read_part(folder, part)
+    if done is None:
+        done = evaluate_robustness(
+            model, images.x[rows], images.y[rows], job.threats, attacks=job.attacks, steps=job.steps,
+            restarts=job.restarts, seed=job.seed, precision=job.precision, first_row=job.start + begin,
+            progress=partial(tell, batch, len(starts)),
+        )  # fmt: skip
+        write_part(folder, part, done)
+    tell(batch, len(starts), 1, 1)
+    return done
+
+
+def _starts(job: EvaluationJob, images: ImageData) -> range:
+    return range(0, len(images), job.batch_size)
 
 
 def _told(progress: JobProgress | None, name: str) -> _Tell:

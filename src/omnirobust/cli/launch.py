@@ -1,0 +1,75 @@
+"""``--processes N``: the same command in N processes, started by the launcher behind ``torchrun``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from omnirobust.cli.console import tell_error
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    from omnirobust.cli.config import Given
+
+
+def launched(given: Given, processes: int, out: Path | None) -> bool:
+    """Run the command in ``processes`` processes to its end, and say whether it was: not so for one process.
+
+    Each gets an equal share of the cores, unless OMP_NUM_THREADS says otherwise. The first one shows what it does.
+
+    Raises:
+        SystemExit: if one of them failed.
+        ValueError: if ``processes`` is less than 1, or this is already one of several.
+    """
+    from omnirobust.jobs import shards
+
+    if processes < 1:
+        raise ValueError(f"processes must be >= 1, got {processes}")
+    if processes == 1:
+        return False
+    if shards.launched():
+        raise ValueError(f"processes must be left out under torchrun, which has started several, got {processes}")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    words = ["-m", "omnirobust", *given.words(), *([] if out is None else [f"--out={out}"])]
+    with TemporaryDirectory(prefix="omnirobust-") as logs:
+        _launch(words, processes, logs)
+    return True
+
+
+def _launch(words: list[str], processes: int, logs: str) -> None:
+    import logging
+    from uuid import uuid4
+
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # it reports failures with tracebacks
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    silent = DefaultLogsSpecs(log_dir=logs, redirects=dict.fromkeys(range(1, processes), Std.ALL))
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid4().hex, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", max_restarts=0, logs_specs=silent,
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)(*words)
+    except SignalException:
+        raise KeyboardInterrupt from None
+    except ChildFailedError as error:
+        sys.exit(_told(error, logs))
+
+
+def _told(error: ChildFailedError, logs: str) -> int:
+    """Say why the first process that failed did, unless it has said so itself, and return its exit code."""
+    rank, failure = error.get_first_failure()
+    if failure.exitcode < 0:
+        tell_error(f"Process {rank} was killed by signal {-failure.exitcode}. Give the same command again to go on.")
+    elif rank > 0:
+        for file in Path(logs).rglob(f"{failure.local_rank}/stderr.log"):
+            sys.stderr.write(file.read_text(encoding="utf-8", errors="replace"))
+    return failure.exitcode if failure.exitcode > 0 else 2
