@@ -26,7 +26,7 @@ def done(tmp_path_factory):
     laboratory = Laboratory(folder / "cells", make_model, make_images)
     seen: list[tuple[str, int, int]] = []
     found = reproduce(
-        [], budget="smoke", images=12, out=folder / "out", docs=folder / "docs", laboratory=laboratory,
+        list(experiments()), budget="smoke", images=12, out=folder / "out", docs=folder / "docs", laboratory=laboratory,
         progress=lambda *told: seen.append(told),
     )  # fmt: skip
     return folder, found, seen
@@ -140,7 +140,7 @@ def test_figures_are_svg_and_the_same_for_the_same_numbers(done):
     before = {name: (folder / "out" / "figures" / name).read_bytes() for name in names}
     for content in before.values():
         assert ET.fromstring(content).tag.endswith("svg")
-    again = reproduce([], budget="smoke", images=12, out=folder / "again", cells=folder / "cells", measure=False,
+    again = reproduce(list(experiments()), budget="smoke", images=12, out=folder / "again", cells=folder / "cells", measure=False,
                       laboratory=Laboratory(folder / "cells", make_model, make_images))  # fmt: skip
     assert {name: (folder / "again" / "figures" / name).read_bytes() for name in names} == before
     assert again.page.read_text() == found.page.read_text()

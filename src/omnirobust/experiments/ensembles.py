@@ -16,7 +16,7 @@ from omnirobust.directions import Sign
 from omnirobust.experiments.losses import ClippedMargin, LabelLogit, Margin
 from omnirobust.experiments.spec import REFERENCE, Cell, Experiment, Labels, MeanWeightsOf, Row
 from omnirobust.experiments.tables import W_PRIOR
-from omnirobust.settings import DEFAULT, PAPER, AttackSettings
+from omnirobust.settings import DEFAULT_OF, PAPER, AttackSettings
 from omnirobust.weights import Fixed, ProjectedAscent, Uniform
 
 
@@ -58,7 +58,7 @@ VARIANTS = ("paper", "paper-true", "default", "default-true", "released")
 def settings_of(variant: str, norm: Norm, setup: Setup = MNIST) -> tuple[AttackSettings, Labels]:
     """Return the attack and the labels of a variant."""
     labels: Labels = "true" if variant.endswith("-true") else "predicted"
-    base = DEFAULT[norm] if variant.startswith("default") else setup.paper[norm]
+    base = DEFAULT_OF["ensemble"][norm] if variant.startswith("default") else setup.paper[norm]
     return (replace(base, loss=LabelLogit()) if variant == "released" else base), labels
 
 

@@ -49,7 +49,8 @@ def draw(outcome: Outcome, folder: Path) -> tuple[Path, ...]:
 
 
 @contextmanager
-def _canvas(file: Path, columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
+def canvas(file: Path, columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Yield an empty figure of so many panels beside each other, and write it to ``file`` as SVG."""
     with _figure(file, (3.6 * columns, 3.1), layout="constrained") as figure:
         yield figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
 
@@ -69,7 +70,7 @@ def _figure(file: Path, size: tuple[float, float], layout: Literal["constrained"
 def _figure_1(outcome: Outcome, variant: str, folder: Path) -> Path:
     """ASR of each model per iteration, average and min-max, and box plots of the weights."""
     file = folder / f"figure-1-{variant}.svg"
-    with _canvas(file, 3) as (_, axes):
+    with canvas(file, 3) as (_, axes):
         for axis, scheme, title in zip(axes, SCHEMES, ("(a) average", "(b) min-max"), strict=False):
             _success_curves(axis, outcome.measured[variant, ("linf", scheme)], title)
         _weight_boxes(axes[2], outcome.measured[variant, ("linf", "minmax")])
@@ -150,7 +151,7 @@ def _sweep(outcome: Outcome, folder: Path) -> Path:
     """ASR_all against the swept quantity, one panel for each first entry of the rows' keys."""
     file = folder / f"{outcome.experiment.name}.svg"
     panels = list(dict.fromkeys(key[0] for _, key in outcome.measured))
-    with _canvas(file, len(panels)) as (_, axes):
+    with canvas(file, len(panels)) as (_, axes):
         for axis, panel in zip(axes, panels, strict=True):
             for variant in STYLES:
                 for scheme in SCHEMES:

@@ -15,10 +15,19 @@ from omnirobust.experiments.outcome import Outcome
 from omnirobust.experiments.registry import experiments
 from omnirobust.experiments.render import markdown, variants_list
 from omnirobust.experiments.spec import BUDGETS, Budget, Experiment, Row
+from omnirobust.experiments.training_cells import TrainingLaboratory
+from omnirobust.experiments.training_figures import draw_training
+from omnirobust.experiments.training_findings import Findings
+from omnirobust.experiments.training_outcome import TrainingOutcome
+from omnirobust.experiments.training_render import preface, training_markdown
+from omnirobust.experiments.training_runner import measure_trainings
+from omnirobust.experiments.training_spec import TRAINING_BUDGETS, TrainingBudget, fewer
+from omnirobust.experiments.training_tables import training_experiments
 from omnirobust.experiments.variants import VARIANTS
 
 ProgressHook: TypeAlias = Callable[[str, int, int], None]
-"""Is told the name of an experiment, and how many of its (image, step) pairs are done, of how many."""
+"""Is told the name of an experiment, and how many of its (image, step) pairs are done, of how many; of one on robust
+training, how many trainings and measurements."""
 
 _TITLE = "# The paper's experiments, reproduced"
 _NOTES = """\
@@ -39,7 +48,8 @@ class Reproduction:
     """What ``reproduce`` found and wrote.
 
     Attributes:
-        outcomes: one for each experiment, in order.
+        outcomes: one for each experiment on attacks, in order.
+        trainings: one for each experiment on robust training, in order.
         page: Markdown file that holds them all.
         files: every file written.
     """
@@ -47,6 +57,7 @@ class Reproduction:
     outcomes: tuple[Outcome, ...]
     page: Path
     files: tuple[Path, ...]
+    trainings: tuple[TrainingOutcome, ...] = ()
 
 
 def reproduce(
@@ -61,6 +72,8 @@ def reproduce(
     cells: str | Path | None = None,
     docs: str | Path | None = None,
     laboratory: Laboratory | None = None,
+    training_budget: str | None = None,
+    training_laboratory: TrainingLaboratory | None = None,
 ) -> Reproduction:
     """Reproduce experiments of the paper.
 
@@ -79,6 +92,9 @@ def reproduce(
         cells: folder of the cells; None for ``out``/cells.
         docs: folder that gets a copy too: reproduction.md, under what was written there by hand, and reproduction/.
         laboratory: measures the cells, in place of one over ``cells``, the zoo and its data.
+        training_budget: of the experiments on robust training; None for ``budget``. A training of another budget is
+            another training: a larger one does not add to a smaller.
+        training_laboratory: trains and judges, in place of one over ``cells`` and MNIST.
 
     Returns:
         What came out, and the files.
@@ -93,20 +109,26 @@ def reproduce(
     chosen, limits = _chosen(names, variants), _budget(budget, images)
     plan = [(limits.limit(experiment), limits.images(experiment)) for experiment in chosen]
     folder = Path(out)
-    lab = laboratory or Laboratory(folder / "cells" if cells is None else cells)
+    kept = folder / "cells" if cells is None else cells
+    lab = laboratory or Laboratory(kept)
+    trained = [e for name, e in training_experiments().items() if not names or name in names]
+    findings = Findings(
+        training_laboratory or TrainingLaboratory(kept), _training_budget(training_budget or budget, images)
+    )
     if measure:
         _measure_all(lab, plan, progress, strict=bool(names))
+        measure_trainings(findings.laboratory, trained, findings.budget, progress)
     outcomes = tuple(_recall(lab, experiment, count) for experiment, count in plan)
-    written = _write(outcomes, folder)
+    written = _write(outcomes, tuple(TrainingOutcome(e, findings) for e in trained), folder)
     return written if docs is None else replace(written, files=(*written.files, *publish(written, Path(docs))))
 
 
 def _chosen(names: Sequence[str], variants: Sequence[str] | None) -> list[Experiment]:
-    known = experiments()
-    asked = names or tuple(known)
-    for name in asked:
-        if name not in known:
-            raise ValueError(f"names must be among {', '.join(known)}, got {name!r}")
+    known, others = experiments(), training_experiments()
+    for name in names:
+        if name not in known and name not in others:
+            raise ValueError(f"names must be among {', '.join((*known, *others))}, got {name!r}")
+    asked = [name for name in names if name in known] if names else tuple(known)
     for variant in variants or ():
         if variant not in VARIANTS:
             raise ValueError(f"variants must be among {', '.join(VARIANTS)}, got {variant!r}")
@@ -125,6 +147,12 @@ def _budget(name: str, images: int | None) -> Budget:
     if images < 1:
         raise ValueError(f"images must be >= 1, got {images}")
     return replace(BUDGETS[name], table=images, sweep=images, accuracy=images)
+
+
+def _training_budget(name: str, images: int | None) -> TrainingBudget:
+    if name not in TRAINING_BUDGETS:
+        raise ValueError(f"training_budget must be one of {', '.join(TRAINING_BUDGETS)}, got {name!r}")
+    return TRAINING_BUDGETS[name] if images is None else fewer(TRAINING_BUDGETS[name], images)
 
 
 def _measure_all(
@@ -167,7 +195,7 @@ def _recall(lab: Laboratory, experiment: Experiment, count: int) -> Outcome:
     return Outcome(experiment, measured, count, seconds, untrained, pictures)
 
 
-def _write(outcomes: Sequence[Outcome], folder: Path) -> Reproduction:
+def _write(outcomes: Sequence[Outcome], trainings: Sequence[TrainingOutcome], folder: Path) -> Reproduction:
     files: list[Path] = []
     sections: list[str] = []
     for outcome in outcomes:
@@ -177,10 +205,18 @@ def _write(outcomes: Sequence[Outcome], folder: Path) -> Reproduction:
         facts = json.dumps(outcome.describe(), indent=1, sort_keys=True) + "\n"
         files += [*drawn, _text(folder / f"{name}.json", facts)]
         sections.append(section)
+    if trainings:
+        sections.append(preface(trainings[0].findings.budget))
+    for outcome in trainings:
+        drawn = draw_training(outcome, folder / "figures")
+        facts = json.dumps(outcome.describe(), indent=1, sort_keys=True) + "\n"
+        files += [*drawn, _text(folder / f"{outcome.experiment.name}.json", facts)]
+        sections.append(training_markdown(outcome, [f"figures/{file.name}" for file in drawn]))
     occurring = [v for v in VARIANTS if any(v in o.experiment.variants for o in outcomes)]
-    page = "\n\n".join([_TITLE, _NOTES.strip(), "Versions of the attack:\n\n" + variants_list(occurring), *sections])
+    notes = [_NOTES.strip(), "Versions of the attack:\n\n" + variants_list(occurring)] if outcomes else []
+    page = "\n\n".join([_TITLE, *notes, *sections])
     written = _text(folder / "reproduction.md", page)
-    return Reproduction(tuple(outcomes), written, (written, *files))
+    return Reproduction(tuple(outcomes), written, (written, *files), tuple(trainings))
 
 
 MARK = "<!-- What follows is generated by omnirobust reproduce: edit above this line only. -->"

@@ -1,0 +1,273 @@
+"""Write the experiments on robust training as Markdown: printed beside ours, and every claim with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from omnirobust.experiments.render import NONE, table
+from omnirobust.experiments.training_claims import TrainingJudgement, label
+from omnirobust.experiments.training_figure_claims import inside
+from omnirobust.experiments.training_findings import Findings, Metric
+from omnirobust.experiments.training_outcome import METRICS, TrainingOutcome
+from omnirobust.experiments.training_printed import TABLE_A7, TABLE_A8
+from omnirobust.experiments.training_sample import Sample
+from omnirobust.experiments.training_spec import NAMES, Arch, Effort, How, Opt, TrainingBudget
+
+MISSING = "to be measured"
+
+HEADS: dict[Metric, str] = {
+    "clean": "Acc",
+    "linf": "Acc linf",
+    "l2": "Acc l2",
+    "max": "Acc_adv^max",
+    "avg": "Acc_adv^avg",
+    "uni": "Acc uni",
+    "avg3": "mean of three",
+}
+
+EVALUATIONS: dict[How, str] = {"pgd": "{pgd} steps", "strong": "strong"}
+
+
+_PREFACE = """\
+## Robust training
+
+MNIST, linf radius 0.2, l2 radius 2 unless another is said. Adam at a constant 0.001, batches of 128, equal shares of
+clean and attacked images, beta = 1/50 and gamma = 4 for min-max, lambda = 0.1 for DPAR, as in the paper, which trains
+for 350 epochs. Here:
+
+{efforts}
+
+Two evaluations, both in fp32: "{pgd} steps" is the attack of the training with so many normalised steps up the
+cross-entropy from a random start, the last one kept, which is our reading of the paper's; "strong" is
+`evaluate_robustness` by default with {strong} steps a run. Intervals are of 95 %, over images and, where there are
+several, over seeds; every comparison is paired over both. A claim is "true" if all of its differences lie above zero,
+"false" if one of them lies below (at 95 % for all of them together). Of one seed a verdict holds for that training: it
+says nothing of training anew.\
+"""
+
+
+def preface(budget: TrainingBudget) -> str:
+    """Return what is said once of all experiments on robust training."""
+    efforts = [
+        f"- {NAMES[arch]}: {effort.epochs} epochs of {_images(effort)} training images, R = {effort.steps} "
+        f"steps, {effort.precision}; {budget.pgd[arch]:,} test images, {budget.strong[arch]:,} under the strong "
+        f"evaluation; {_count(budget.seeds[arch])} for Tables 4 and A7 and Figure A4, "
+        f"{_count(budget.sweep_seeds)} at other radii."
+        for arch, effort in budget.efforts.items()
+    ]
+    return _PREFACE.format(efforts="\n".join(efforts), pgd=budget.pgd_steps, strong=budget.strong_steps)
+
+
+def _images(effort: Effort) -> str:
+    return "all" if effort.images is None else f"{effort.images:,}"
+
+
+def _count(seeds: int) -> str:
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def training_markdown(outcome: TrainingOutcome, figures: Sequence[str] = ()) -> str:
+    """Return one experiment as a Markdown section.
+
+    Args:
+        outcome: what came out.
+        figures: links to its figures.
+    """
+    experiment, (done, wanted) = outcome.experiment, outcome.progress
+    left = "" if outcome.complete else f" **Not complete:** {wanted - done} are {MISSING}."
+    parts = [
+        f"## {experiment.name}: {experiment.title}",
+        f"Rows, one for each training, radius and seed: {wanted}.{left}",
+        experiment.note,
+        *(f"![{experiment.title}]({link})" for link in figures),
+        _TABLES[experiment.kind](outcome),
+        f"### {experiment.name}: the paper's claims",
+        _claims(outcome),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _claims(outcome: TrainingOutcome) -> str:
+    found: dict[str, dict[How, TrainingJudgement]] = {}
+    for j in outcome.judgements:
+        found.setdefault(j.claim.text, {})[j.how] = j
+    names = [_evaluation(outcome, how) for how in outcome.hows]
+    lines = [
+        [text, *(_verdict(by.get(how)) for how in outcome.hows), by[outcome.hows[0]].shown or NONE]
+        for text, by in found.items()
+    ]
+    return table(["claim", *names, f"our numbers ({names[0]})"], lines)
+
+
+def _evaluation(outcome: TrainingOutcome, how: How) -> str:
+    return EVALUATIONS[how].format(pgd=outcome.findings.budget.pgd_steps)
+
+
+def _verdict(found: TrainingJudgement | None) -> str:
+    if found is None or found.verdict == "not measured":
+        return MISSING
+    return f"**{found.verdict}** ({_count(found.seeds)})"
+
+
+def _table_4(outcome: TrainingOutcome) -> str:
+    metrics = METRICS["table-4"]
+    lines: list[list[str]] = []
+    for row in outcome.experiment.rows(outcome.findings.budget):
+        printed = TABLE_A8.get(row)
+        name = label(row[1])
+        if printed is not None:
+            lines.append([name, "*printed*", *(f"{value:.2f}" for value in printed), NONE, NONE])
+        for how in outcome.hows:
+            cells = [outcome.accuracy(row, metric, how) for metric in metrics]
+            cosine = _try(lambda row=row: outcome.findings.cosine(*row)) if how == "pgd" else None
+            shown = f"{cosine.mean:.3f}" if cosine is not None else NONE
+            lines.append([name, _evaluation(outcome, how), *_cells(cells), shown, _counts(cells)])
+    head = ["training", "evaluation", *(HEADS[m] for m in metrics), "cosine", "seeds x images"]
+    return "Accuracy in percent.\n\n" + table(head, lines)
+
+
+def _table_a7(outcome: TrainingOutcome) -> str:
+    metrics = METRICS["table-a7"]
+    lines: list[list[str]] = []
+    for row in outcome.experiment.rows(outcome.findings.budget):
+        printed = TABLE_A7.get(row[:2])
+        if printed is not None:
+            lines.append([label(row[1]), "*printed*", *(f"{value:.2f}" for value in printed), NONE])
+        for how in outcome.hows:
+            cells = [outcome.accuracy(row, metric, how) for metric in metrics]
+            lines.append([label(row[1]), _evaluation(outcome, how), *_cells(cells), _counts(cells)])
+    head = ["training", "evaluation", *(HEADS[m] for m in metrics), "seeds x images"]
+    return "Accuracy in percent.\n\n" + table(head, lines)
+
+
+def _table_a8(outcome: TrainingOutcome) -> str:
+    metrics = METRICS["table-a8"]
+    lines: list[list[str]] = []
+    for row in outcome.experiment.rows(outcome.findings.budget):
+        printed = TABLE_A8.get(row)
+        cells = [outcome.accuracy(row, metric) for metric in metrics]
+        beside = [
+            f"{_short(cell)} ({NONE if printed is None else f'{printed[i]:.2f}'})" for i, cell in enumerate(cells)
+        ]
+        lines.append([NAMES[row[0]], f"{row[2]:g}", label(row[1]), *beside, _counts(cells)])
+    head = ["network", "l2 radius", "training", *(HEADS[m] for m in metrics), "seeds x images"]
+    return "Accuracy in percent: ours (printed).\n\n" + table(head, lines)
+
+
+def _sweep(outcome: TrainingOutcome) -> str:
+    found, arch = outcome.findings, outcome.experiment.archs[0]
+    radii = found.budget.grid
+    areas = [
+        [
+            label(opt),
+            *(_short(outcome.accuracy((arch, opt, eps), "max")) for eps in radii),
+            _band(_area(found, arch, opt)),
+        ]
+        for opt in outcome.experiment.opts
+    ]
+    weights = [
+        [label(opt), *(_weight(_try(partial(found.weight, arch, opt, eps))) for eps in radii)]
+        for opt in outcome.experiment.opts
+        if opt.startswith("minmax")
+    ]
+    heads = [f"{eps:g}" for eps in radii]
+    return "\n\n".join(
+        [
+            "Acc_adv^max in percent by l2 radius, of training and test alike, and S, the area under it over its range.",
+            table(["training", *heads, "S"], areas),
+            "Mean weight of the l2 attack on the training images at the end, by l2 radius.",
+            table(["training", *heads], weights),
+        ]
+    )
+
+
+def _area(found: Findings, arch: Arch, opt: Opt) -> Sample | None:
+    return _try(lambda: found.area(arch, opt))
+
+
+def _overlap(outcome: TrainingOutcome) -> str:
+    found = outcome.findings
+    lines = [
+        [
+            f"{eps:g}",
+            _band(_try(lambda e=eps: inside(found, e, "linf"))),
+            _band(_try(lambda e=eps: inside(found, e, "l2"))),
+            _weight(_try(lambda e=eps: found.distance("a", "minmax", e, "linf", "l2"))),
+            _weight(_try(lambda e=eps: found.distance("a", "minmax", e, "l2", "linf"))),
+        ]
+        for eps in found.budget.grid
+    ]
+    head = ["l2 radius", "linf attack's in the l2 ball, %", "l2 attack's in the linf ball, %"]
+    return table([*head, "mean l2 norm of the linf attack's", "mean linf norm of the l2 attack's"], lines)
+
+
+def _curves(outcome: TrainingOutcome) -> str:
+    found = outcome.findings
+    rows: list[tuple[Arch, Opt, float]] = outcome.experiment.rows(found.budget)
+    curves: dict[tuple[Opt, float], Sample | None] = {
+        (opt, eps): _try(partial(found.curve, arch, opt, eps)) for arch, opt, eps in rows
+    }
+    epochs = found.budget.efforts["a"].epochs
+    shown = sorted({max(1, round(epochs * part / 10)) for part in range(1, 11)})
+    lines = [
+        [f"{label(opt)}, l2 radius {eps:g}", *(_at(curve, epoch) for epoch in shown), _seeds(curve)]
+        for (opt, eps), curve in curves.items()
+    ]
+    return "Robust accuracy in percent after so many epochs.\n\n" + table(
+        ["training", *(str(epoch) for epoch in shown), "seeds"], lines
+    )
+
+
+def _at(curve: Sample | None, epoch: int) -> str:
+    return MISSING if curve is None else f"{100 * float(curve.values[:, epoch - 1].mean()):.1f}"
+
+
+def _seeds(sample: Sample | None) -> str:
+    return NONE if sample is None else str(len(sample.seeds))
+
+
+def _try(measure: Callable[[], Sample]) -> Sample | None:
+    try:
+        return measure()
+    except KeyError:
+        return None
+
+
+def _band(sample: Sample | None) -> str:
+    if sample is None:
+        return MISSING
+    band = sample.interval()
+    low, high = max(band.low, 0.0), min(band.high, 1.0)
+    return f"{100 * band.estimate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _cells(samples: Sequence[Sample | None]) -> list[str]:
+    """Return the columns of a row, in which a row that waits says so once."""
+    if any(sample is not None for sample in samples):
+        return [_band(sample) for sample in samples]
+    return [MISSING, *([NONE] * (len(samples) - 1))]
+
+
+def _short(sample: Sample | None) -> str:
+    return MISSING if sample is None else f"{100 * sample.mean:.1f}"
+
+
+def _weight(sample: Sample | None) -> str:
+    return MISSING if sample is None else f"{sample.mean:.3f}"
+
+
+def _counts(cells: Sequence[Sample | None]) -> str:
+    sizes = {(len(cell.seeds), cell.images) for cell in cells if cell is not None}
+    return ", ".join(f"{seeds} x {images}" for seeds, images in sorted(sizes)) or NONE
+
+
+_TABLES: dict[str, Callable[[TrainingOutcome], str]] = {
+    "table-4": _table_4,
+    "table-a7": _table_a7,
+    "table-a8": _table_a8,
+    "sweep": _sweep,
+    "overlap": _overlap,
+    "curves": _curves,
+}
+"""Kind of experiment to its first table."""

@@ -1,0 +1,47 @@
+"""Measure the experiments on robust training: every training once, the most telling first, then what is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from omnirobust.experiments.training_cells import TrainingLaboratory
+from omnirobust.experiments.training_spec import Judging, Training, TrainingBudget
+from omnirobust.experiments.training_tables import TrainingExperiment, urgency
+
+ProgressHook: TypeAlias = Callable[[str, int, int], None]
+"""Is told the name of an experiment, and how many of its trainings and judgings are done, of how many."""
+
+_HOWS = ("pgd", "universal", "gradients", "strong")
+
+
+def measure_trainings(
+    laboratory: TrainingLaboratory,
+    experiments: Sequence[TrainingExperiment],
+    budget: TrainingBudget,
+    progress: ProgressHook | None = None,
+) -> None:
+    """Measure whatever is missing, the most urgent first; a training that was begun goes on."""
+    jobs = [(e.name, t, j) for e in experiments for t, j in e.work(budget)]
+    totals = {e.name: sum(1 + len(j) for name, _, j in jobs if name == e.name) for e in experiments}
+    done = dict.fromkeys(totals, 0)
+    # Sorting is stable: among equally urgent ones the order of experiments and rows stands.
+    for name, training, asked in sorted(jobs, key=lambda job: urgency(job[1])):
+        laboratory.train(training)
+        for judging, images in sorted(asked, key=_order):
+            laboratory.judge(judging, images)
+        done[name] += 1 + len(asked)
+        if progress is not None:
+            progress(name, done[name], totals[name])
+
+
+def _order(asked: tuple[Judging, int]) -> int:
+    return _HOWS.index(asked[0].how)
+
+
+def is_measured(laboratory: TrainingLaboratory, training: Training, asked: Sequence[tuple[Judging, int]]) -> bool:
+    """Say whether a training and everything that is asked of it are there."""
+    if laboratory.trained(training) is None:
+        return False
+    found = [laboratory.recall(judging, images) for judging, images in asked]
+    return all(f is not None and len(f["clean"]) == n for f, (_, n) in zip(found, asked, strict=True))

@@ -1,0 +1,116 @@
+"""Measurements over seeds and images, their differences in pairs, and intervals that know of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnirobust.evaluation import Interval
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A number for each seed and image; sums and differences are taken in pairs, where both have been measured.
+
+    Attributes:
+        seeds: of the trainings, S of them.
+        values: (S, N), of the same first N images.
+    """
+
+    seeds: tuple[int, ...]
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or len(self.values) != len(self.seeds):
+            raise ValueError(f"values must have shape ({len(self.seeds)}, N), got {tuple(self.values.shape)}")
+
+    @classmethod
+    def of(cls, found: dict[int, Tensor]) -> Sample:
+        """Join what was measured for each seed (N,), on the images that all have; a KeyError if there is none."""
+        if not found:
+            raise KeyError("nothing measured")
+        shared = min(len(values) for values in found.values())
+        return cls(tuple(found), torch.stack([values[:shared].double() for values in found.values()]))
+
+    def __add__(self, other: Sample | float) -> Sample:
+        """Add in pairs."""
+        if not isinstance(other, Sample):
+            return Sample(self.seeds, self.values + other)
+        shared = min(self.images, other.images)
+        both = [seed for seed in self.seeds if seed in other.seeds]
+        if not both:
+            raise KeyError("no seed was measured for both")
+        one, two = (s.values[[s.seeds.index(seed) for seed in both], :shared] for s in (self, other))
+        return Sample(tuple(both), one + two)
+
+    def __sub__(self, other: Sample | float) -> Sample:
+        """Subtract in pairs."""
+        return self + other * -1.0
+
+    def __mul__(self, factor: float) -> Sample:
+        """Scale."""
+        return Sample(self.seeds, self.values * factor)
+
+    def __rmul__(self, factor: float) -> Sample:
+        """Scale."""
+        return self * factor
+
+    def both(self, other: Sample) -> Sample:
+        """Multiply in pairs: of indicators, whether both hold."""
+        total = self + other
+        return Sample(total.seeds, (total.values >= 2).double())
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return self.values.shape[1]
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds and images."""
+        return float(self.values.mean())
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """Return the mean with its confidence interval over images and, where there are several, over seeds.
+
+            mean +- t_v sqrt(a + b),   a = var_seeds(mean over images) / S,   b = var_images(mean over seeds) / N
+
+        with v of Welch and Satterthwaite, (a + b)^2 / (a^2 / (S - 1) + b^2 / (N - 1)). What images add to a is counted
+        twice, to the safe side, and b is at least 1 / N^2. Of one seed the interval says nothing of training anew; of
+        one image (a number that belongs to a training as a whole) nothing of other images; of one of each it is
+        unbounded.
+
+        Args:
+            level: of confidence, in (0, 1).
+        """
+        seeds, images = self.values.shape
+        of_seeds = float(self.values.mean(1).var()) / seeds if seeds > 1 else 0.0
+        # where all images agree, as if one of them did not by 1: a few images prove no certainty
+        of_images = max(float(self.values.mean(0).var()), 1 / images) / images if images > 1 else 0.0
+        if seeds == images == 1:
+            return Interval(self.mean, -np.inf, np.inf)
+        total = of_seeds + of_images
+        if total == 0:
+            return Interval(self.mean, self.mean, self.mean)
+        freedom = total**2 / (of_seeds**2 / max(seeds - 1, 1) + of_images**2 / max(images - 1, 1))
+        half = student_quantile((1 + level) / 2, freedom) * total**0.5
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+
+def student_quantile(p: float, freedom: float) -> float:
+    """Return the quantile of Student's distribution at p in (0, 1), by integrating its density on a grid.
+
+    With t = sqrt(v) tan(a) the density of a is proportional to cos(a)^(v - 1).
+
+    Args:
+        p: probability.
+        freedom: v >= 1, need not be whole.
+    """
+    freedom = min(freedom, 1e4)
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 100_001)
+    density = np.cos(angles).clip(0) ** (freedom - 1)
+    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(freedom**0.5 * np.tan(np.interp(p, mass / mass[-1], angles)))
