@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from threading import Barrier, BrokenBarrierError, Thread
+from threading import Condition, Thread
 from typing import Any
 
 import pytest
@@ -21,11 +21,32 @@ JOB = AttackJob("digits", ("a", "c"), Linf(0.1), steps=2, images=10, batch_size=
 KEPT = ("config.json", "versions.json", "metrics.json", "perturbations.safetensors", "history.safetensors")
 
 
+class Meeting:
+    """What the threads share: a barrier that those who stop break for those who come later, and a place for values."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.values, self._arrived, self._stopped, self._changed = count, {}, 0, False, Condition()
+
+    def wait(self) -> None:
+        with self._changed:
+            self._arrived += 1
+            full = -(-self._arrived // self.count) * self.count
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._arrived >= full or self._stopped, 30)
+            if self._arrived < full:
+                raise RuntimeError("[pair.cc:537] Connection closed by peer")
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
 class Threads(Alone):
     """One of several processes, played by threads."""
 
-    def __init__(self, rank: int, count: int, shared: dict[Any, Any]) -> None:
-        self.rank, self.count, self._shared, self._calls = rank, count, shared, 0
+    def __init__(self, rank: int, meeting: Meeting) -> None:
+        self.rank, self.count, self._meeting, self._calls = rank, meeting.count, meeting, 0
 
     def total(self, values: Tensor) -> Tensor:
         return torch.stack(self._exchanged(values)).sum(0)
@@ -33,30 +54,27 @@ class Threads(Alone):
     def broadcast(self, state: Any) -> Any:
         return self._exchanged(state)[0]
 
+    def wait(self) -> None:
+        self._meeting.wait()
+
     def _exchanged(self, value: Any) -> list[Any]:
         self._calls += 1
-        self._shared[self.rank, self._calls] = value
+        self._meeting.values[self.rank, self._calls] = value
         self.wait()
-        return [self._shared[rank, self._calls] for rank in range(self.count)]
-
-    def wait(self) -> None:
-        try:
-            self._shared["barrier"].wait(30)
-        except BrokenBarrierError as error:
-            raise RuntimeError("[pair.cc:537] Connection closed by peer") from error
+        return [self._meeting.values[rank, self._calls] for rank in range(self.count)]
 
 
 def together(count: int, work: Callable[[Threads], object]) -> list[BaseException | None]:
     """Run ``work`` in every one of ``count`` processes, and return how each ended."""
-    shared: dict[Any, Any] = {"barrier": Barrier(count)}
+    meeting = Meeting(count)
     ended: list[BaseException | None] = [None] * count
 
     def run(rank: int) -> None:
         try:
-            work(Threads(rank, count, shared))
+            work(Threads(rank, meeting))
         except BaseException as error:
             ended[rank] = error
-            shared["barrier"].abort()
+            meeting.stop()
 
     threads = [Thread(target=run, args=(rank,)) for rank in range(count)]
     for thread in threads:
