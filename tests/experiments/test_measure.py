@@ -1,12 +1,14 @@
 """A cell is what ``attack_ensemble`` says, whatever was cached, killed or shared on the way."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -183,3 +185,26 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     resumed = Laboratory(tmp_path / "killed", make_model, make_images).measure(cell, 200)
     whole = Laboratory(tmp_path / "whole", make_model, make_images).measure(cell, 200)
     assert same(resumed, whole)
+
+
+def test_a_cell_that_another_process_is_at_is_left_to_it(tmp_path):
+    ours, theirs = (Laboratory(tmp_path, make_model, make_images) for _ in range(2))
+    weighted = replace(CELL, attack=PAPER["linf"], rule=MeanWeightsOf(CELL))
+    with theirs._lock(theirs._folder(CELL, CELL.attack.rule)):
+        assert not ours.attempt(CELL, 20)
+        assert not ours.attempt(weighted, 20)  # which needs the other one first
+        assert not list(tmp_path.glob("*/rows-*"))
+        waiting = Thread(target=ours.measure, args=(CELL, 20))
+        waiting.start()
+        found = theirs.measure(CELL, 20)
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert ours.attempt(CELL, 20) and ours.attempt(weighted, 20)
+    assert same(ours.measure(CELL, 20), found)
+
+
+def test_what_is_measured_needs_no_lock(tmp_path):
+    Laboratory(tmp_path, make_model, make_images).measure(CELL, 20)
+    shutil.rmtree(tmp_path / ".locks")
+    assert Laboratory(tmp_path, make_model, make_images).attempt(CELL, 20)
+    assert not (tmp_path / ".locks").exists()

@@ -1,12 +1,16 @@
 """The whole way, on tiny models: rows to cells to tables, figures and verdicts."""
 
 import json
+import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from omnirobust import zoo
 from omnirobust.experiments import experiments, outcome, reproduce
+from omnirobust.experiments.bench import Bench
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.runner import MARK
 
@@ -190,3 +194,32 @@ def test_bad_arguments_are_refused(tmp_path, laboratory, names, changes, sentenc
     with pytest.raises(ValueError, match=sentence):
         reproduce(names, out=tmp_path, laboratory=laboratory, **changes)
     assert not (tmp_path / "reproduction.md").exists()
+
+
+def test_processes_that_share_a_folder_share_the_work(tmp_path, monkeypatch):
+    made: list[tuple] = []
+    plain = Bench.attack
+
+    def counted(self, cell, rule, trial, rows, on_steps):
+        made.append((repr(cell), repr(rule), trial.begin, rows.tolist()))
+        return plain(self, cell, rule, trial, rows, on_steps)
+
+    monkeypatch.setattr(Bench, "attack", counted)
+
+    def work(name: str) -> None:
+        pages[name] = reproduce(["table-1a", "table-a2"], images=12, budget="smoke", out=tmp_path / name,
+                                laboratory=Laboratory(tmp_path / "cells", make_model, make_images)).page  # fmt: skip
+
+    pages: dict[str, Path] = {}
+    threads = [Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shared = len(made)
+    assert len({str(attack) for attack in made}) == shared > 10  # nothing twice
+    reproduce(["table-1a", "table-a2"], images=12, budget="smoke", out=tmp_path / "alone",
+              laboratory=Laboratory(tmp_path / "alone" / "cells", make_model, make_images))  # fmt: skip
+    assert len(made) - shared <= shared
+    without = [re.sub(r"[\d.]+ (s|seconds|min|minutes)\b", "", page.read_text()) for page in pages.values()]
+    assert without[0] == without[1]

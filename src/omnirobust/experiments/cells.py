@@ -69,6 +69,7 @@ class CellFolder:
 
     def __init__(self, root: Path, key: str, settings: dict[str, Any]) -> None:
         self._folder = root / key
+        self.lock = root / ".locks" / key  # apart, so that the folder appears with its first result
         self._settings = settings
 
     def get(self, begin: int, end: int) -> Measured | None:
@@ -84,6 +85,10 @@ class CellFolder:
         except (SafetensorError, OSError, KeyError):
             return None
         return found if len(found) == end - begin else None
+
+    def complete(self, spans: list[tuple[int, int]]) -> bool:
+        """Say whether there is a file, damaged or not, for each of ``spans``."""
+        return all(self._file(begin, end).is_file() for begin, end in spans)
 
     def put(self, begin: int, end: int, measured: Measured, facts: dict[str, Any]) -> None:
         """Write images ``begin`` to ``end``, whole or not at all, with ``facts`` about the run."""

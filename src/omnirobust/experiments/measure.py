@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor, nn
 
 from omnirobust import data as image_data
@@ -61,9 +63,13 @@ class Laboratory:
     ) -> None:
         self._cells = Path(cells)
         self._bench = Bench(load_model, load_images)
+        self._locks: dict[Path, BaseFileLock] = {}
 
     def measure(self, cell: Cell, images: int, on_steps: StepHook = lambda n: None) -> Measured:
         """Return the cell on the first ``images`` test images; only what is not in the cache is computed.
+
+        While another process computes the same cell, this one waits, and takes what was found. The lock is one of the
+        operating system: it goes with the process that holds it, however that ends.
 
         Raises:
             MissingWeightsError: if a model has not been trained.
@@ -71,9 +77,36 @@ class Laboratory:
         """
         rule = self._rule(cell, images, compute=True)
         assert rule is not None
+        folder, spans = self._folder(cell, rule), _spans(cell, images)
+        with nullcontext() if folder.complete(spans) else self._lock(folder):
+            return self._measure(cell, rule, folder, spans, images, on_steps)
+
+    def attempt(self, cell: Cell, images: int, on_steps: StepHook = lambda n: None) -> bool:
+        """Measure the cell as ``measure`` does, unless another process is at it; say whether that was done."""
+        if cell.rule is not None and not self.attempt(cell.rule.cell, images):
+            return False
+        rule = self._rule(cell, images, compute=True)
+        assert rule is not None
         folder = self._folder(cell, rule)
+        try:
+            with nullcontext() if folder.complete(_spans(cell, images)) else self._lock(folder).acquire(timeout=0):
+                self.measure(cell, images, on_steps)
+        except Timeout:
+            return False
+        return True
+
+    def _lock(self, folder: CellFolder) -> BaseFileLock:
+        """Return the lock of a cell, always the same object: this process may take it again while it holds it."""
+        file = folder.lock
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return self._locks.setdefault(file, FileLock(file))
+
+    def _measure(
+        self, cell: Cell, rule: WeightRule, folder: CellFolder, spans: list[tuple[int, int]], images: int,
+        on_steps: StepHook,
+    ) -> Measured:  # fmt: skip
         parts: list[Measured] = []
-        for begin, end in _spans(cell, images):
+        for begin, end in spans:
             found = folder.get(begin, end)
             if found is None:
                 found = self._run(cell, rule, self._bench.trial(cell, begin, end), on_steps)

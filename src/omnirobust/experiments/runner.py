@@ -79,7 +79,8 @@ def reproduce(
 
     Every attack is kept in ``cells``, in chunks of images: a run that was stopped goes on where it was, a larger
     budget adds to what a smaller one measured, and an attack that two experiments share is made once. Cells know the
-    settings and the models' weights, not the code: after changing an attack's code, take another folder.
+    settings and the models' weights, not the code: after changing an attack's code, take another folder. Several
+    processes, on one machine or many, may run this on one folder: each measures cells that no other one is at.
 
     Args:
         names: of experiments, such as "table-1a"; none at all stands for every one.
@@ -163,14 +164,27 @@ def _measure_all(
     totals = {name: sum(_pairs(row, count) for row, n, count in jobs if n == name) for _, name, _ in jobs}
     done = dict.fromkeys(totals, 0)
     # Sorting is stable: within a variant the order of experiments and rows stands.
-    for row, name, count in sorted(jobs, key=lambda job: list(VARIANTS).index(job[0].variant)):
+    left = sorted(jobs, key=lambda job: list(VARIANTS).index(job[0].variant))
+    while left:
+        busy = []
+        for row, name, count in left:
 
-        def on_steps(n: int, name: str = name) -> None:
-            done[name] += n
-            if progress is not None:
-                progress(name, min(done[name], totals[name]), totals[name])
+            def on_steps(n: int, name: str = name) -> None:
+                done[name] += n
+                if progress is not None:
+                    progress(name, min(done[name], totals[name]), totals[name])
 
-        lab.measure(row.cell, count, on_steps)
+            if not lab.attempt(row.cell, count, on_steps):
+                busy.append((row, name, count))
+        left = _waited(lab, busy)
+
+
+def _waited(lab: Laboratory, busy: list[tuple[Row, str, int]]) -> list[tuple[Row, str, int]]:
+    """Wait for one of the cells that other processes measure, and return all, to be looked at again."""
+    if busy:
+        row, _, count = busy[0]
+        lab.measure(row.cell, count)
+    return busy
 
 
 def _measurable(lab: Laboratory, experiment: Experiment, count: int, strict: bool) -> list[Row]:
