@@ -144,8 +144,10 @@ def test_figures_are_svg_and_the_same_for_the_same_numbers(done):
     before = {name: (folder / "out" / "figures" / name).read_bytes() for name in names}
     for content in before.values():
         assert ET.fromstring(content).tag.endswith("svg")
-    again = reproduce(list(experiments()), budget="smoke", images=12, out=folder / "again", cells=folder / "cells", measure=False,
-                      laboratory=Laboratory(folder / "cells", make_model, make_images))  # fmt: skip
+    again = reproduce(
+        list(experiments()), budget="smoke", images=12, out=folder / "again", measure=False,
+        laboratory=Laboratory(folder / "cells", make_model, make_images),
+    )  # fmt: skip
     assert {name: (folder / "again" / "figures" / name).read_bytes() for name in names} == before
     assert again.page.read_text() == found.page.read_text()
 

@@ -36,7 +36,7 @@ def judgings(training: Training, how: How, eps_l2: float, budget: TrainingBudget
     match how:
         case "universal":
             return (Judging(training, how, "linf", EPS_UNIVERSAL, UNIVERSAL_EPOCHS),)
-        case "gradients":
+        case "gradients" | "gradients_dpar":
             return (Judging(training, how, "l2", eps_l2, steps),)
         case _:
             return Judging(training, how, "linf", EPS_LINF, steps), Judging(training, how, "l2", eps_l2, steps)
@@ -93,9 +93,12 @@ class Findings:
             total = total + (left + right) * width
         return total
 
-    def cosine(self, arch: Arch, opt: Opt, eps_l2: float) -> Sample:
-        """Return the cosine between the input gradients of the linf and the l2 attack, image by image."""
-        return self._judged(arch, opt, eps_l2, "gradients", "l2", "cosine")
+    def cosine(self, arch: Arch, opt: Opt, eps_l2: float, *, diverse: bool = False) -> Sample:
+        """Return the cosine between the input gradients of the linf and the l2 attack, image by image.
+
+        The attacks ascend the regulariser of DPAR too where they are ``diverse``.
+        """
+        return self._judged(arch, opt, eps_l2, "gradients_dpar" if diverse else "gradients", "l2", "cosine")
 
     def distance(self, arch: Arch, opt: Opt, eps_l2: float, norm: str, measured_in: str) -> Sample:
         """Return the norm of the perturbation that the attack in ``norm`` ends with, in the other or the same norm."""

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from omnirobust.data import ImageData
 from omnirobust.evaluation import evaluate_robustness
-from omnirobust.experiments.training_spec import EPS_LINF, Judging
+from omnirobust.experiments.training_spec import DPAR, EPS_LINF, Judging
 from omnirobust.threat_models import L2, Linf, ThreatModel
 from omnirobust.training import Scheme, attack_batch, cosines
 from omnirobust.universal import usgd
@@ -26,13 +26,14 @@ def judge_images(
     """Measure one model on images (B, *S) with labels (B,), the first of which is number ``first_row``.
 
     Returns:
-        By name: "clean", right without an attack, (B,) bool; for "gradients" "cosine", (B,); else "right", right under
+        By name: "clean", right without an attack, (B,) bool; for gradients "cosine", (B,); else "right", right under
         the attack, (B,) bool, and "l2" and "linf", the norms of the perturbation, (B,).
     """
     with torch.no_grad():
         clean = model(x).argmax(1) == y
-    if judging.how == "gradients":
-        cosine = gradient_cosines(model, x, y, (Linf(EPS_LINF), L2(judging.eps)), judging.steps, first_row)
+    if judging.how in ("gradients", "gradients_dpar"):
+        threats, dpar = (Linf(EPS_LINF), L2(judging.eps)), DPAR if judging.how == "gradients_dpar" else 0.0
+        cosine = gradient_cosines(model, x, y, threats, judging.steps, first_row, dpar)
         return {"clean": clean.cpu(), "cosine": cosine.cpu()}
     delta = _perturbation(model, judging, x, y, first_row, learn)
     with torch.no_grad():
@@ -63,22 +64,35 @@ def _perturbation(
 
 
 def last_iterates(
-    model: nn.Module, x: Tensor, y: Tensor, threats: tuple[ThreatModel, ...], steps: int, first_row: int = 0
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threats: tuple[ThreatModel, ...],
+    steps: int,
+    first_row: int = 0,
+    dpar: float = 0.0,
 ) -> list[Tensor]:
     """Attack as a training does: normalised steps up the cross-entropy from a random start, the last one kept."""
     rows = torch.arange(first_row, first_row + len(x), device=x.device)
-    return attack_batch(model, x, y, Scheme("average", threats, steps), rows=rows, seed=SEED)[0]
+    return attack_batch(model, x, y, Scheme("average", threats, steps, dpar=dpar), rows=rows, seed=SEED)[0]
 
 
 def gradient_cosines(
-    model: nn.Module, x: Tensor, y: Tensor, threats: tuple[ThreatModel, ThreatModel], steps: int, first_row: int = 0
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threats: tuple[ThreatModel, ThreatModel],
+    steps: int,
+    first_row: int = 0,
+    dpar: float = 0.0,
 ) -> Tensor:
     """Return the cosine between the input gradients of two attacks where these end, (B,).
 
-    It is what DPAR (16) is to lower: h = log(1 - cos^2) for two attacks, ridge aside.
+    The regulariser (16) of two attacks is h = log(1 - cos^2), ridge aside: with ``dpar`` the attacker is to lower
+    the cosine.
     """
     grads = []
-    for delta in last_iterates(model, x, y, threats, steps, first_row):
+    for delta in last_iterates(model, x, y, threats, steps, first_row, dpar):
         points = (x + delta).requires_grad_(True)
         (grad,) = torch.autograd.grad(cross_entropy(model(points), y, reduction="sum"), points)
         grads.append(grad)

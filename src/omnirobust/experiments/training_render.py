@@ -117,13 +117,13 @@ def _table_4(outcome: TrainingOutcome) -> str:
         printed = TABLE_A8.get(row)
         name = label(row[1])
         if printed is not None:
-            lines.append([name, "*printed*", *(f"{value:.2f}" for value in printed), NONE, NONE])
+            lines.append([name, "*printed*", *(f"{value:.2f}" for value in printed), NONE, NONE, NONE])
         for how in outcome.hows:
             cells = [outcome.accuracy(row, metric, how) for metric in metrics]
-            cosine = _try(lambda row=row: outcome.findings.cosine(*row)) if how == "pgd" else None
-            shown = f"{cosine.mean:.3f}" if cosine is not None else NONE
-            lines.append([name, _evaluation(outcome, how), *_cells(cells), shown, _counts(cells)])
-    head = ["training", "evaluation", *(HEADS[m] for m in metrics), "cosine", "seeds x images"]
+            plain, diverse = (_try(partial(outcome.findings.cosine, *row, diverse=d)) for d in (False, True))
+            cosines = [_weight(plain), _weight(diverse)] if how == "pgd" else [NONE, NONE]
+            lines.append([name, _evaluation(outcome, how), *_cells(cells), *cosines, _counts(cells)])
+    head = ["training", "evaluation", *(HEADS[m] for m in metrics), "cosine", "cosine with DPAR", "seeds x images"]
     return "Accuracy in percent.\n\n" + table(head, lines)
 
 

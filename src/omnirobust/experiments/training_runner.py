@@ -12,7 +12,7 @@ from omnirobust.experiments.training_tables import TrainingExperiment, urgency
 ProgressHook: TypeAlias = Callable[[str, int, int], None]
 """Is told the name of an experiment, and how many of its trainings and judgings are done, of how many."""
 
-_HOWS = ("pgd", "universal", "gradients", "strong")
+_HOWS = ("pgd", "universal", "gradients", "gradients_dpar", "strong")
 
 
 def measure_trainings(

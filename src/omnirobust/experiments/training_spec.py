@@ -15,7 +15,7 @@ Opt: TypeAlias = Literal[
 """How a model is trained, as Tables 4, A7 and A8 name it; "printed": Algorithm 2 with the steps as it is printed."""
 
 Arch: TypeAlias = Literal["a", "c"]
-How: TypeAlias = Literal["pgd", "strong", "universal", "gradients"]
+How: TypeAlias = Literal["pgd", "strong", "universal", "gradients", "gradients_dpar"]
 
 NAMES: dict[Arch, str] = {"a": "MLP", "c": "LeNet"}
 """Letter of the network, as in the zoo, to the paper's name."""
@@ -136,9 +136,10 @@ class Judging:
         training: the model.
         how: "pgd": the attack of the training with ``steps`` steps, against one threat. "strong": this library's
             evaluation of robustness, against one threat. "universal": one perturbation, learned by uSGD on training
-            images. "gradients": the cosine between the input gradients of the linf and the l2 attack at their ends.
-        eps: radius: of l2, or for "linf" of linf; of l2 for "gradients".
-        norm: of the threat; "linf" for "universal", "l2" for "gradients".
+            images. "gradients": the cosine between the input gradients of the linf and the l2 attack at their ends;
+            "gradients_dpar": the same of attacks that ascend the regulariser of DPAR too.
+        eps: radius: of l2, or for "linf" of linf; of l2 for gradients.
+        norm: of the threat; "linf" for "universal", "l2" for gradients.
         steps: of every attack, >= 1; for "universal" passes over the training images.
     """
 
@@ -163,7 +164,7 @@ class TrainingBudget:
         seeds: letter to how many seeds the trainings of Tables 4 and A7 and of Figure A4 get.
         sweep_seeds: how many the others get, at other radii.
         pgd: test images under the attack of the training, and those under a universal perturbation.
-        strong: test images under the strong evaluation.
+        strong: test images under the strong evaluation, and those whose gradients are compared.
         pgd_steps: steps of the attack of the training when it judges.
         strong_steps: steps of every attack of the strong evaluation.
         grid: l2 radii of Table A8 and the figures.
@@ -185,7 +186,7 @@ class TrainingBudget:
 
     def images(self, arch: Arch, how: How) -> int:
         """Return how many test images a judging takes."""
-        return self.strong[arch] if how == "strong" else self.pgd[arch]
+        return self.pgd[arch] if how in ("pgd", "universal") else self.strong[arch]
 
 
 _QUICK = Effort(epochs=10, images=20_000, steps=10, holdout=1000)

@@ -1,0 +1,64 @@
+"""Intervals over seeds and images against scipy, and their coverage on drawn data."""
+
+import pytest
+import torch
+from scipy import stats
+
+from omnirobust.experiments.training_sample import Sample, student_quantile
+
+
+@pytest.mark.parametrize("freedom", [1.0, 1.5, 2.0, 3.7, 12.0, 400.0, 9_000.0])
+@pytest.mark.parametrize("p", [0.975, 0.9, 0.998, 0.3])
+def test_quantiles_are_students(p, freedom):
+    assert student_quantile(p, freedom) == pytest.approx(stats.t.ppf(p, freedom), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 50), (6, 1)])
+def test_of_one_seed_or_of_one_number_a_training_the_interval_is_students(shape):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = Sample(tuple(range(shape[0])), values).interval(0.9)
+    flat = values.flatten().numpy()
+    low, high = stats.t.interval(0.9, len(flat) - 1, flat.mean(), stats.sem(flat))
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-3)
+
+
+def test_the_interval_holds_its_level_over_new_seeds_and_new_images():
+    generator = torch.Generator().manual_seed(3)
+    hits, rounds = 0, 300
+    for _ in range(rounds):
+        of_seed, of_image = 0.05 * torch.randn(3, 1, generator=generator), torch.randn(1, 100, generator=generator)
+        found = Sample((0, 1, 2), of_seed + of_image + torch.randn(3, 100, generator=generator)).interval()
+        hits += found.low <= 0 <= found.high
+    # three standard deviations below 95 %; the interval errs to the safe side
+    assert hits / rounds >= 0.95 - 3 * (0.95 * 0.05 / rounds) ** 0.5
+
+
+def test_images_that_all_agree_prove_no_certainty():
+    found = Sample((0,), torch.ones(1, 100)).interval()
+    assert found.low == pytest.approx(1 - 1.98 / 100, abs=1e-3)
+    assert Sample((0,), torch.ones(1, 1)).interval().low == float("-inf")
+    assert Sample((0, 1), torch.ones(2, 1)).interval().low == 1.0
+
+
+def test_differences_are_taken_in_pairs_of_what_both_have():
+    one = Sample.of({0: torch.tensor([1.0, 2.0, 3.0]), 2: torch.tensor([4.0, 5.0, 6.0])})
+    other = Sample.of({2: torch.tensor([1.0, 1.0]), 5: torch.tensor([9.0, 9.0])})
+    found = one - other
+    assert found.seeds == (2,)
+    assert found.values.tolist() == [[3.0, 4.0]]
+    assert (one - 1.0).values.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert (0.5 * one).mean == one.mean / 2
+    with pytest.raises(KeyError, match="no seed"):
+        Sample((0,), torch.ones(1, 2)) + Sample((1,), torch.ones(1, 2))
+
+
+def test_indicators_hold_both_or_not():
+    one, other = (Sample((0,), torch.tensor([flags])) for flags in ([1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]))
+    assert one.both(other).values.tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(KeyError, match="nothing measured"):
+        Sample.of({})
+    with pytest.raises(ValueError, match=r"values must have shape \(2, N\), got \(1, 3\)"):
+        Sample((0, 1), torch.ones(1, 3))
