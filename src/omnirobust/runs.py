@@ -172,14 +172,19 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise ValueError(f"The file {file} is damaged: delete it and run the job again.") from error
 
 
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the settings in which two configurations differ: path, and either value as JSON or "nothing"."""
+    ours, theirs = _leaves(first), _leaves(second)
+    pairs = ((key, ours.get(key, "nothing"), theirs.get(key, "nothing")) for key in dict.fromkeys([*ours, *theirs]))
+    return [(key, value, other) for key, value, other in pairs if value != other]
+
+
 def _check_same(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
-    ours, theirs = _leaves(wanted), _leaves(found)
-    for key in [*ours, *theirs]:
-        if (value := ours.get(key, "nothing")) != (made := theirs.get(key, "nothing")):
-            raise ValueError(
-                f"out must be a new folder or that of a run with the same settings, got {path}, "
-                f"made with {key} {made}, not {value}"
-            )
+    for key, value, made in differences(wanted, found):
+        raise ValueError(
+            f"out must be a new folder or that of a run with the same settings, got {path}, "
+            f"made with {key} {made}, not {value}"
+        )
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

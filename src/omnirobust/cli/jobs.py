@@ -26,11 +26,30 @@ def demo(
     say(f"Results: {folder}", f"Report:  {build_report(folder)}")
 
 
-def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
-    """Write the report of a finished run again."""
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    other: Annotated[Path | None, typer.Argument(help="Another, to be compared with the first.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page of a comparison.", show_default="compared-with-FIRST.html in the second folder"),
+    ] = None,
+) -> None:
+    """Write the report of a finished run again, or compare two runs, example by example where they share examples."""
     from omnirobust.report import build_report
 
-    say(f"Report: {build_report(run)}")
+    if other is None:
+        if out is not None:
+            raise ValueError(f"out must be left out unless two runs are compared, got {out}")
+        say(f"Report: {build_report(run)}")
+        return
+    from omnirobust.cli.tables import show_comparison
+    from omnirobust.report.compare import compare_runs, write_comparison
+
+    compared = compare_runs(run, other)
+    for part in compared:
+        show_comparison(part)
+    page = out if out is not None else other / f"compared-with-{run.resolve().name}.html"
+    say(f"Report: {write_comparison(compared, page)}")
 
 
 def reproduce(
