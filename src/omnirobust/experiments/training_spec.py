@@ -196,7 +196,7 @@ _SMOKE = Effort(epochs=1, images=64, steps=2, holdout=32)
 TRAINING_BUDGETS: dict[str, TrainingBudget] = {
     "smoke": TrainingBudget(
         {"a": _SMOKE, "c": replace(_SMOKE, holdout=0)}, {"a": 2, "c": 1}, 1, {"a": 100, "c": 24}, {"a": 8, "c": 4},
-        pgd_steps=3, strong_steps=3, grid=(0.5, 2.0),
+        pgd_steps=3, strong_steps=3, grid=(0.5, 2.5),
     ),
     "quick": TrainingBudget(
         {"a": _QUICK, "c": replace(_QUICK, epochs=5, precision="bf16", holdout=0)},
