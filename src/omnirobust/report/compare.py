@@ -35,7 +35,7 @@ class Line:
         name: what was measured.
         first, second: its rate in each run, on the examples of that run; on the shared ones where it is paired.
         unit: of what it is a rate.
-        paired: the second against the first on the examples they share; None if these are less than half of the smaller run.
+        paired: the second against the first on the examples they share; None if that is not half of the smaller run.
     """
 
     name: str
@@ -223,6 +223,5 @@ def _notes(lines: list[Line]) -> list[str]:
     shared = {f"{count(line.paired.examples, line.unit)}" for line in lines if line.paired is not None}
     notes = [said, f"Both hold {' and '.join(sorted(shared))}, on which the rates are taken."] if shared else []
     alone = sorted({line.unit for line in lines if line.paired is None})
-    return notes + [
-        f"The runs share no {unit}: rates are those of each run, and there is no interval." for unit in alone
-    ]
+    apart = "do not share half of the smaller one's"
+    return [*notes, *(f"The runs {apart} {unit}s: rates are those of each, without an interval." for unit in alone)]
