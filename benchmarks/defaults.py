@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ from omnirobust import data, losses, zoo
 THREATS = {"linf": orb.Linf(0.2), "l2": orb.L2(3.0), "l1": orb.L1(20.0), "l0": orb.L0(30)}
 STEEPEST: dict[str, Any] = {"linf": orb.Sign("linear"), "l2": orb.Normalised("linear"), "l1": orb.Normalised("linear")}
 
+DETOURS = {
+    norm: s.direction for norm, s in orb.settings.DEFAULT_OF["ensemble"].items() if isinstance(s.direction, orb.Detour)
+}
+
+
+def balanced(norm: str) -> orb.Adaptive | orb.Detour:
+    """Return the default direction with every model's gradient scaled to unit length."""
+    plain = orb.Adaptive(balance=True)
+    return replace(DETOURS[norm], direction=plain) if norm in DETOURS else plain
+
 
 def rivals(norm: str) -> dict[str, dict[str, Any]]:
     """Return the settings that compete at 50 steps: what differs from the default."""
@@ -34,8 +45,10 @@ def rivals(norm: str) -> dict[str, dict[str, Any]]:
         "worst case only": {"rule": orb.WorstCase()},
         "hinge, the paper's weights": {"loss": losses.margin, "rule": orb.settings.PAPER[norm].rule},
         "probability margin": {"loss": losses.probability_margin, "rule": orb.ExponentiatedGradient(1.0)},
-        "gradients balanced": {"direction": orb.Adaptive(balance=True)},
+        "gradients balanced": {"direction": balanced(norm)},
     }
+    if norm in DETOURS:
+        found["without the detour"] = {"direction": orb.Adaptive()}
     if norm in STEEPEST:
         found["steepest descent, decayed linearly"] = {"direction": STEEPEST[norm]}
     return found

@@ -14,6 +14,7 @@ from omnirobust.attacks import attack_ensemble as attack_ensemble
 from omnirobust.attacks import attack_product as attack_product
 from omnirobust.attacks import attack_transforms as attack_transforms
 from omnirobust.attacks import attack_universal as attack_universal
+from omnirobust.detour import Detour as Detour
 from omnirobust.directions import Normalised as Normalised
 from omnirobust.directions import RawGradient as RawGradient
 from omnirobust.directions import Sign as Sign

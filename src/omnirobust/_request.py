@@ -19,7 +19,7 @@ from omnirobust.directions import Direction
 from omnirobust.domains import DomainGrid, Transforms
 from omnirobust.losses import Loss
 from omnirobust.results import AttackResult
-from omnirobust.settings import DEFAULT, DEFAULT_CLIP, PAPER_CLIP, PAPER_OF, AttackSettings, Task
+from omnirobust.settings import DEFAULT_CLIP, DEFAULT_OF, PAPER_CLIP, PAPER_OF, AttackSettings, Task
 from omnirobust.solver import Keep
 from omnirobust.starts import Start
 from omnirobust.threat_models import Clip, ThreatModel
@@ -96,7 +96,7 @@ def _resolve(threat_model: ThreatModel, asked: Request) -> AttackSettings:
         raise ValueError(f"preset must be 'paper' or None, got {asked.preset!r}")
     if isinstance(asked.init, str) and asked.init not in ("zero", "normal"):
         raise ValueError(f"init must be a tensor, 'zero' or 'normal', got {asked.init!r}")
-    base = (PAPER_OF[asked.task] if asked.preset == "paper" else DEFAULT)[threat_model.name]
+    base = (PAPER_OF if asked.preset == "paper" else DEFAULT_OF)[asked.task][threat_model.name]
     if asked.direction is not None:  # a step size belongs to its direction
         base = replace(base, direction=asked.direction, step_size=None)
     given = {"rule": asked.rule, "step_size": asked.step_size, "loss": asked.loss, "keep": asked.keep}

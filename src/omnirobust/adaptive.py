@@ -73,7 +73,7 @@ class Adaptive:
         """
         if feasible.p == 0:
             return _Swaps(self, step_size, steps)
-        return _Descent(self, step_size, steps)
+        return Descent(self, step_size, steps)
 
 
 def checkpoints(steps: int, window: float) -> list[int]:
@@ -86,7 +86,7 @@ def checkpoints(steps: int, window: float) -> list[int]:
     return sorted(set(marks))
 
 
-class _Descent:
+class Descent:
     """Momentum and halving for l1, l2 and linf."""
 
     def __init__(self, setting: Adaptive, step_size: float | None, steps: int) -> None:
@@ -96,22 +96,37 @@ class _Descent:
         self._begun = False
 
     def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
-        assert evaluation.grads is not None
-        grad = self._setting.mix(weights, evaluation.grads)
-        worst = evaluation.losses.amax(dim=1)
+        """Return the projected perturbation of step ``t`` (1, ..., T) that follows ``delta`` (B, *S)."""
+        grad, worst = self._read(weights, evaluation)
         if not self._begun:
-            self._begin(delta, grad, worst, feasible)
-        else:
-            self._learn(delta, grad, worst)
-            if t - 1 in self._marks:
-                delta, grad = self._judge(t - 1, delta, grad)
-        size = _like(self._size, grad)
-        shape = torch.sign(grad) if feasible.p == inf else unit_l2(grad)
-        target = feasible.project(delta.addcmul(shape, size, value=-1))
-        a = 1.0 if t == 1 else 1.0 - self._setting.momentum
+            return self.begin(delta, grad, worst, feasible)
+        self._learn(delta, grad, worst)
+        if t - 1 in self._marks:
+            delta, grad = self._judge(t - 1, delta, grad)
+        target = self._target(delta, grad, feasible)
+        a = 1.0 - self._setting.momentum
         moved = target if a == 1.0 else delta + a * (target - delta) + (1 - a) * (delta - self._previous)
         self._previous = delta
-        return target if a == 1.0 else feasible.project(moved)
+        return feasible.project(moved)
+
+    def begin(self, delta: Tensor, grad: Tensor, worst: Tensor, feasible: FeasibleSet) -> Tensor:
+        """Take the first step, from ``delta`` with its gradient (B, *S) and worst loss (B,)."""
+        self._begin(delta, grad, worst, feasible)
+        return self._target(delta, grad, feasible)
+
+    def best(self, delta: Tensor, weights: Tensor, evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the iterate of lowest worst loss, its gradient and that loss, the one just evaluated included."""
+        self._learn(delta, *self._read(weights, evaluation))
+        return self._best, self._best_grad, self._best_worst
+
+    def _read(self, weights: Tensor, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
+        assert evaluation.grads is not None
+        return self._setting.mix(weights, evaluation.grads), evaluation.losses.amax(dim=1)
+
+    def _target(self, delta: Tensor, grad: Tensor, feasible: FeasibleSet) -> Tensor:
+        """Return z: where a step without momentum ends."""
+        shape = torch.sign(grad) if feasible.p == inf else unit_l2(grad)
+        return feasible.project(delta.addcmul(shape, _like(self._size, grad), value=-1))
 
     def _begin(self, delta: Tensor, grad: Tensor, worst: Tensor, feasible: FeasibleSet) -> None:
         first = self._setting.first_step or 1.0

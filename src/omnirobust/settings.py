@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from omnirobust import losses
 from omnirobust._types import WeightRule
 from omnirobust.adaptive import Adaptive
+from omnirobust.detour import Detour
 from omnirobust.directions import Direction, RawGradient
 from omnirobust.losses import Loss
 from omnirobust.solver import Keep
@@ -63,6 +64,14 @@ _TUNED = AttackSettings(ExponentiatedGradient(0.5), Adaptive(), None, losses.sta
 
 DEFAULT: dict[str, AttackSettings] = {"l0": _TUNED, "l1": _TUNED, "l2": _TUNED, "linf": _TUNED}
 """The user's default of each norm; docs/defaults.md says how it was chosen. One setting won in all four norms."""
+
+DEFAULT_OF: dict[Task, dict[str, AttackSettings]] = {
+    "ensemble": DEFAULT
+    | {"l1": replace(_TUNED, direction=Detour()), "linf": replace(_TUNED, direction=Detour(radius=1.5))},
+    "universal": DEFAULT,
+    "transforms": DEFAULT,
+}
+"""The user's default of each task: on ensembles, l1 and linf take a detour through a larger ball."""
 
 PAPER_OF: dict[Task, dict[str, AttackSettings]] = {
     "ensemble": PAPER,

@@ -132,7 +132,7 @@ def solve(
         delta = stepper.step(t, delta, w, evaluation, run.feasible)
         evaluation = run.domains.evaluate(delta, grad=t < steps)
         w = rule.step(w, evaluation.losses)
-        run.record(t, delta, w, evaluation, callback)
+        run.record(t, delta, w, evaluation, callback, outside=getattr(stepper, "outside", False))
     return run.solution(full=history == "full")
 
 
@@ -146,26 +146,32 @@ class _Run:
         self._whole = True
 
     def record(
-        self, t: int, delta: Tensor, w: Tensor, e: Evaluation, callback: Callable[[Progress], None] | None
-    ) -> None:
-        """Take note of iterate ``t`` for the problems in the batch."""
+        self, t: int, delta: Tensor, w: Tensor, e: Evaluation, callback: Callable[[Progress], None] | None,
+        *, outside: bool = False,
+    ) -> None:  # fmt: skip
+        """Take note of iterate ``t`` for the problems in the batch; nothing counts that may lie ``outside`` X."""
         if t == 0:
             self._allocate(delta, w, e)
         rows = self._rows
         done = self._done if self._whole else self._done[rows]
-        self._note_history(t, w, e, done)
-        if self._stop or self._keep == "best":
-            better = self._better(e) & ~done
+        if outside:
+            self._repeat_history(t, until=t + 1)
+            self._weight_rows[t, rows[~done]] = w[~done]
         else:
-            better = torch.ones_like(done)
-        self._take(t, better, delta, w, e)
-        if self._stop and e.fooled is not None:
-            self._done[rows] |= e.fooled.all(dim=1)
+            self._count_iterate(t, delta, w, e, done)
         if bool(e.losses.isnan().any()):
             domain = self.domains.names[int(e.losses.isnan().any(dim=0).nonzero()[0])]
             raise ValueError(f"domain {domain!r} gave a NaN loss at step {t}")
         if callback is not None:
             callback(Progress(t, rows, delta, w, e))
+
+    def _count_iterate(self, t: int, delta: Tensor, w: Tensor, e: Evaluation, done: Tensor) -> None:
+        """Let an iterate into the history, and keep it where it is better."""
+        self._note_history(t, w, e, done)
+        better = self._better(e) & ~done if self._stop or self._keep == "best" else torch.ones_like(done)
+        self._take(t, better, delta, w, e)
+        if self._stop and e.fooled is not None:
+            self._done[self._rows] |= e.fooled.all(dim=1)
 
     def _allocate(self, delta: Tensor, w: Tensor, e: Evaluation) -> None:
         B, K = e.losses.shape
@@ -242,10 +248,10 @@ class _Run:
         self.domains, self.feasible = self.domains.select(kept), self.feasible.select(kept)
         return kept
 
-    def _repeat_history(self, t: int) -> None:
+    def _repeat_history(self, t: int, until: int | None = None) -> None:
         for history in (self._loss_rows, self._weight_rows, self._fooled_rows, self._best_rows):
             if history is not None:
-                history[t:] = history[t - 1]
+                history[t:until] = history[t - 1]
 
     def solution(self, *, full: bool) -> Solution:
         """Return what was kept."""

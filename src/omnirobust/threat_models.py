@@ -91,6 +91,10 @@ class FeasibleSet:
         eps = self.eps[rows] if isinstance(self.eps, Tensor) and self.eps.ndim == 1 else self.eps
         return FeasibleSet(self.p, eps, self.lower[rows], self.upper[rows])
 
+    def scaled(self, factor: float) -> FeasibleSet:
+        """Return the set with every radius ``factor`` times as large, in the same box."""
+        return FeasibleSet(self.p, self.eps * factor, self.lower, self.upper)
+
 
 @dataclass(frozen=True)
 class ThreatModel:

@@ -41,7 +41,7 @@ def test_names_become_the_objects_of_the_library():
     assert all(callable(args.attack_loss(name)) for name in LossName)
     assert args.direction(None) is None
     assert args.direction(DirectionName.RAW) == orb.RawGradient()
-    assert len({type(args.direction(name)) for name in DirectionName}) == 4
+    assert len({type(args.direction(name)) for name in DirectionName}) == 5
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 import omnirobust as orb
 from omnirobust.jobs import AttackJob, Grouping
-from omnirobust.settings import DEFAULT, PAPER, PAPER_TRANSFORMS, PAPER_UNIVERSAL
+from omnirobust.settings import DEFAULT_OF, PAPER, PAPER_TRANSFORMS, PAPER_UNIVERSAL
 
 THREATS = {"linf": orb.Linf, "l2": orb.L2, "l1": orb.L1, "l0": orb.L0}
 JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1))
@@ -24,7 +24,7 @@ JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1))
 def test_settings_are_those_of_the_preset_of_the_task_unless_said(norm, parts, task, paper):
     job = AttackJob("digits", ("a",), THREATS[norm](1), **parts)
     assert job.task == task
-    assert job.resolved() == DEFAULT[norm]
+    assert job.resolved() == DEFAULT_OF[task][norm]
     assert replace(job, preset="paper").resolved() == paper[norm]
     own = replace(job, preset="paper", direction=orb.Sign()).resolved()
     assert own.direction == orb.Sign()

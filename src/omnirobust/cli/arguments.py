@@ -55,6 +55,7 @@ class DirectionName(StrEnum):
     SIGN = "sign"
     NORMALISED = "normalised"
     ADAPTIVE = "adaptive"
+    DETOUR = "detour"
 
 
 class Labels(StrEnum):
@@ -220,6 +221,7 @@ def attack_loss(name: LossName | None) -> Loss | None:
 def direction(name: DirectionName | None) -> Direction | None:
     """Return the direction of that name, with steps that shrink unless it is the paper's; None for the preset's."""
     from omnirobust.adaptive import Adaptive
+    from omnirobust.detour import Detour
     from omnirobust.directions import Normalised, RawGradient, Sign
 
     if name is None:
@@ -229,4 +231,5 @@ def direction(name: DirectionName | None) -> Direction | None:
         DirectionName.SIGN: Sign("linear"),
         DirectionName.NORMALISED: Normalised("linear"),
         DirectionName.ADAPTIVE: Adaptive(),
+        DirectionName.DETOUR: Detour(),
     }[name]

@@ -12,7 +12,7 @@ from omnirobust._types import WeightRule
 from omnirobust.directions import Direction
 from omnirobust.groups import GroupBy
 from omnirobust.losses import Loss
-from omnirobust.settings import DEFAULT, DEFAULT_CLIP, PAPER_CLIP, PAPER_OF, AttackSettings, Task
+from omnirobust.settings import DEFAULT_CLIP, DEFAULT_OF, PAPER_CLIP, PAPER_OF, AttackSettings, Task
 from omnirobust.solver import Keep
 from omnirobust.starts import Start
 from omnirobust.threat_models import Clip, ThreatModel
@@ -142,7 +142,7 @@ class AttackJob:
 
     def resolved(self) -> AttackSettings:
         """Return the preset with what this job says instead."""
-        base = (PAPER_OF[self.task] if self.preset == "paper" else DEFAULT)[self.threat_model.name]
+        base = (PAPER_OF if self.preset == "paper" else DEFAULT_OF)[self.task][self.threat_model.name]
         if self.direction is not None:  # a step size belongs to its direction
             base = replace(base, direction=self.direction, step_size=None)
         given = {
