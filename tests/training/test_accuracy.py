@@ -5,7 +5,7 @@ from torch import nn
 
 from omnirobust.threat_models import L2, Linf
 from omnirobust.training import Scheme, accuracy
-from omnirobust.training.accuracy import restored_modes, robust_accuracy_of
+from omnirobust.training.accuracy import restored_modes, robust_accuracy_of, robust_rates_of
 from omnirobust.training.batches import batches
 
 
@@ -52,6 +52,8 @@ def test_robust_accuracy_of_a_linear_model_is_exact() -> None:
     for names in (("linf",), ("l2",), ("linf", "l2")):
         threats = tuple({"linf": Linf(0.03), "l2": L2(0.06)}[name] for name in names)
         expected = torch.stack([left[name] for name in names]).all(0).float().mean().item()
+        average = sum(left[name].float().mean().item() for name in names) / len(names)
         for scheme in (Scheme("average", threats, 10), Scheme("worst", threats, 10, preset="paper", start="zero")):
             assert abs(robust_accuracy_of(model, data, scheme, 0, "fp32") - expected) < 1 / 299
+            assert abs(robust_rates_of(model, data, scheme, 0, "fp32")[1] - average) < 1 / 299
     assert left["linf"].float().mean() < (margin > 0).float().mean() - 0.1

@@ -51,7 +51,8 @@ def test_both_hold_every_epoch_once_after_an_interruption(tmp_path: Path) -> Non
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     events = scalars(tmp_path / "tensorboard")
-    names = {"loss", "accuracy", "validation", "robust", "seconds", "weight/linf:0.1", "weight/l2:0.1"}
+    names = {"loss", "accuracy", "validation", "robust", "robust_average", "seconds", "weight/linf:0.1"}
+    names |= {"weight/l2:0.1"}
     assert sorted({step for step, _, _ in events}) == [1, 2, 3, 4]
     assert len(events) == 4 * len(names)
     for wanted, row in zip(history, rows, strict=True):

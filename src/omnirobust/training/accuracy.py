@@ -55,7 +55,14 @@ def accuracy_of(model: nn.Module, data: Batches) -> float:
 def robust_accuracy_of(
     model: nn.Module, data: Batches, scheme: Scheme, seed: int, precision: Precision, workers: Workers | None = None
 ) -> float:
-    """Return the share that stays right under every threat model of ``scheme``: union accuracy, in eval mode.
+    """Return the share that stays right under every threat model of ``scheme``: see ``robust_rates_of``."""
+    return robust_rates_of(model, data, scheme, seed, precision, workers)[0]
+
+
+def robust_rates_of(
+    model: nn.Module, data: Batches, scheme: Scheme, seed: int, precision: Precision, workers: Workers | None = None
+) -> tuple[float, float]:
+    """Return union accuracy and the mean accuracy over the threat models of ``scheme``, in eval mode.
 
     Each attack takes ``scheme.steps`` normalised steps for itself, whatever the scheme trains with: a scheme of weak
     attacks is not judged by them. The starts are the same at every call.
@@ -66,7 +73,7 @@ def robust_accuracy_of(
     device = next(model.parameters()).device
     plain = Scheme("average", scheme.threats, scheme.steps)
     classifier = Classifier("model", model, precision)
-    counts = torch.zeros(2, dtype=torch.float64)
+    counts = torch.zeros(3, dtype=torch.float64)
     with restored_modes(model):
         model.eval()
         for whole in data.numbered(0):
@@ -76,7 +83,7 @@ def robust_accuracy_of(
             seeds = row_seeds(DrawKey(seed, restart=-1), batch.rows.to(device), len(plain.threats))
             deltas, _ = attack_rows(classifier, batch.x, batch.y, plain, seeds)
             with torch.no_grad():
-                right = [logits_of(model, batch.x + delta).argmax(1) == batch.y for delta in deltas]
-            counts += torch.tensor([float(torch.stack(right).all(0).sum()), len(batch.y)])
-    right, seen = workers.total(counts.to(device)).tolist()
-    return right / seen
+                right = torch.stack([logits_of(model, batch.x + delta).argmax(1) == batch.y for delta in deltas])
+            counts += torch.tensor([float(right.all(0).sum()), float(right.sum()) / len(deltas), len(batch.y)])
+    union, average, seen = workers.total(counts.to(device)).tolist()
+    return union / seen, average / seen

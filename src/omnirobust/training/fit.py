@@ -43,8 +43,9 @@ class FitResult:
         epochs: epochs done in all, those of an interrupted run that was resumed included.
         history: one row an epoch: epoch (from 1), loss and accuracy (means over the epoch's batches, as trained, clean
             and attacked examples weighed as in the loss), weight/NAME (the mean weight of each threat model, where
-            there are several), validation (clean accuracy) and robust (union accuracy under the scheme's threat models,
-            not for "universal"), where validation data was given, seconds.
+            there are several), validation (clean accuracy), robust (union accuracy under the scheme's threat models,
+            not for "universal") and robust_average (the mean over several of them), where validation data was given,
+            seconds.
         stopped: "epochs" if all were done, "target" if ``stop_at`` was reached, "patience" if nothing got better.
         best: the epoch of the highest robust accuracy on the validation data (clean, if the scheme does not attack);
             the last one without validation data.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from omnirobust.training.accuracy import accuracy_of, robust_accuracy_of
+from omnirobust.training.accuracy import accuracy_of, robust_rates_of
 from omnirobust.training.batches import Batches
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import Run
@@ -16,12 +16,17 @@ Row: TypeAlias = Mapping[str, float]
 
 
 def validate(run: Run, held_out: Batches, scheme: Scheme, workers: Workers) -> dict[str, float]:
-    """Return "validation", the clean accuracy, and where the scheme attacks "robust", the union accuracy."""
+    """Return "validation", the clean accuracy, and where the scheme attacks "robust", the union accuracy.
+
+    Under several threat models "robust_average" is the mean of their accuracies.
+    """
     row = {"validation": accuracy_of(run.model, held_out)}
     if scheme.attacks and scheme.kind != "universal":
         settings = run.settings
         precision = "bf16" if settings.precision == "bf16" else "fp32"
-        row["robust"] = robust_accuracy_of(run.model, held_out, scheme, settings.seed, precision, workers)
+        row["robust"], average = robust_rates_of(run.model, held_out, scheme, settings.seed, precision, workers)
+        if len(scheme.threats) > 1:
+            row["robust_average"] = average
     return row
 
 
