@@ -157,7 +157,11 @@ def test_the_others_are_told_that_one_stopped(tmp_path):
         shards.wait(team)
 
     first, second = together(2, work)
-    assert isinstance(first, RuntimeError) and str(first).startswith("Another process of this run stopped")
+    assert (
+        isinstance(first, shards.OthersStoppedError)
+        and first.exits == 3
+        and str(first).startswith("Another process of this run stopped")
+    )
     assert isinstance(second, ValueError)
 
 

@@ -150,7 +150,7 @@ def _plain(text: str) -> Any:
 def _check_command(ctx: typer.Context, wanted: object, file: Path) -> None:
     words = " ".join(_command(ctx))
     if wanted is not None and wanted != words:
-        raise ValueError(f"config must be one for {words}, got {file}, which is for {wanted}")
+        raise ValueError(f"config must be for {words}, got {file}, which is for {wanted}")
 
 
 def _command(ctx: typer.Context) -> tuple[str, ...]:
@@ -190,10 +190,10 @@ def _options(ctx: typer.Context) -> dict[str, Any]:
 
 def _texts(key: str, value: object, option: Any) -> str | list[str]:
     """Return the value as it would stand on the command line."""
-    flag = bool(getattr(option, "is_flag", False))
-    if flag != isinstance(value, bool) and str(value).lower() not in (("true", "false") if flag else ()):
-        expected = "true or false" if flag else "text or a number (write text such as yes or no in quotes)"
-        raise ValueError(f"{key} must be {expected}, got {_shown(value)}")
+    if getattr(option, "is_flag", False):
+        if str(value).lower() not in ("true", "false"):
+            raise ValueError(f"{key} must be true or false, got {_shown(value)}")
+        return str(value).lower()
     if not option.multiple:
         return _scalar(key, value)
     parts = value if isinstance(value, list) else values_of(_scalar(key, value))
@@ -202,7 +202,7 @@ def _texts(key: str, value: object, option: Any) -> str | list[str]:
 
 def _scalar(key: str, value: object) -> str:
     if isinstance(value, bool):
-        return str(value).lower()
+        raise ValueError(f"{key} must be text or a number, got {value}: write text such as yes or no in quotes")
     if not isinstance(value, (str, int, float)):
         raise ValueError(f"{key} must be text or a number, got {_shown(value)}")
     return str(value)

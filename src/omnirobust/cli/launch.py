@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from omnirobust.cli.config import Given
 
+_BAD_INPUT = 2
+"""Exit code of a process that has said what is wrong."""
+
 
 def launched(given: Given, processes: int, out: Path | None) -> bool:
     """Run the command in ``processes`` processes to its end, and say whether it was: not so for one process.
@@ -65,11 +68,16 @@ def _launch(words: list[str], processes: int, logs: str) -> None:
 
 
 def _told(error: ChildFailedError, logs: str) -> int:
-    """Say why the first process that failed did, unless it has said so itself, and return its exit code."""
+    """Say why the first process that failed did, unless the one that shows what it does has said so itself.
+
+    Returns:
+        The exit code.
+    """
     rank, failure = error.get_first_failure()
+    shown = error.failures.get(0)
     if failure.exitcode < 0:
         tell_error(f"Process {rank} was killed by signal {-failure.exitcode}. Give the same command again to go on.")
-    elif rank > 0:
+    elif rank > 0 and (shown is None or shown.exitcode != _BAD_INPUT):
         for file in Path(logs).rglob(f"{failure.local_rank}/stderr.log"):
             sys.stderr.write(file.read_text(encoding="utf-8", errors="replace"))
-    return failure.exitcode if failure.exitcode > 0 else 2
+    return failure.exitcode if failure.exitcode > 0 else _BAD_INPUT

@@ -49,7 +49,10 @@ def _root(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 if all is well, 2 on bad input, 130 when interrupted."""
+    """Run the command line and exit.
+
+    The code is 0 if all is well, 2 on bad input, 3 if another process of the run stopped, 130 when interrupted.
+    """
     try:
         code = app(expand_lists(sys.argv[1:] if argv is None else argv, LISTS), standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         if sentence:  # empty when a command without arguments has shown its help
             tell_error(sentence)
-        sys.exit(2)
+        sys.exit(getattr(error, "exits", 2))
     if code == 130:  # typer returns it when it has caught the interruption itself
         tell_error(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

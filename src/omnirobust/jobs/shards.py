@@ -27,7 +27,16 @@ from omnirobust.training.workers import Alone, Launched, Workers
 Share: TypeAlias = Callable[[], None]
 """Finds one batch and keeps it."""
 
-STOPPED = "Another process of this run stopped"
+
+class OthersStoppedError(RuntimeError):
+    """Another process of this run stopped: this one cannot go on.
+
+    Attributes:
+        exits: the exit code on the command line, by which the launcher tells it from an error of one's own.
+    """
+
+    exits = 3
+
 
 _PATIENCE = timedelta(days=30)
 """How long a process waits for the others, whose batches may take longer."""
@@ -63,7 +72,7 @@ def share_out(units: Sequence[Share], team: Workers) -> None:
 
     Raises:
         BlindModelError: if no gradient reached any input in any unit: in some of them it may be chance.
-        RuntimeError: if another process stopped.
+        OthersStoppedError: if another process stopped.
     """
     own, blind = units[team.rank :: team.count], []
     for unit in own:
@@ -87,7 +96,7 @@ def meeting_place(team: Workers, out: str | Path, config: Mapping[str, Any]) -> 
 
     Raises:
         ValueError: if it is another run's, or a process does not see what the first one made.
-        RuntimeError: if another process stopped.
+        OthersStoppedError: if another process stopped.
     """
     if team.rank == 0:
         RunFolder.create(out, config)
@@ -107,7 +116,7 @@ def wait(team: Workers) -> None:
     """Go on once every process is here.
 
     Raises:
-        RuntimeError: if another process stopped.
+        OthersStoppedError: if another process stopped.
     """
     with _others_may_stop():
         team.wait()
@@ -118,7 +127,9 @@ def _others_may_stop() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo's own words name sockets
-        raise RuntimeError(f"{STOPPED}: its own message says why. Give the same command again to go on.") from error
+        raise OthersStoppedError(
+            "Another process of this run stopped: its own message says why. Give the same command again to go on."
+        ) from error
 
 
 @dataclass(frozen=True)

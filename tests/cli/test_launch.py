@@ -1,0 +1,85 @@
+"""Real processes, started by torch's launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from omnirobust.cli import launch, main
+from omnirobust.cli.config import Given
+from omnirobust.jobs import AttackRecord
+
+COMMAND = ["attack", "ensemble", "--data", "digits", "--models", "a", "c", "--norm", "l2", "--eps", "0.3"]
+SMALL = [*COMMAND, "--images", "12", "--steps", "2", "--batch-size", "3"]
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "omnirobust", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+
+
+def test_two_processes_write_the_files_of_one(digits, tmp_path):
+    process = start(*SMALL, "--processes", "2", "--out", str(tmp_path / "two"))
+    with pytest.raises(SystemExit) as stopped:
+        main([*SMALL, "--out", str(tmp_path / "one")])
+    assert stopped.value.code == 0
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert out.count("Saved and read back, average") == 1  # the other process is silent
+    assert out.endswith(f"Report:  {tmp_path}/two/report.html\n")
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_a_killed_process_is_told_and_the_run_goes_on(digits, tmp_path):
+    command = [*COMMAND, "--images", "30", "--steps", "50", "--batch-size", "2", "--out", str(tmp_path / "run")]
+    process = start(*command, "--processes", "2")
+    deadline = time.monotonic() + 90
+    while len(kept := list((tmp_path / "run").glob("parts/*/*.safetensors"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert kept
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"omnirobust" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert "was killed by signal 9. Give the same command again to go on." in err
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    left = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").glob("parts/*/*.safetensors")}
+    assert len(left) >= 2 and not list((tmp_path / "run").rglob("*.part"))
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 0
+    assert AttackRecord.open(tmp_path / "run").metrics["images"] == 30
+
+
+def test_what_another_process_finds_wrong_is_told_as_well(digits, tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(
+        "import os\nimport torch\nprint('loading')\n"
+        "if os.environ.get('RANK') == '1':\n    raise KeyError('broken on one machine')\n"
+        "net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    )
+    words = [f"{tmp_path}/own.py:net" if word == "a" else word for word in COMMAND]
+    process = start(*words, "--processes", "2", "--out", str(tmp_path / "run"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (2, 3) and "Traceback" not in err
+    assert "broken on one machine" in err
+
+
+def test_one_process_is_not_launched_and_less_is_refused(monkeypatch):
+    given = Given(("attack", "ensemble"), {})
+    assert not launch.launched(given, 1, None)
+    with pytest.raises(ValueError, match="processes must be >= 1, got 0"):
+        launch.launched(given, 0, None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="processes must be left out under torchrun"):
+        launch.launched(given, 2, None)
