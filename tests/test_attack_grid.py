@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust import losses
@@ -335,3 +335,20 @@ def test_nan_is_blamed_on_the_input_and_not_on_what_sees_it(models, x, y) -> Non
 def test_x_of_a_universal_attack_has_groups(models, x, y) -> None:
     with pytest.raises(ValueError, match=r"y must have shape \(9, 1\), got \(9,\)"):
         orb.attack_universal(models["a"], x, y, orb.Linf(0.1))
+
+
+def test_images_of_two_sizes_cannot_go_through_a_model_together():
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 3)).eval()
+    x, y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    halved = {"as is": lambda x: x, "halved": lambda x: x[..., ::2, ::2]}
+    with pytest.raises(ValueError, match=r"transforms must give images of one size.*'halved': \(1, 4, 4\)"):
+        orb.attack_transforms(model, x, y, halved, orb.Linf(0.1), steps=2)
+    alone = orb.attack_transforms(model, x, y, {"halved": halved["halved"]}, orb.Linf(0.1), steps=2)
+    assert alone.fooled.shape == (3, 1)
+
+
+def test_fixed_weights_of_other_problems_are_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    x, y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    with pytest.raises(ValueError, match="w of Fixed must have a row for each of 3 problems, got 5"):
+        orb.attack_ensemble([model, model], x, y, orb.Linf(0.1), steps=2, rule=orb.Fixed(torch.full((5, 2), 0.5)))

@@ -24,6 +24,7 @@ from omnirobust.solver import Keep
 from omnirobust.starts import Start
 from omnirobust.threat_models import Clip, ThreatModel
 from omnirobust.views import View, as_views
+from omnirobust.weights import Fixed
 
 DRAWS = 10
 """Fresh draws that a result is judged on where a transformation is random and nobody says how many."""
@@ -65,6 +66,8 @@ def attack(models: Models, x: Tensor, y: Tensor, threat_model: ThreatModel, aske
     _check_kinds(threat_model, asked)
     _check_counts(asked)
     settings = _resolve(threat_model, asked)
+    if isinstance(settings.rule, Fixed) and settings.rule.w.ndim == 2 and len(settings.rule.w) != len(x):
+        raise ValueError(f"w of Fixed must have a row for each of {len(x)} problems, got {len(settings.rule.w)}")
     clip = asked.clip or (PAPER_CLIP if asked.preset == "paper" else DEFAULT_CLIP)
     # The arguments are checked whole, before anything runs.
     as_groups(x, asked.shared)

@@ -288,7 +288,14 @@ class DomainGrid:
             first = sum(self._repeats[:r])
             for slot in range(first, first + self._repeats[r]):
                 seen.append(self._views[r](block, DrawKey(self._seed, self._restart, self._calls, slot), rows))
+        if len({images.shape[1:] for images in seen}) > 1:
+            self._refuse_sizes(part, seen)
         return seen[0] if len(seen) == 1 else torch.cat(seen)
+
+    def _refuse_sizes(self, part: _Part, seen: list[Tensor]) -> None:
+        slots = [r for r in part.transforms for _ in range(self._repeats[r])]
+        sizes = {self._views[r].name: tuple(images.shape[1:]) for r, images in zip(slots, seen, strict=True)}  # pyright: ignore[reportOptionalSubscript]
+        raise ValueError(f"transforms must give images of one size, for they go through a model together; got {sizes}")
 
     def _labels(self, m: int, part: _Part) -> Tensor:
         of_part = self._y[part.rows, m, :, part.examples]
@@ -322,7 +329,10 @@ def _domains_last(values: tuple[Tensor, ...]) -> Tensor:
 
 
 def _input_gradient(classifier: Classifier, loss: Tensor, leaf: Tensor) -> Tensor:
+    """Return the gradient of ``loss`` in ``leaf``; what is wrong may be the model's or a transformation's."""
     slope = gradient_of(loss, leaf, f"model {classifier.name!r} does not let gradients reach its input")
     if not bool(slope.sum().isfinite()) and not bool(slope.isfinite().all()):
-        raise ValueError(f"model {classifier.name!r} has NaN or infinite input gradients")
+        raise ValueError(
+            f"model {classifier.name!r} has NaN or infinite input gradients, its own or a transformation's"
+        )
     return slope if slope.is_contiguous() else slope.contiguous()

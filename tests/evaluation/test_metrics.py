@@ -102,3 +102,8 @@ def test_success_rates_count_examples_and_pairs():
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_one_example_gives_a_difference_without_an_interval():
+    found = paired_mean_difference(torch.tensor([0.75]), torch.tensor([0.5]))
+    assert found.estimate == 0.25 and math.isnan(found.low) and math.isnan(found.high)

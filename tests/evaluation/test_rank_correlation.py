@@ -188,3 +188,10 @@ def test_the_seed_decides_the_interval():
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_one_group_alone_gives_no_interval():
+    found = correlation(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[3.0, 2.0, 1.0]]))
+    assert found.within.estimate == pytest.approx(1.0)
+    assert all(map(math.isnan, (found.within.low, found.within.high, found.pooled.low)))
+    assert found.verdict == "not shown" and not found.within.excludes_zero

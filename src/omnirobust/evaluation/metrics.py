@@ -138,6 +138,8 @@ def paired_mean_difference(
 ) -> Interval:
     """Compare the means of two measurements of the same examples: percentile bootstrap over examples.
 
+    The interval of a single example is NaN to NaN: it says nothing of others.
+
     Args:
         first: a value an example, (N,), N >= 1.
         second: likewise, (N,).
@@ -152,6 +154,8 @@ def paired_mean_difference(
     if first.ndim != 1 or first.shape != second.shape or not len(first):
         raise ValueError(f"first and second must share a shape (N,), N >= 1, got {(*first.shape,)}, {(*second.shape,)}")
     differences = (first.double() - second.double()).numpy()
+    if len(differences) == 1:
+        return Interval(float(differences[0]), math.nan, math.nan)
     draws = np.random.default_rng(seed).integers(0, len(differences), (resamples, len(differences)))
     low, high = np.quantile(differences[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(differences.mean()), float(low), float(high))

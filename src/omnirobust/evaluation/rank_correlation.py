@@ -126,7 +126,7 @@ def correlation(
 def bootstrap(
     groups: int, statistics: dict[str, Callable[[_Array], float]], *, level: float, resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Return each statistic with its percentile interval over resamples of whole groups.
+    """Return each statistic with its percentile interval over resamples of whole groups; of one group, NaN to NaN.
 
     Args:
         groups: G.
@@ -145,7 +145,9 @@ def bootstrap(
     for name, statistic in statistics.items():
         values = np.array([statistic(counts) for counts in draws])
         values = values[~np.isnan(values)]
-        ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (math.nan, math.nan)
+        ends = (math.nan, math.nan)  # one group varies with nothing: that is no certainty
+        if len(values) and groups > 1:
+            ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
         found[name] = Interval(statistic(np.ones(groups)), float(ends[0]), float(ends[1]))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -215,6 +216,8 @@ def _comparison(baseline: tuple[str, AttackResult], ours: tuple[str, AttackResul
     (with_name, theirs), (of_name, mine) = baseline, ours
     won, lost = mine.fooled.all(1), theirs.fooled.all(1)
     means = paired_mean_difference(mine.success.double().mean(1), theirs.success.double().mean(1))
+    if len(won) == 1:  # one image says nothing of others: the whole range
+        means = replace(means, low=-1.0, high=1.0)
     return {
         "of": of_name,
         "with": with_name,
