@@ -64,11 +64,11 @@ def evaluate(
         return
     from omnirobust.report import build_report
 
-    _show(record)
+    show_evaluation(record)
     say(f"Results: {record.folder.path}", f"Report:  {build_report(record.folder.path)}")
 
 
-def _show(record: EvaluationRecord) -> None:
+def show_evaluation(record: EvaluationRecord) -> None:
     """Print accuracies, how models compare, and what a reader must know."""
     from rich import box
     from rich.console import Console

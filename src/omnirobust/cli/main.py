@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from omnirobust.cli import attack, evaluate, jobs, zoo
+from omnirobust.cli import attack, evaluate, jobs, train, zoo
 from omnirobust.cli.arguments import expand_lists
 from omnirobust.cli.console import INTERRUPTED, one_sentence, tell_error
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(attack.app, name="attack")
 app.add_typer(zoo.app, name="zoo")
+app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("demo")(jobs.demo)
 app.command("report")(jobs.report)

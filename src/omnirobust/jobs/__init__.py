@@ -11,4 +11,7 @@ from omnirobust.jobs.job import Grouping as Grouping
 from omnirobust.jobs.models import load_models as load_models
 from omnirobust.jobs.record import AttackRecord as AttackRecord
 from omnirobust.jobs.record import open_records as open_records
+from omnirobust.jobs.train import run_training as run_training
+from omnirobust.jobs.train_files import TrainingRecord as TrainingRecord
+from omnirobust.jobs.train_job import TrainingJob as TrainingJob
 from omnirobust.jobs.transforms import load_transforms as load_transforms

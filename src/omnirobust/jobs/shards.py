@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import torch
 
 from omnirobust._campaign import BatchStore
+from omnirobust._models import Precision
 from omnirobust._watch import BlindModelError
 from omnirobust.results import AttackResult
 from omnirobust.runs import RunFolder
@@ -47,8 +48,12 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def workers() -> Workers:
+def workers(precision: Precision = "fp32", device: str = "cpu") -> Workers:
     """Return the processes of this job: those that torchrun started, or this one alone.
+
+    Args:
+        precision: of a training that they share.
+        device: "cpu" or "cuda", where that training runs.
 
     Raises:
         ValueError: if they do not fit together.
@@ -59,8 +64,12 @@ def workers() -> Workers:
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     count, here = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    strategy = DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE)
-    fabric = Fabric(accelerator="cpu", devices=here, num_nodes=count // here, strategy=strategy)
+    backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+    strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE)
+    fabric = Fabric(
+        accelerator=device, devices=here, num_nodes=count // here, strategy=strategy,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )  # fmt: skip
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     fabric.launch()

@@ -72,7 +72,7 @@ def success_per_iteration(fooled: Tensor, all_fooled: Tensor, names: Sequence[st
     return drawn_svg(draw, label)
 
 
-def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str) -> str:
+def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str, unit: str = "iteration") -> str:
     """Draw the spread of every model's weight over the images, at some iterates, as a box plot in SVG.
 
     Boxes span the quartiles, whiskers the 5th to 95th percentile, the line is the median.
@@ -81,6 +81,7 @@ def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str) 
         weights: (T+1, N, K), in [0, 1].
         names: of the models, K.
         label: what a screen reader says.
+        unit: what the first axis counts.
     """
     chosen = chosen_iterates(len(weights) - 1, max(_ALL_BOXES // len(names), 3))
 
@@ -98,7 +99,7 @@ def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str) 
             )  # fmt: skip
             boxes["boxes"][0].set_label(names[k])
         ax.set_xticks(range(len(chosen)), [str(t) for t in chosen])
-        ax.set(xlabel="iteration", ylabel="weight", ylim=(-0.02, 1.02), xlim=(-0.6, len(chosen) - 0.4))
+        ax.set(xlabel=unit, ylabel="weight", ylim=(-0.02, 1.02), xlim=(-0.6, len(chosen) - 0.4))
         _legend(ax, K)
 
     return drawn_svg(draw, label)

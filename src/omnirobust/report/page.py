@@ -10,6 +10,8 @@ from omnirobust._files import replacing
 from omnirobust.jobs.evaluate import JOB as EVALUATION
 from omnirobust.jobs.evaluate import EvaluationRecord
 from omnirobust.jobs.record import AttackRecord, open_records
+from omnirobust.jobs.train_files import JOB as TRAINING
+from omnirobust.jobs.train_files import TrainingRecord
 from omnirobust.report.breakdown import Breakdown, Pairs, breakdowns, pairs
 from omnirobust.report.charts import Chart, charts
 from omnirobust.report.environment import environment
@@ -17,6 +19,7 @@ from omnirobust.report.gallery import Example, examples
 from omnirobust.report.groups import Group, shown_groups
 from omnirobust.report.pictures import marginals, weighed_groups
 from omnirobust.report.robustness import render_evaluation
+from omnirobust.report.training import render_training
 from omnirobust.report.words import count, domain, headline, notes, percent, title, unit, whom
 from omnirobust.runs import RunFolder
 
@@ -53,8 +56,11 @@ def build_report(run: str | Path) -> Path:
         FileNotFoundError: if there is no run, or it has not ended.
         ValueError: if it is damaged.
     """
-    if RunFolder.open(run).config.get("job") == EVALUATION:
+    job = RunFolder.open(run).config.get("job")
+    if job == EVALUATION:
         page = render_evaluation(EvaluationRecord.open(run))
+    elif job == TRAINING:
+        page = render_training(TrainingRecord.open(run))
     else:
         page = render(open_records(run))
     file = Path(run) / "report.html"

@@ -1,0 +1,190 @@
+"""``omnirobust train``: a model that withstands several attacks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from omnirobust.cli import arguments as args
+from omnirobust.cli.config import Given, configurable
+from omnirobust.cli.console import progress_bars, say
+from omnirobust.cli.launch import launched
+
+if TYPE_CHECKING:
+    from omnirobust.jobs import TrainingRecord
+    from omnirobust.training import Scheme
+
+
+class SchemeName(StrEnum):
+    """What a model is trained against."""
+
+    NATURAL = "natural"
+    SINGLE = "single"
+    AVERAGE = "average"
+    MINMAX = "minmax"
+    WORST = "worst"
+    UNIVERSAL = "universal"
+
+
+class OptimizerName(StrEnum):
+    """The optimizers."""
+
+    ADAM = "adam"
+    SGD = "sgd"
+
+
+class PersistName(StrEnum):
+    """Where the weights of a mini-batch begin."""
+
+    NONE = "none"
+    EXAMPLE = "example"
+
+
+class InitName(StrEnum):
+    """Where the perturbations of a mini-batch begin."""
+
+    RANDOM = "random"
+    ZERO = "zero"
+
+
+class DeviceName(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@configurable
+def train(
+    given: Given,
+    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder in hub layout.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="What to train from the beginning: a, lenet, mnist/a, or FILE.py:NAME of your own."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="What to train on: a model of the zoo, a run folder, or safetensors of --model."),
+    ] = None,
+    threat: Annotated[
+        list[str] | None, typer.Option(help="What attackers may do: linf:0.2 l2:2 l1:10 l0:20, linf:8/255.")
+    ] = None,
+    scheme: Annotated[
+        SchemeName | None,
+        typer.Option(help="What to train against.", show_default="minmax; single for one threat, natural for none"),
+    ] = None,
+    dpar: Annotated[float, typer.Option(help="Weight of the attacks' diversity; the paper's is 0.1.")] = 0.0,
+    steps: Annotated[int, typer.Option(help="Ascent steps of the attacks on each mini-batch.")] = 20,
+    beta: Annotated[float | None, typer.Option(help="Step size of the weights.", show_default="0.02")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Pull towards equal weights.", show_default="4")] = None,
+    persist: Annotated[
+        PersistName, typer.Option(help="Weights begin anew at each mini-batch, or where the example's were.")
+    ] = PersistName.NONE,
+    adversarial_ratio: Annotated[float, typer.Option(help="Share of attacked examples in the loss.")] = 0.5,
+    preset: Annotated[args.Preset | None, typer.Option(help="The attacks' steps as the paper prints them.")] = None,
+    init: Annotated[InitName, typer.Option(help="Where attacks begin.")] = InitName.RANDOM,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Images a mini-batch, over all processes.")] = 128,
+    optimizer: Annotated[OptimizerName, typer.Option(help="Of the parameters; sgd has Nesterov momentum 0.8.")] = (
+        OptimizerName.ADAM
+    ),
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="l2 penalty.")] = 0.0,
+    milestone: Annotated[
+        list[int] | None, typer.Option(help="Epoch that multiplies the learning rate by 0.1; can be repeated.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="How many images to train on.", show_default="all of the train split")
+    ] = None,
+    validation: Annotated[int, typer.Option(help="Images at the end of the train split that choose the epoch.")] = 200,
+    patience: Annotated[
+        int | None, typer.Option(help="End after so many epochs without a better robust accuracy on them.")
+    ] = None,
+    keep: Annotated[
+        args.Keep | None, typer.Option(help="Epoch to end with.", show_default="best; last without --validation")
+    ] = None,
+    test_images: Annotated[int, typer.Option(help="Images of the test split to judge the result on.")] = 200,
+    test_steps: Annotated[int, typer.Option(help="Steps of every attack that judges it.")] = 100,
+    precision: Annotated[args.PrecisionName, typer.Option(help="Of attack and training.")] = args.PrecisionName.FP32,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order, dropout and noise.")] = 0,
+    device: Annotated[DeviceName, typer.Option(help="Where to train.")] = DeviceName.AUTO,
+    processes: Annotated[
+        int, typer.Option("--devices", "--processes", help="Processes that share each mini-batch, on a device each.")
+    ] = 1,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard, too.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
+) -> None:  # fmt: skip
+    """Train a model against several attacks at once, judge it, and write a report; interrupted, it goes on."""
+    from omnirobust.jobs import TrainingJob, run_training
+    from omnirobust.jobs.shards import workers
+    from omnirobust.jobs.train import resolved_device
+    from omnirobust.zoo import Recipe
+
+    recipe = Recipe(
+        epochs, optimizer.value, lr, weight_decay, tuple(milestone or ()), batch_size, holdout=validation,
+        precision=precision.value,
+    )  # fmt: skip
+    wanted = _scheme(
+        scheme, threat or (), steps=steps, beta=beta, gamma=gamma, dpar=dpar, persist=persist, ratio=adversarial_ratio,
+        preset=preset, init=init,
+    )  # fmt: skip
+    job = TrainingJob(
+        data, wanted, recipe, model=model, start=start, images=images, patience=patience,
+        keep=None if keep is None else keep.value, test_images=test_images, test_steps=test_steps, seed=seed,
+        tensorboard=tensorboard, device=device.value,
+    )  # fmt: skip
+    where = resolved_device(job)
+    if launched(given, processes, out):
+        return
+    team = workers(job.recipe.precision, where)
+    with progress_bars(shown=team.rank == 0) as progress:
+        record = run_training(job, out, progress, given.text(), team, _say_epoch)
+    if team.rank == 0:
+        _show(record)
+
+
+def _scheme(
+    name: SchemeName | None, threats: list[str] | tuple[str, ...], *, steps: int, beta: float | None,
+    gamma: float | None, dpar: float, persist: PersistName, ratio: float, preset: args.Preset | None, init: InitName,
+) -> Scheme:  # fmt: skip
+    """Make the scheme of the options; without a name the one that the number of threats suggests."""
+    from omnirobust.training import DEFAULT_RULE, Scheme
+    from omnirobust.weights import ProjectedAscent
+
+    models = tuple(args.threats(threats).values())
+    kind = name.value if name else ("minmax" if len(models) > 1 else "single" if models else "natural")
+    rule = None
+    if beta is not None or gamma is not None:
+        rule = ProjectedAscent(
+            DEFAULT_RULE.beta if beta is None else beta, DEFAULT_RULE.gamma if gamma is None else gamma
+        )
+    return Scheme(
+        kind, models, steps=steps, rule=rule, dpar=dpar, persist=persist.value, adversarial_ratio=ratio,
+        preset=None if preset is None else "paper", start=init.value,
+    )  # fmt: skip
+
+
+def _say_epoch(epoch: int, epochs: int, row: Mapping[str, float]) -> None:
+    """Write one line about an epoch that has ended."""
+    from omnirobust.report.training import told_epoch
+
+    say(told_epoch(epoch, epochs, row))
+
+
+def _show(record: TrainingRecord) -> None:
+    """Print how the result fares on test images, and where everything lies."""
+    from omnirobust.cli.evaluate import show_evaluation
+    from omnirobust.jobs.models import WEIGHTS
+    from omnirobust.report import build_report
+    from omnirobust.report.training import told_end
+
+    say(told_end(record))
+    if record.evaluation is not None:
+        show_evaluation(record.evaluation)
+    say(f"Results: {record.folder.path}", f"Model:   {record.folder.file(WEIGHTS)}")
+    say(f"Report:  {build_report(record.folder.path)}")

@@ -1,0 +1,225 @@
+"""The job of training a model against several threat models: from names to a run folder with a network that loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnirobust.jobs.attack import JobProgress, describe_data
+from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
+from omnirobust.jobs.models import trained_file
+from omnirobust.jobs.shards import finished, meeting_place, wait
+from omnirobust.jobs.train_files import (
+    EVALUATION,
+    JOB,
+    TrainingRecord,
+    join_weights,
+    note_epoch,
+    write_epochs,
+    write_network,
+)
+from omnirobust.jobs.train_job import TrainingJob
+from omnirobust.jobs.train_setting import TrainingSetting, load_training
+from omnirobust.runs import RunFolder
+from omnirobust.stores import fingerprint
+from omnirobust.training.fit import FitResult, Progress, fit
+from omnirobust.training.logs import MetricLogger, make_loggers
+from omnirobust.training.schemes import Scheme
+from omnirobust.training.workers import Alone, Launched, Workers
+
+
+def run_training(
+    job: TrainingJob,
+    out: str | Path | None = None,
+    progress: JobProgress | None = None,
+    options: str | None = None,
+    team: Workers | None = None,
+    after_epoch: Progress | None = None,
+) -> TrainingRecord:
+    """Train, judge the result, write everything into a run folder, and return its record.
+
+    Called again with the same settings it goes on after the last whole epoch, to the same parameters.
+
+    Args:
+        job: the settings.
+        out: the run folder; None for a folder under ``runs/`` named after the settings.
+        progress: called after every batch.
+        options: the text of a file that gives these settings on the command line, kept in the run folder.
+        team: processes that call this at the same time, each with a share of every mini-batch; None for this one alone.
+        after_epoch: called by the first of them after each epoch, as in ``fit``.
+
+    Raises:
+        ValueError: if data, model, scheme and folder do not fit. Nothing has been written by then.
+        FileNotFoundError: if a file or a trained model is missing.
+        TrainingDivergedError: if a loss is NaN or infinite; the folder holds the model of the last good epoch.
+    """
+    team = Alone() if team is None else team
+    setting = load_training(job)
+    config = _describe(setting)
+    loggers = _loggers(job, out if out is not None else _default_folder(config), config, team)
+    folder = meeting_place(team, out if out is not None else _default_folder(config), config)
+    if not finished(team, folder):
+        if team.rank == 0:
+            folder.write_options(options)
+            note_epoch(folder, job.scheme.names)
+        result = _fit(setting, folder, team, loggers, progress, after_epoch)
+        if team.rank == 0:
+            _write_result(setting, folder, result)
+        wait(team)
+        found = _judge(job, folder, team, progress)
+        if team.rank == 0:
+            folder.write_json("metrics.json", _metrics(setting, result, found))
+        wait(team)
+    return TrainingRecord.open(folder.path)
+
+
+def resolved_device(job: TrainingJob) -> str:
+    """Return "cpu" or "cuda".
+
+    Raises:
+        ValueError: if cuda is asked for and not there.
+    """
+    there = torch.cuda.is_available()
+    if job.device == "cuda" and not there:
+        raise ValueError("device must be one that is there, got cuda: torch finds none")
+    return "cuda" if there and job.device != "cpu" else "cpu"
+
+
+def _loggers(job: TrainingJob, out: str | Path, config: Mapping[str, Any], team: Workers) -> list[MetricLogger]:
+    if not job.tensorboard or team.rank:
+        return []
+    if (Path(out) / "config.json").exists():
+        RunFolder.create(out, config)  # not a word into the folder of another training
+    return make_loggers(["tensorboard"], out)
+
+
+def _fit(
+    setting: TrainingSetting, folder: RunFolder, team: Workers, loggers: Sequence[MetricLogger],
+    progress: JobProgress | None, after_epoch: Progress | None,
+) -> FitResult:  # fmt: skip
+    """Train to the end, from the checkpoint if there is one; after each epoch the network is there to be used."""
+    job, model = setting.job, setting.model
+    fabric = team.fabric if isinstance(team, Launched) else None
+    if fabric is None:
+        model.to(resolved_device(job))
+    ahead = [0]
+
+    def on_epoch(epoch: int, epochs: int, row: Mapping[str, float]) -> None:
+        note_epoch(folder, job.scheme.names)
+        write_network(folder, model, _card(setting, epoch, row, done=False))
+        ahead[0] = epoch
+        if after_epoch is not None:
+            after_epoch(epoch, epochs, row)
+
+    def on_batch(done: int, batches: int, loss: float) -> None:
+        if progress is not None:
+            progress(f"epoch {_next_epoch(folder, ahead)} of {job.recipe.epochs}", done, batches)
+
+    return fit(
+        model, (setting.train.x, setting.train.y), job.scheme, epochs=job.recipe.epochs,
+        optimizer=job.recipe.make_optimizer, lr_factor=job.recipe.lr_factor, batch_size=job.recipe.batch_size,
+        validation=None if setting.validation is None else (setting.validation.x, setting.validation.y),
+        stop_at=job.recipe.stop_at, patience=job.patience, keep=job.resolved_keep, out=folder.path, seed=job.seed,
+        precision=job.recipe.precision, fabric=fabric, loggers=loggers, progress=on_epoch, on_batch=on_batch,
+    )  # fmt: skip
+
+
+def _next_epoch(folder: RunFolder, ahead: list[int]) -> int:
+    """Return the number of the epoch under way; the first one after a resume is read from the log."""
+    if not ahead[0] and folder.file("epochs.csv").exists():
+        ahead[0] = len(folder.file("epochs.csv").read_text(encoding="utf-8").splitlines()) - 1
+    return ahead[0] + 1
+
+
+def _write_result(setting: TrainingSetting, folder: RunFolder, result: FitResult) -> None:
+    """Write the network that is kept, and the logs of all epochs."""
+    number = result.best if setting.job.resolved_keep == "best" else result.epochs
+    write_network(folder, result.model, _card(setting, number, result.history[number - 1], done=True))
+    write_epochs(folder, result.history)
+    join_weights(folder)
+
+
+def _judge(job: TrainingJob, folder: RunFolder, team: Workers, progress: JobProgress | None) -> dict[str, Any] | None:
+    """Measure robust accuracy on test images, of the start too where there was one; None without threats."""
+    if not job.scheme.threats or not job.test_images:
+        return None
+    names = [str(folder.path)]
+    if job.start is not None and _short(job.start) != folder.path.resolve().name:
+        names.append(job.start)
+    threats = dict(zip(job.scheme.names, job.scheme.threats, strict=True))
+    judged = EvaluationJob(
+        job.data, tuple(names), threats, steps=job.test_steps, images=job.test_images, seed=job.seed
+    )  # fmt: skip
+    return run_evaluation(judged, folder.file(EVALUATION), progress, None, team).metrics
+
+
+def _short(start: str) -> str:
+    file = trained_file(start)
+    return start if file is None else file.resolve().parent.name
+
+
+def _metrics(setting: TrainingSetting, result: FitResult, found: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "train_images": len(setting.train),
+        "validation_images": 0 if setting.validation is None else len(setting.validation),
+        "epochs": result.epochs,
+        "stopped": result.stopped,
+        "kept": result.best if setting.job.resolved_keep == "best" else result.epochs,
+        "history": [dict(row) for row in result.history],
+        "test": found,
+    }
+
+
+def _card(setting: TrainingSetting, epoch: int, row: Mapping[str, float], done: bool) -> dict[str, Any]:
+    """Return what stands beside the weights of one epoch."""
+    return {
+        "network": dict(setting.source),
+        "training": _describe(setting),
+        "epoch": epoch,
+        "finished": done,
+        **{name: row[name] for name in ("validation", "robust", "robust_average") if name in row},
+        "torch_version": torch.__version__,
+    }
+
+
+def _describe(setting: TrainingSetting) -> dict[str, Any]:
+    """Return the resolved settings as plain values; data and first weights by their fingerprints."""
+    job = setting.job
+    held_out = setting.validation
+    return {
+        "job": JOB,
+        "data": describe_data(setting.train, 0),
+        "validation": 0 if held_out is None else fingerprint({"x": held_out.x, "y": held_out.y}),
+        "model": {"name": job.model, "from": job.start, **setting.source},
+        "scheme": _describe_scheme(job.scheme),
+        "recipe": asdict(job.recipe) | {"milestones": list(job.recipe.milestones)},
+        "first_weights": setting.first_weights,
+        "patience": job.patience,
+        "keep": job.resolved_keep,
+        "test": {"images": job.test_images, "steps": job.test_steps},
+        "seed": job.seed,
+    }
+
+
+def _describe_scheme(scheme: Scheme) -> dict[str, Any]:
+    threats = {
+        name: {"norm": t.name, "eps": float(t.eps), "bounds": list(t.bounds)}
+        for name, t in zip(scheme.names, scheme.threats, strict=True)
+    }
+    return {
+        "kind": scheme.kind, "threats": threats, "steps": scheme.steps, "rule": repr(scheme.weight_rule),
+        "dpar": scheme.dpar, "persist": scheme.persist, "adversarial_ratio": scheme.adversarial_ratio,
+        "preset": scheme.preset, "start": scheme.start, "step_sizes": scheme.step_sizes,
+    }  # fmt: skip
+
+
+def _default_folder(config: Mapping[str, Any]) -> Path:
+    """Name a folder under ``runs/`` after the settings: the same settings find the same folder."""
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return Path("runs") / f"{Path(config['data']['name']).name.replace(':', '-')}-train-{digest}"

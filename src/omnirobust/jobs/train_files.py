@@ -1,0 +1,126 @@
+"""The files of a training: the epochs so far, the weights of the threat models, the network with its card."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnirobust._files import replacing
+from omnirobust.jobs.evaluate import EvaluationRecord
+from omnirobust.jobs.models import CARD
+from omnirobust.jobs.models import WEIGHTS as NETWORK
+from omnirobust.runs import RunFolder
+from omnirobust.training.state import CHECKPOINT
+
+JOB = "train"
+EPOCHS, SPREAD, EVALUATION = "epochs.csv", "weights.parquet", "evaluation"
+
+SHOWN = 1000
+"""Of how many training examples, evenly spaced, the weights of every epoch are kept."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """A finished training, as its run folder holds it.
+
+    Attributes:
+        folder: the run folder.
+        metrics: what ``metrics.json`` says.
+    """
+
+    folder: RunFolder
+    metrics: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> TrainingRecord:
+        """Open the folder of a finished training.
+
+        Raises:
+            FileNotFoundError: if there is no run, or it has not ended.
+            ValueError: if it is another kind of run, or damaged.
+        """
+        folder = RunFolder.open(path)
+        if folder.config.get("job") != JOB:
+            raise ValueError(f"run must be that of a training, got {path}, a run of {folder.config.get('job')!r}")
+        return cls(folder, folder.read_json("metrics.json"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return self.folder.config
+
+    @property
+    def threats(self) -> list[str]:
+        """Names of the threat models trained against."""
+        return list(self.config["scheme"]["threats"])
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row an epoch, see ``FitResult``."""
+        return self.metrics["history"]
+
+    @cached_property
+    def weights(self) -> dict[int, Tensor] | None:
+        """The weights after every epoch, by its number, (examples, K); None where there is one threat model at most."""
+        if not self.folder.file(SPREAD).exists():
+            return None
+        columns = self.folder.read_table(SPREAD)
+        values = torch.tensor([columns[name] for name in self.threats]).t()
+        epochs = torch.tensor(columns["epoch"])
+        return {int(epoch): values[epochs == epoch] for epoch in epochs.unique()}
+
+    @cached_property
+    def evaluation(self) -> EvaluationRecord | None:
+        """How the result fares on test images; None for a training without threat models or test images."""
+        path = self.folder.file(EVALUATION)
+        return EvaluationRecord.open(path) if path.exists() else None
+
+
+def note_epoch(folder: RunFolder, names: Sequence[str]) -> None:
+    """Write what the checkpoint knows: a row an epoch, and the weights that examples had in the last one.
+
+    Both come from the checkpoint, not from the epoch that just ended, so that a kill between the two loses nothing.
+    """
+    file = folder.file(CHECKPOINT)
+    if not file.exists():
+        return
+    state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+    write_epochs(folder, state["history"])
+    table = state.get("attacker", {}).get("table")
+    if len(names) > 1 and table is not None and len(table):
+        rows = torch.linspace(0, len(table) - 1, min(SHOWN, len(table))).round().long()
+        columns = {"epoch": [state["epoch"]] * len(rows), "row": rows.tolist()}
+        columns |= {name: table[rows, k].tolist() for k, name in enumerate(names)}
+        folder.write_table(f"weights/{state['epoch']:06d}.parquet", columns)
+
+
+def write_epochs(folder: RunFolder, history: Sequence[Mapping[str, float]]) -> None:
+    """Write one row an epoch as CSV."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    with replacing(folder.file(EPOCHS)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows({**row, "epoch": int(row["epoch"])} for row in history)
+
+
+def join_weights(folder: RunFolder) -> None:
+    """Put the weights of all epochs into one table."""
+    parts = sorted(folder.file("weights").glob("*.parquet"))
+    if parts:
+        tables = [folder.read_table(str(part.relative_to(folder.path))) for part in parts]
+        folder.write_table(SPREAD, {name: [v for table in tables for v in table[name]] for name in tables[0]})
+        shutil.rmtree(folder.file("weights"))
+
+
+def write_network(folder: RunFolder, model: nn.Module, card: Mapping[str, Any]) -> None:
+    """Write the network's weights, and the card that says how to build it and how it was trained."""
+    folder.write_tensors(NETWORK, dict(model.state_dict()))
+    folder.write_json(CARD, card)

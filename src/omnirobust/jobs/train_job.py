@@ -1,0 +1,74 @@
+"""The settings of one robust training from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from omnirobust.training.fit import Keep
+from omnirobust.training.schemes import Scheme
+from omnirobust.zoo.recipes import Recipe
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Settings of one training.
+
+    Attributes:
+        data: name of the data set, whose "train" split is trained on.
+        scheme: what to train against.
+        recipe: epochs, optimizer, learning rate and its milestones, batch size, and precision; ``recipe.holdout``
+            images at the end of the training split are kept for validation.
+        model: what to train from the beginning: an architecture of the zoo ("a", "mlp", "mnist/a") or code of one's
+            own, see ``load_models``; None to train on from ``start`` as it is.
+        start: where to begin: a model of the zoo, the folder of another training, or a safetensors file of ``model``.
+        images: how many images to train on, >= 1, from the beginning of the split; None for all not held out.
+        patience: end after so many epochs without a better score on the validation images; None for never.
+        keep: the epoch to end with, "best" or "last"; None for the best where there are validation images.
+        test_images: images of the test split on which the result is judged, >= 0.
+        test_steps: of every attack that judges it, >= 1.
+        seed: of initial weights, shuffling, dropout and random starts.
+        tensorboard: whether to write the epochs' metrics for TensorBoard too.
+        device: "cpu", "cuda", or "auto" for cuda where there is one.
+    """
+
+    data: str
+    scheme: Scheme
+    recipe: Recipe
+    model: str | None = None
+    start: str | None = None
+    images: int | None = None
+    patience: int | None = None
+    keep: Keep | None = None
+    test_images: int = 200
+    test_steps: int = 100
+    seed: int = 0
+    tensorboard: bool = False
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        if self.device not in get_args(Device):
+            raise ValueError(f"device must be one of {', '.join(get_args(Device))}, got {self.device!r}")
+        if self.model is None and self.start is None:
+            raise ValueError(
+                "model must name an architecture or code of your own, or from a trained model, got neither"
+            )
+        for name, least in (("images", 1), ("patience", 1), ("test_images", 0), ("test_steps", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be >= {least}, got {value}")
+        if self.recipe.epochs < 1:
+            raise ValueError(f"epochs must be >= 1, got {self.recipe.epochs}")
+        for name in ("patience", "keep"):
+            value = getattr(self, name)
+            if value not in (None, "last") and not self.recipe.holdout:
+                raise ValueError(
+                    f"validation must be >= 1 with {name} {value}, got 0: nothing tells which epoch is best"
+                )
+
+    @property
+    def resolved_keep(self) -> Keep:
+        """Which epoch's parameters are the result."""
+        return self.keep or ("best" if self.recipe.holdout else "last")

@@ -1,0 +1,175 @@
+"""What a training needs, loaded by name and tried out before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from omnirobust import zoo
+from omnirobust.data import ImageData, load
+from omnirobust.jobs.models import build_source, load_models, read_source, trained_file
+from omnirobust.jobs.own_code import digests
+from omnirobust.jobs.train_job import TrainingJob
+from omnirobust.stores import fingerprint
+from omnirobust.threat_models import ThreatModel
+from omnirobust.training.accuracy import restored_modes
+from omnirobust.training.ampgd import attack_batch
+from omnirobust.training.outputs import check_labels, logits_of
+from omnirobust.training.schemes import Scheme
+from omnirobust.zoo.architectures import architecture_letter
+
+Source = Mapping[str, Any]
+"""How a network is built again: "architecture", a letter of the zoo, or "code", one's own; and shape and classes."""
+
+
+@dataclass(frozen=True)
+class TrainingSetting:
+    """What one training works on.
+
+    Attributes:
+        job: the settings.
+        model: the network, with the weights that it begins with.
+        source: how to build it again.
+        train: images to train on.
+        validation: images that choose the epoch; None for none.
+        first_weights: fingerprint of the weights that it begins with.
+    """
+
+    job: TrainingJob
+    model: nn.Module
+    source: Source
+    train: ImageData
+    validation: ImageData | None
+    first_weights: str
+
+
+def load_training(job: TrainingJob) -> TrainingSetting:
+    """Load what a job names, and try it out on two images.
+
+    Raises:
+        ValueError: if data, model, threat models and regulariser do not fit.
+        FileNotFoundError: if a file or a trained model is missing.
+    """
+    every = load(job.data, "train")
+    train, validation = _split(job, every)
+    for name, threat in zip(job.scheme.names, job.scheme.threats, strict=True):
+        _check_threat(name, threat, train.x)
+    model, source = _initial(job, every)
+    try_out(model, train, job.scheme)
+    return TrainingSetting(job, model, source, train, validation, fingerprint(dict(model.state_dict())))
+
+
+def _split(job: TrainingJob, every: ImageData) -> tuple[ImageData, ImageData | None]:
+    """Take training images from the beginning of the split, and those for validation from its end."""
+    kept = len(every) - job.recipe.holdout
+    if kept < 1:
+        raise ValueError(f"validation must leave images to train on, got {job.recipe.holdout} of {len(every)}")
+    if job.images is not None and job.images > kept:
+        raise ValueError(
+            f"images must be at most {kept}, the train split less {job.recipe.holdout} for validation, got {job.images}"
+        )
+    count = kept if job.images is None else job.images
+    held_out = replace(every, x=every.x[kept:], y=every.y[kept:]) if job.recipe.holdout else None
+    return replace(every, x=every.x[:count], y=every.y[:count]), held_out
+
+
+def _check_threat(name: str, threat: ThreatModel, x: Tensor) -> None:
+    """Refuse data out of bounds, and a radius that no model can withstand or that changes nothing."""
+    threat.around(x)
+    low, high = threat.bounds
+    size, radius = x[0].numel(), float(threat.eps)
+    widest = float(size) if threat.p == 0 else (high - low) * size ** (1 / threat.p)  # 1 / inf is 0
+    least = 1.0 if threat.p == 0 else 0.0
+    if radius >= widest:
+        raise ValueError(
+            f"threat must have a radius below {widest:g}, at which it may turn any image of the data range "
+            f"[{low:g}, {high:g}] into any other, got {name}"
+        )
+    if radius < least or radius == 0:
+        raise ValueError(f"threat must have a radius {'>= 1' if least else '> 0'}, got {name}, which changes nothing")
+
+
+def _initial(job: TrainingJob, images: ImageData) -> tuple[nn.Module, Source]:
+    """Return the network with the weights that the training begins with, and how to build it again."""
+    source = _source(job, images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        model = build_source(source)
+    if job.start is not None:
+        _fill(model, job.start, job.data)
+    return model, source
+
+
+def _source(job: TrainingJob, images: ImageData) -> Source:
+    shape = {"shape": list(images.shape), "classes": len(images.classes)}
+    if job.model is not None:
+        if ":" in job.model:
+            return {"code": _anywhere(job.model), "digests": digests([job.model]), **shape}
+        letter = job.model.rpartition("/")[2].partition("@")[0]
+        return {"architecture": architecture_letter(letter), **shape}
+    assert job.start is not None
+    found = _source_of_start(job.start, job.data)
+    if tuple(found["shape"]) != images.shape or found["classes"] != len(images.classes):
+        raise ValueError(
+            f"from must be a model of images {images.shape} in {len(images.classes)} classes, as {job.data} has them, "
+            f"got {job.start}, one of {tuple(found['shape'])} in {found['classes']}"
+        )
+    return found
+
+
+def _source_of_start(start: str, data: str) -> Source:
+    if trained_file(start) is not None:
+        return read_source(start)
+    if ":" in start:
+        raise ValueError(f"from must be a trained model, got {start}: give code of your own as model")
+    facts = zoo.card(start if "/" in start else f"{Path(data).name}/{start}")
+    return {"architecture": facts.architecture, "shape": list(facts.shape), "classes": facts.classes}
+
+
+def _anywhere(name: str) -> str:
+    """Return the name of one's own code so that it is found from any folder."""
+    where, _, attribute = name.rpartition(":")
+    return f"{Path(where).resolve()}:{attribute}" if where.endswith(".py") else name
+
+
+def _fill(model: nn.Module, start: str, data: str) -> None:
+    """Give the network the weights of a trained one."""
+    file = trained_file(start)
+    try:
+        if file is not None:
+            model.load_state_dict(load_file(file))
+        else:
+            (begun,) = load_models([start], data).values()
+            model.load_state_dict(begun.state_dict())
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"from must be a model of the same network, got {start}, damaged or of another") from error
+
+
+def try_out(model: nn.Module, images: ImageData, scheme: Scheme) -> None:
+    """Take one attack step on two images, as a training would, so that what cannot work is told before it begins.
+
+    Raises:
+        ValueError: if the model cannot take the images, returns no finite logits of their classes, or has no second
+            derivatives where the scheme needs them.
+    """
+    x, y = images.x[:2], images.y[:2]
+    with torch.random.fork_rng(devices=[]), restored_modes(model):
+        model.eval()
+        try:
+            logits = logits_of(model, x)
+        except RuntimeError as error:  # what torch says of shapes that do not fit
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"model must take inputs of shape {tuple(x.shape)}, got an error: {reason}") from error
+        check_labels(logits, images.y)
+        if not bool(cross_entropy(logits, y).isfinite()):
+            raise ValueError(f"model must return finite logits, got {float(logits.detach().sum())} in their sum")
+        if scheme.attacks and scheme.kind != "universal":
+            attack_batch(model, x, y, replace(scheme, steps=1))
