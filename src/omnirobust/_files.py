@@ -16,11 +16,19 @@ def cache_dir() -> Path:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yield a path to write to; it takes the place of ``file`` once the block has ended without an error."""
+    """Yield a path to write to; it takes the place of ``file`` once the block has ended without an error.
+
+    Raises:
+        OSError: if it cannot be written; it names ``file``, where the system names none or the path yielded.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         yield partial
         partial.replace(file)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(partial), partial):
+            raise
+        raise OSError(error.errno, error.strerror, str(file)) from error
     finally:
         partial.unlink(missing_ok=True)

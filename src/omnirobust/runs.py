@@ -141,10 +141,17 @@ class RunFolder:
             parquet.write_table(pyarrow.table(dict(columns)), partial)
 
     def read_table(self, name: str) -> dict[str, list[Any]]:
-        """Read a parquet file of this run, column by column."""
-        from pyarrow import parquet
+        """Read a parquet file of this run, column by column.
 
-        return parquet.read_table(self.path / name).to_pydict()
+        Raises:
+            ValueError: if it is missing or damaged.
+        """
+        from pyarrow import ArrowException, parquet
+
+        try:
+            return parquet.read_table(self.path / name).to_pydict()
+        except (ArrowException, OSError) as error:
+            raise ValueError(f"The file {self.path / name} is missing or damaged: run the job again.") from error
 
     def store(self, part: str) -> ResultStore:
         """Return the store of the finished batches of one part of the job."""
@@ -167,9 +174,12 @@ def versions() -> dict[str, Any]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"The file {file} is damaged: delete it and run the job again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"The file {file} is damaged: delete it and run the job again.")
+    return content
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from omnirobust.cli.config import Given
 
+_MOST = 64
+"""Processes that may be started even where there are fewer cores."""
+
 _BAD_INPUT = 2
 """Exit code of a process that has said what is wrong."""
 
@@ -30,8 +33,9 @@ def launched(given: Given, processes: int, out: Path | None) -> bool:
     """
     from omnirobust.jobs import shards
 
-    if processes < 1:
-        raise ValueError(f"processes must be >= 1, got {processes}")
+    most = max(_MOST, os.cpu_count() or 1)
+    if not 1 <= processes <= most:
+        raise ValueError(f"processes must be >= 1, and <= {most} on this machine, got {processes}")
     if processes == 1:
         return False
     if shards.launched():

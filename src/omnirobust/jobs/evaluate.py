@@ -97,7 +97,10 @@ class EvaluationRecord:
         folder = RunFolder.open(path)
         if folder.config.get("job") != JOB:
             raise ValueError(f"run must be that of an evaluation, got {path}, a run of {folder.config.get('job')!r}")
-        return cls(folder, folder.read_json("metrics.json"))
+        metrics = folder.read_json("metrics.json")
+        if "models" not in metrics:
+            raise ValueError(f"The file {folder.file('metrics.json')} is damaged: delete it and run the job again.")
+        return cls(folder, metrics)
 
     @property
     def config(self) -> dict[str, Any]:

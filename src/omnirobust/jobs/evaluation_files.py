@@ -31,18 +31,18 @@ def read_part(folder: RunFolder, part: str) -> RobustnessReport | None:
     try:
         facts = folder.read_json(f"parts/{part}.json")
         tensors = folder.read_tensors(f"parts/{part}.safetensors")
-    except (ValueError, OSError):
+        return RobustnessReport(
+            names=tuple(facts["names"]),
+            clean_correct=tensors["clean_correct"],
+            correct=tensors["correct"],
+            margin=tensors["margin"],
+            delta={name: tensors[f"delta.{name}"] for name in facts["names"]},
+            breaks=facts["breaks"],
+            notes=tuple(facts["notes"]),
+            settings=facts["settings"],
+        )
+    except (ValueError, OSError, KeyError, TypeError):
         return None
-    return RobustnessReport(
-        names=tuple(facts["names"]),
-        clean_correct=tensors["clean_correct"],
-        correct=tensors["correct"],
-        margin=tensors["margin"],
-        delta={name: tensors[f"delta.{name}"] for name in facts["names"]},
-        breaks=facts["breaks"],
-        notes=tuple(facts["notes"]),
-        settings=facts["settings"],
-    )
 
 
 def joined_reports(parts: Sequence[RobustnessReport]) -> RobustnessReport:

@@ -35,6 +35,7 @@ STYLE = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
+    "text.parse_math": False,  # names are names, whatever dollars are in them
 }
 """How every plot looks."""
 
