@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from omnirobust._own_code import digests
 from omnirobust._types import WeightRule
 from omnirobust.attacks import attack_product
 from omnirobust.data import ImageData
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.models import describe_models
-from omnirobust.jobs.own_code import digests
 from omnirobust.jobs.record import AttackRecord
 from omnirobust.jobs.setting import Setting, load_setting
 from omnirobust.jobs.shards import OneBatch, Share, finished, meeting_place, share_out, wait

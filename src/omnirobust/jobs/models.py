@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from omnirobust import zoo
 from omnirobust._models import Classifier
-from omnirobust.jobs.own_code import broken, load_own
+from omnirobust._own_code import broken, load_own
 from omnirobust.stores import fingerprint
 
 WEIGHTS, CARD = "model.safetensors", "card.json"

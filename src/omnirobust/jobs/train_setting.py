@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from omnirobust import zoo
+from omnirobust._own_code import digests
 from omnirobust.data import ImageData, load
 from omnirobust.jobs.models import build_source, load_models, read_source, trained_file
-from omnirobust.jobs.own_code import digests
 from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.stores import fingerprint
 from omnirobust.threat_models import ThreatModel

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from omnirobust.jobs.own_code import load_own
+from omnirobust._own_code import load_own
 from omnirobust.transforms import NAMES, PAPER_DETERMINISTIC, PAPER_STOCHASTIC, ImageTransform, named
 
 Transform: TypeAlias = Callable[..., Any]

@@ -1,6 +1,6 @@
 import pytest
 
-from omnirobust.jobs.own_code import digests, load_own
+from omnirobust._own_code import digests, load_own
 
 OWN = """
 def double(x):
