@@ -125,7 +125,7 @@ def test_gradients_of_two_attacks_on_a_linear_model_are_one():
     found = gradient_cosines(Two(), x, y, (Linf(0.1), L2(0.5)), 3)
     assert torch.allclose(found, torch.ones(9), atol=1e-5)
     deltas = last_iterates(Two(), x, y, (Linf(0.1), L2(0.5)), 3)
-    assert not torch.allclose(*deltas)
+    assert not torch.allclose(deltas[0], deltas[1])
 
 
 def test_attacks_that_ascend_the_regulariser_have_gradients_less_alike():

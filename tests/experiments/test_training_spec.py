@@ -30,7 +30,7 @@ def test_schemes_are_those_of_the_paper():
         "minmax_dpar": Scheme("minmax", both, 5, dpar=0.1),
         "avg_printed": Scheme("average", both, 5, preset="paper"),
         "minmax_printed": Scheme("minmax", both, 5, preset="paper"),
-        "usgd": Scheme("universal", (Linf(0.3),), 1, step_sizes=(0.03,)),
+        "usgd": Scheme("universal", (Linf(0.3),), 5, step_sizes=(0.06,)),
     }
     for opt, scheme in asked.items():
         assert training_of("a", opt, 1.5, 0, EFFORT).scheme.fingerprint() == scheme.fingerprint()

@@ -115,8 +115,8 @@ class Training:
                 return Scheme("single", both[:1], steps)
             case "l2":
                 return Scheme("single", both[1:], steps)
-            case "usgd":  # one step a mini-batch, of a tenth of the radius: the perturbation persists
-                return Scheme("universal", (Linf(EPS_UNIVERSAL),), 1, step_sizes=(EPS_UNIVERSAL / 10,))
+            case "usgd":  # as many steps as the others; with one a mini-batch the model outruns the perturbation
+                return Scheme("universal", (Linf(EPS_UNIVERSAL),), steps, step_sizes=(EPS_UNIVERSAL / 5,))
             case _:
                 kind, diverse = _MULTI[self.opt]
                 preset = "paper" if self.opt.endswith("_printed") else None
