@@ -160,6 +160,8 @@ def try_out(model: nn.Module, images: ImageData, scheme: Scheme) -> None:
         ValueError: if the model cannot take the images, returns no finite logits of their classes, or has no second
             derivatives where the scheme needs them.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model must have parameters that require gradients, got none")
     x, y = images.x[:2], images.y[:2]
     with torch.random.fork_rng(devices=[]), restored_modes(model):
         model.eval()

@@ -27,7 +27,7 @@ def render_training(record: TrainingRecord) -> str:
     judged = record.evaluation
     env = environment()
     env.globals |= {"percent": percent, "with_interval": with_interval}
-    figures = [learning_curves(record), loss_curve(record), weight_boxes(record), mean_weights(record)]
+    figures = [learning_curves(record), loss_curve(record), weight_boxes(record) or mean_weights(record)]
     return env.get_template("training.html.j2").render(
         record=record,
         headline=headline(record),

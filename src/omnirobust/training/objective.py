@@ -76,7 +76,7 @@ class Objective(nn.Module):
         flat, target, w = points.detach().flatten(0, 1), y.repeat(len(points)), weights.t().reshape(-1)
         if self.dpar:  # h takes in every attack, whatever its weight
             return _Attacked(flat.clone().requires_grad_(True), target, w)
-        keep = w > 0
+        keep = w != 0  # NaN counts, so that the loss shows it
         return _Attacked(flat, target, w) if bool(keep.all()) else _Attacked(flat[keep], target[keep], w[keep])
 
     def _mix(self, values: Tensor, attacked: _Attacked, size: int) -> Tensor:

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import omnirobust as orb
+from omnirobust import data, zoo
+from omnirobust.cli import main
+from omnirobust.jobs import TrainingRecord, load_models
+from omnirobust.training import Scheme, fit
+
+SMALL = "--images 96 --validation 32 --test-images 8 --test-steps 2 --steps 2 --batch-size 32 --device cpu"
+TWO = "--threat linf:0.1 --threat l2:0.5"
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main([word for argument in arguments for word in argument.split()])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_training_from_the_command_line(digits, tmp_path, capsys):
+    """The line of the design, smaller: what it writes is what the library trains, and other commands take it."""
+    code, out, err = run(
+        capsys, f"train --data digits --model digits/a {TWO} --scheme minmax --dpar 0.1 --epochs 3 {SMALL}",
+        f"--keep last --out {tmp_path}/robust",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    folder = tmp_path / "robust"
+    train = data.load("digits", "train")
+    torch.manual_seed(0)
+    model = zoo.build("a", train.shape, 10)
+    scheme = Scheme("minmax", (orb.Linf(0.1), orb.L2(0.5)), steps=2, dpar=0.1)
+    held_out = (train.x[-32:], train.y[-32:])
+    result = fit(model, (train.x[:96], train.y[:96]), scheme, epochs=3, batch_size=32, validation=held_out)
+    assert all(torch.equal(value, weights(folder)[name]) for name, value in result.model.state_dict().items())
+
+    record = TrainingRecord.open(folder)
+    assert record.metrics["kept"] == 3 and record.metrics["stopped"] == "epochs"
+    with (folder / "epochs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["robust"]) for row in rows] == [row["robust"] for row in result.history]
+    assert record.weights is not None and list(record.weights) == [1, 2, 3]
+    assert result.weights is not None and torch.equal(record.weights[3].float(), result.weights)
+    config = json.loads((folder / "config.json").read_text())
+    assert list(config["scheme"]["threats"]) == ["linf:0.1", "l2:0.5"] and config["data"]["images"] == 96
+    assert f"Results: {folder}" in out and f"Model:   {folder}/model.safetensors" in out
+    assert "Epoch 3 of 3: loss" in out and "union" in out
+
+    loaded = load_models([str(folder)], "digits")["robust"]
+    assert all(torch.equal(value, weights(folder)[name]) for name, value in loaded.state_dict().items())
+    code, out, err = run(
+        capsys, f"evaluate --data digits --model {folder}/model.safetensors --threat l2:0.3 --steps 2 --images 4",
+        f"--out {tmp_path}/judged",
+    )  # fmt: skip
+    assert (code, err) == (0, "") and "robust" in out
+
+
+def test_the_page_can_be_written_again(digits, tmp_path, capsys):
+    run(capsys, f"train --data digits --model a {TWO} --epochs 2 {SMALL} --out {tmp_path}/run")
+    first = (tmp_path / "run" / "report.html").read_text()
+    (tmp_path / "run" / "report.html").unlink()
+    code, out, _ = run(capsys, f"report {tmp_path}/run")
+    assert code == 0 and "report.html" in out and (tmp_path / "run" / "report.html").read_text() == first
+    assert "Min-max adversarial training against linf:0.1, l2:0.5" in first and "Box plot of weights" in first
+    assert "http" not in first.split("</style>")[1].replace("http://www.w3.org", "")
+
+
+def test_a_killed_training_goes_on_to_the_same_network(digits, tmp_path, capsys):
+    line = f"train --data digits --model a {TWO} --scheme minmax --persist example --epochs 6 {SMALL} --keep last"
+    script = (
+        "import os, signal, sys\n"
+        "import omnirobust.jobs.train as train\n"
+        "from omnirobust.cli import main\n"
+        "write = train.write_network\n"
+        "def killed(folder, model, card):\n"
+        "    write(folder, model, card)\n"
+        "    if card['epoch'] == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "train.write_network = killed\n"
+        "main(sys.argv[1:])\n"
+    )
+    dead = subprocess.run([sys.executable, "-c", script, *line.split(), "--out", f"{tmp_path}/killed"], check=False,
+                          capture_output=True)  # fmt: skip
+    assert dead.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    assert load_models([f"{tmp_path}/killed"], "digits")  # usable while it trains
+    for name in ("killed", "whole"):
+        assert run(capsys, f"{line} --out {tmp_path}/{name}")[0] == 0
+    killed, whole = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    ours, theirs = (TrainingRecord.open(tmp_path / name) for name in ("killed", "whole"))
+    assert ours.weights is not None and theirs.weights is not None and list(ours.weights) == [1, 2, 3, 4, 5, 6]
+    assert all(torch.equal(ours.weights[e], theirs.weights[e]) for e in ours.weights)
+    assert [row["robust"] for row in ours.history] == [row["robust"] for row in theirs.history]
+
+
+def test_an_interrupted_training_says_how_to_go_on(digits, tmp_path):
+    line = f"train --data digits --model a {TWO} --epochs 2000 {SMALL} --out {tmp_path}/run"
+    process = subprocess.Popen([sys.executable, "-m", "omnirobust", *line.split()], stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL, text=True)  # fmt: skip
+    until = time.monotonic() + 60
+    while not (tmp_path / "run" / "epochs.csv").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "omnirobust: Interrupted. Give the same command again to go on from where it stopped.\n"
+
+
+def test_fine_tuning_begins_with_the_weights_given_and_is_judged_beside_them(digits, tmp_path, capsys):
+    run(capsys, f"train --data digits --model c --threat linf:0.1 --epochs 1 {SMALL} --out {tmp_path}/first")
+    code, out, err = run(
+        capsys, f"train --data digits --from {tmp_path}/first {TWO} --epochs 1 --lr 1e-12 {SMALL}",
+        f"--out {tmp_path}/second",
+    )  # fmt: skip
+    assert (code, err) == (0, "") and "Union of first against second" in out
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(torch.allclose(first[name], second[name], atol=1e-9) for name in first)
+    code, out, _ = run(
+        capsys, f"train --data digits --from digits/c {TWO} --epochs 1 --lr 1e-12 {SMALL} --out {tmp_path}/third"
+    )
+    start = dict(zoo.load("digits/c").state_dict())
+    assert code == 0
+    assert all(torch.allclose(start[name], value, atol=1e-9) for name, value in weights(tmp_path / "third").items())
+
+
+def test_a_network_of_ones_own_is_trained_and_found_again(digits, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    given = f"train --data digits --model mine.py:build {TWO} --scheme average --dpar 0.1 --epochs 1 {SMALL}"
+    assert run(capsys, f"{given} --out {tmp_path}/own")[0] == 0
+    monkeypatch.chdir("/")
+    model = load_models([f"{tmp_path}/own"], "digits")["own"]
+    assert torch.equal(dict(model.state_dict())["1.weight"], weights(tmp_path / "own")["1.weight"])
+
+
+def test_two_processes_train_what_one_does(digits, tmp_path):
+    line = f"train --data digits --model a {TWO} --epochs 1 {SMALL} --keep last"
+    for count in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "-m", "omnirobust", *line.split(), f"--devices={count}", f"--out={tmp_path}/{count}"],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+    def forward(self, x):
+        return self.last(Once.apply(x.flatten(1)))
+
+def no_second():
+    return Flat()
+
+def wide():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+def few():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+def endless():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    nn.init.constant_(net[1].bias, float("nan"))
+    return net
+
+def frozen():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--model a --threat linf:2", "threat must have a radius below 1, at which it may turn any image of the data"),
+        ("--model a --threat l2:8", "threat must have a radius below 8,"),
+        ("--model a --threat l0:64", "threat must have a radius below 64,"),
+        ("--model a --threat l0:0.5", "threat must have a radius >= 1, got l0:0.5, which changes nothing"),
+        ("--model a --threat linf:0", "threat must have a radius > 0, got linf:0, which changes nothing"),
+        ("--model a --threat linf:-1", "threat must be NORM:RADIUS such as linf:0.2"),
+        ("--model a --scheme minmax", "threats must be at least one for kind minmax, got none"),
+        ("--model a --scheme natural --threat l2:1", "threats must be empty for kind natural, got 1"),
+        (f"--model a --scheme single {TWO}", "threats must be exactly one for kind single, got 2"),
+        (f"--model a --scheme madry {TWO}", "'madry' is not one of 'natural', 'single', 'average', 'minmax'"),
+        (f"--model a --scheme average --beta 0.1 {TWO}", "rule must be None unless kind is minmax"),
+        (f"--model a --dpar -1 {TWO}", "dpar must be >= 0, got -1.0"),
+        ("--model a --dpar 0.1 --threat l2:1", "dpar must be 0 unless two or more attacks can differ"),
+        (f"--model OWN:no_second --dpar 0.1 {TWO}", "dpar must be 0 for this model, which has no second derivatives"),
+        (f"--model OWN:wide {TWO}", "model must take inputs of shape (2, 1, 8, 8), got an error: mat1 and mat2"),
+        (f"--model OWN:few {TWO}", "data must hold labels from 0 to 2, the model's classes, got 0 to 9"),
+        (f"--model OWN:endless {TWO}", "model must return finite logits"),
+        (f"--model OWN:frozen {TWO}", "model must have parameters that require gradients, got none"),
+        (f"--model OWN:missing {TWO}", "has no missing"),
+        (f"--model e {TWO}", "arch"),
+        (TWO, "model must name an architecture or code of your own, or from a trained model, got neither"),
+        (f"--from nowhere.safetensors {TWO}", "nowhere.safetensors"),
+        (f"--model c --from digits/a {TWO}", "from must be a model of the same network, got digits/a"),
+        (f"--model a --epochs 0 {TWO}", "epochs must be >= 1, got 0"),
+        (f"--model a --lr 0 {TWO}", "lr must be > 0, got 0.0"),
+        (f"--model a --images 1297 {TWO}", "images must be at most 1097, the train split less 200 for validation"),
+        (f"--model a --validation 0 --patience 2 {TWO}", "validation must be >= 1 with patience 2, got 0"),
+        (f"--model a --validation 1297 {TWO}", "validation must leave images to train on, got 1297 of 1297"),
+        (f"--model a --devices 0 {TWO}", "processes must be >= 1"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(digits, tmp_path, capsys, given, message):
+    (tmp_path / "own.py").write_text(OWN)
+    given = given.replace("OWN", f"{tmp_path}/own.py")
+    code, out, err = run(capsys, f"train --data digits {given} --test-images 0 --out {tmp_path}/run")
+    assert (code, out) == (2, ""), err
+    assert message in err and err.count("\n") == 1 and err.startswith("omnirobust: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_another_training_is_left_alone(digits, tmp_path, capsys):
+    line = f"train --data digits --model a {TWO} --epochs 1 {SMALL} --out {tmp_path}/run"
+    run(capsys, line)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir() if file.is_file()}
+    for other in ("--seed 1", "--dpar 0.1", "--lr 0.01", "--images 64", "--tensorboard --steps 3"):
+        code, out, err = run(capsys, f"{line} {other}")
+        assert (code, out) == (2, "") and err.count("\n") == 1
+        assert "out must be a new folder or that of a run with the same settings" in err
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir() if file.is_file()} == before
+
+
+def test_a_loss_that_is_nan_ends_with_one_sentence_and_the_last_good_network(digits, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    code, _, err = run(
+        capsys, f"train --data digits --model c {TWO} --epochs 40 --optimizer sgd --lr 1e18 {SMALL} --out {folder}"
+    )
+    assert code == 2 and err.count("\n") == 1
+    assert "The loss became" in err and "try a smaller learning rate" in err
+    assert not (folder / "metrics.json").exists()
+    if (folder / "model.safetensors").exists():
+        assert all(value.isfinite().all() for value in weights(folder).values())
+    assert isinstance(zoo.load("digits/c"), nn.Module)
