@@ -48,7 +48,10 @@ def test_ours_is_the_default_where_there_is_one() -> None:
     assert recipe_of("cifar10/c") == ("fast", FAST["cifar10/c"])
     assert recipe_of("cifar10/c", "paper") == ("paper", PAPER["cifar10/c"])
     assert recipe_of("mnist/c") == ("paper", PAPER["mnist/c"])
-    assert set(RECIPES) == {f"{data}/{letter}" for data in ("mnist", "cifar10", "digits") for letter in "abcd"}
+    assert set(RECIPES) == {
+        *(f"{data}/{letter}" for data in ("mnist", "cifar10", "digits") for letter in "abcd"),
+        *(f"cifar10/{letter}" for letter in "efgh"),
+    }
     assert all(recipe_of(name)[1] == recipe for name, recipe in RECIPES.items())
 
 

@@ -1,4 +1,4 @@
-"""The paper's small classifiers A to D (Table A1), built for any image shape.
+"""The paper's classifiers A to H (Table A1): here A to D, built for any image shape; E to H in ``deep``.
 
 They return logits: the softmax that ends each column of Table A1 belongs to the loss. Padding and strides, which
 the table leaves out, follow the authors' released code.
@@ -11,9 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-Shape = tuple[int, int, int]
+from omnirobust.zoo.deep import Shape, googlenet, resnet50, start_deep, vgg16, wide_resnet
 
-ALIASES: dict[str, str] = {"mlp": "a", "all-cnns": "b", "lenet": "c", "lenetv2": "d"}
+ALIASES: dict[str, str] = {
+    "mlp": "a", "all-cnns": "b", "lenet": "c", "lenetv2": "d",
+    "vgg16": "e", "resnet50": "f", "wide-resnet": "g", "googlenet": "h",
+}  # fmt: skip
 """The paper's names of the networks, and the letters that the paper gives them."""
 
 
@@ -93,16 +96,27 @@ def _pooled(side: int) -> int:
     return side // 2
 
 
-ARCHITECTURES: dict[str, Callable[[Shape, int], nn.Module]] = {"a": mlp, "b": all_cnns, "c": lenet, "d": lenet_v2}
-"""Letter to builder. A new network is one function and one row here."""
+SMALL: dict[str, Callable[[Shape, int], nn.Module]] = {"a": mlp, "b": all_cnns, "c": lenet, "d": lenet_v2}
+"""Letter to builder, for sides of at least 4 pixels."""
+
+DEEP: dict[str, Callable[[Shape, int], nn.Module]] = {
+    "e": vgg16,
+    "f": resnet50,
+    "g": wide_resnet,
+    "h": googlenet,
+}
+"""Letter to builder, for sides of at least 32 pixels."""
+
+ARCHITECTURES = SMALL | DEEP
+"""Letter to builder. A new network is one function and one row in ``SMALL`` or ``DEEP``."""
 
 
 def build(arch: str, shape: Shape, classes: int) -> nn.Module:
     """Build an untrained network in training mode, initialised from torch's global generator.
 
     Args:
-        arch: a letter of Table A1 ("a" to "d", in either case) or the paper's name of it ("mlp", "lenet", ...).
-        shape: (channels, height, width) of the images, each side at least 4 pixels.
+        arch: a letter of Table A1 ("a" to "h", in either case) or the paper's name of it ("mlp", "vgg16", ...).
+        shape: (channels, height, width) of the images, each side at least 4 pixels for A to D, and 32 for E to H.
         classes: number of logits, at least 2.
 
     Returns:
@@ -112,12 +126,15 @@ def build(arch: str, shape: Shape, classes: int) -> nn.Module:
         ValueError: for an unknown ``arch``, or a shape or class count out of range.
     """
     letter = architecture_letter(arch)
-    if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 4:
-        raise ValueError(f"shape must be (channels, height, width) with sides of at least 4 pixels, got {shape}")
+    least = 32 if letter in DEEP else 4
+    if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < least:
+        raise ValueError(
+            f"shape must be (channels, height, width) with sides of at least {least} pixels for {arch}, got {shape}"
+        )
     if classes < 2:
         raise ValueError(f"classes must be >= 2, got {classes}")
     model = ARCHITECTURES[letter](shape, classes)
-    model.apply(_glorot)
+    model.apply(start_deep if letter in DEEP else _glorot)
     return model
 
 
