@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,15 @@ def test_the_kept_file_is_plain(file):
     text = reached("attack", "ensemble", "--config", str(file)).options
     assert text.startswith("# omnirobust attack ensemble --config THIS_FILE\ncommand: attack ensemble\ndata: digits\n")
     assert json.dumps(yaml.safe_load(text))
+
+
+def test_the_page_on_configs_says_what_happens(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "configs.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    Path("attack.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    plain, changed = re.findall(r"```bash\nomnirobust (.*?)\nomnirobust (.*?)\n```", page)[0]
+    assert reached(*plain.split()).job.steps == 20
+    job = reached(*changed.split()).job
+    assert (job.steps, job.models, job.threat_model.eps, job.images) == (50, ("a", "b", "c"), 0.2, 50)
+    command, told = re.findall(r"\$ omnirobust (.*)\nomnirobust: (.*)\n", page)[0]
+    assert sentence(capsys, *command.split()) == told

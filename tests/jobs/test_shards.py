@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from threading import Condition, Thread
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import omnirobust as orb
 from omnirobust._watch import BlindModelError
 from omnirobust.jobs import AttackJob, EvaluationJob, Grouping, run_attack, run_evaluation, shards
 from omnirobust.jobs import attack as attack_module
@@ -199,3 +201,20 @@ def test_alone_unless_launched(monkeypatch):
     assert not shards.launched()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert shards.launched()
+
+
+def test_the_page_on_scaling_shares_images_as_it_says(models, x, y, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (piece,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        space = {"models": models, "x": x, "y": y, "folder": tmp_path}
+        exec(compile(piece, "scaling.md", "exec"), space)
+        found.append(space["result"])
+    whole = orb.attack_ensemble(models, x, y, orb.Linf(8 / 255))
+    assert [len(part.delta) for part in found] == [5, 4]
+    assert torch.allclose(torch.cat([part.delta for part in found]), whole.delta, atol=1e-12)
+    assert sorted(f.name for f in tmp_path.rglob("*.safetensors")) == ["00000.safetensors"] * 2

@@ -1,0 +1,163 @@
+"""What several processes bring: images a second of one attack from the command line, in one process and in two.
+
+And what one image costs one process, from which docs/scaling.md reckons.
+
+    python benchmarks/bench_processes.py --out benchmarks/processes.md
+
+Every process has one thread. What a run costs before its first step (imports, data) is taken off: the figures are those
+of the images by which a larger run exceeds a smaller one. The files of both runs are compared as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+import omnirobust as orb
+from omnirobust import zoo
+from omnirobust._memory import Meter
+from omnirobust.stores import write_result
+
+NET = """
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+net = nn.Sequential(
+    nn.Upsample(scale_factor=4), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1, stride=2),
+    nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 64, 10),
+)
+"""
+BATCH = 25
+
+
+def seconds(folder: Path, processes: int, images: int, steps: int, turn: int) -> float:
+    """Return how long the command takes."""
+    command = [sys.executable, "-m", "omnirobust", "attack", "ensemble", "--data", "digits", "--norm", "linf"]
+    command += ["--models", f"{folder}/own.py:net", "--eps", "0.05", "--keep", "last", f"--batch-size={BATCH}"]
+    command += [f"--steps={steps}", f"--images={images}", f"--out={folder / f'{turn}-{processes}-{images}'}"]
+    command += [f"--processes={processes}"]
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return time.perf_counter() - begin
+
+
+def same(folder: Path, turn: int, images: int) -> bool:
+    """Say whether one process and two wrote the same files."""
+    one, two = (folder / f"{turn}-{processes}-{images}" for processes in (1, 2))
+    names = {f.name for f in one.iterdir()}
+    return names == {f.name for f in two.iterdir()} and all(
+        (one / name).read_bytes() == (two / name).read_bytes() for name in names
+    )
+
+
+def multiply_adds(net: nn.Module, x: Tensor) -> int:
+    """Return the multiplications of the convolutions and linear layers for one image."""
+    total = 0
+
+    def hook(layer: nn.Module, _: object, out: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv2d):
+            total += out[0].numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.Linear):
+            total += out[0].numel() * layer.in_features
+
+    handles = [layer.register_forward_hook(hook) for layer in net.modules()]
+    net(x[:1])
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+def single(arch: str, images: int = 64, steps: int = 10) -> str:
+    """Return a row of what one image costs: work, processor time and memory of a step, and its part of the results."""
+    torch.manual_seed(0)
+    x, net = torch.rand(images, 3, 32, 32), zoo.build(arch, (3, 32, 32), 10).eval()
+    y, meter, taken = net(x).argmax(1), Meter(2**40), []
+    with meter.watching(arch, images, net, True):
+        net(x.clone().requires_grad_()).sum()
+    for _ in range(3):
+        begin = time.process_time()
+        result = orb.attack_ensemble({arch: net}, x, y, orb.Linf(0.001), steps=steps, history="full", keep="last")
+        taken.append((time.process_time() - begin) / images / steps)
+    with TemporaryDirectory() as folder:
+        write_result(Path(folder) / "batch", result)
+        kept = (Path(folder) / "batch").stat().st_size / images
+    work, graph = multiply_adds(net, x), meter._image_bytes[arch]
+    cells = (
+        f"{work / 1e6:.2f}",
+        f"{1e3 * min(taken):.2f}",
+        f"{2 * work / min(taken) / 1e9:.0f}",
+        f"{graph / 1024:.0f}",
+    )
+    return f"| {arch.upper()} | {' | '.join(cells)} | {kept / 1024:.1f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=200, help="of the smaller run; the larger has four times as many")
+    parser.add_argument("--steps", type=int, default=50)
+    asked = parser.parse_args()
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    walls: dict[int, list[float]] = {1: [], 2: []}
+    equal, loads = True, []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "own.py").write_text(NET)
+        for turn in range(asked.rounds):
+            for processes in (1, 2) if turn % 2 == 0 else (2, 1):
+                loads.append(os.getloadavg()[0])
+                small, large = (
+                    seconds(folder, processes, n, asked.steps, turn) for n in (asked.images, 4 * asked.images)
+                )
+                rates[processes].append(3 * asked.images / (large - small))
+                walls[processes].append(large)
+            equal &= same(folder, turn, 4 * asked.images)
+    torch.set_num_threads(1)
+    rows = "\n".join(single(arch) for arch in "abcd")
+    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    text = f"""# What several processes bring
+
+`python benchmarks/bench_processes.py --rounds {asked.rounds} --images {asked.images} --steps {asked.steps}`, \
+torch {torch.__version__}, CPU with {os.cpu_count()} cores, one thread a process. Load average of the machine \
+before the runs: {min(loads):.1f} to {max(loads):.1f}.
+
+A small convolutional network, {4 * asked.images} images in batches of {BATCH}, {asked.steps} steps, both the average
+and min-max.
+
+| | one process | two processes |
+|---|---|---|
+| images a second beyond the first {asked.images}, median | {median(rates[1]):.2f} | {median(rates[2]):.2f} |
+| seconds of the whole command, median | {median(walls[1]):.1f} | {median(walls[2]):.1f} |
+
+Throughput of two over one: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}). \
+Files of both: {"the same, byte by byte" if equal else "NOT the same"}.
+
+## What one image of 3 x 32 x 32 costs, one thread
+
+| model | Mmul of a pass | ms of processor time a step | Gmul a second | kB of graph | kB of results |
+|---|---|---|---|---|---|
+{rows}
+
+Mmul, Gmul: million, billion multiply-adds. A step is a pass forward and one back to the image: two passes' worth.
+Time: the least of three.
+Results: the perturbation, the perturbed image, and its losses, weights and success at every step.
+"""
+    print(text)
+    if asked.out is not None:
+        asked.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
