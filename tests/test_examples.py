@@ -49,3 +49,16 @@ def test_the_product_of_models_transformations_and_photographs(
     out = capsys.readouterr().out
     assert "min-max: " in out and "of 2 groups fool all 24 domains" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_group_robust_learning(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    example = load_example("group_robust")
+    x, groups = example.grouped(torch.full((200, 1, 8, 8), 0.25), list(example.GROUPS.values()), seed=3)
+    assert groups.bincount().tolist() == [176, 8, 8, 8]
+    assert (x[groups == 0] == 0.25).all() and (x[groups == 3] == 0.75).all()
+    assert x[groups == 2].std() > 0.1 and x.min() >= 0 and x.max() <= 1
+    means = example.group_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]))
+    assert means.tolist() == [[2.0, 0.0, 5.0, 0.0]]
+    example.main(["--data", "digits", "--images", "120", "--epochs", "1", "--seeds", "2"])
+    out = capsys.readouterr().out
+    assert all(f"| {name} | " in out for name in (*example.GROUPS, "worst group"))
