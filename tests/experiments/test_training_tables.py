@@ -93,7 +93,6 @@ def test_the_page_has_printed_values_beside_ours_and_a_verdict_for_every_claim(d
     assert "| min-max | *printed* | 98.59 | 75.96 | 79.15 | 73.43 | 77.55 |" in page
     assert "| uSGD | *printed* | 98.73 | 56.21 | 64.51 | 91.27 | 70.66 |" in page
     for name in NAMES:
-        section = page.split(f"## {name}:")[1].split("\n## ")[0]
         assert f"## {name}: the paper's claims" in page
         facts = json.loads((folder / "out" / f"{name}.json").read_text())
         assert facts["complete"]

@@ -14,6 +14,7 @@ from omnirobust.experiments.training_findings import Metric
 from omnirobust.experiments.training_outcome import METRICS, TrainingOutcome
 from omnirobust.experiments.training_sample import Sample
 from omnirobust.experiments.training_spec import Opt
+from omnirobust.experiments.training_words import tried
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,7 @@ def _sweep(outcome: TrainingOutcome, file: Path) -> None:
 def _violins(axis: Axes, outcome: TrainingOutcome) -> None:
     """The weights of both attacks on the training images, one violin each at every radius."""
     found, arch = outcome.findings, outcome.experiment.archs[0]
-    known = {eps: _try(partial(found.weight, arch, "minmax", eps)) for eps in found.budget.grid}
+    known = {eps: tried(partial(found.weight, arch, "minmax", eps)) for eps in found.budget.grid}
     there = {eps: sample.values.flatten() for eps, sample in known.items() if sample is not None}
     for shift, colour, name in ((-0.06, "#0072b2", "linf"), (0.06, "#009e73", "l2")):
         if not there:
@@ -91,12 +92,12 @@ def _overlap(outcome: TrainingOutcome, file: Path) -> None:
     )
     with canvas(file, 2) as (_, axes):
         for norm, name in shares:
-            points = {eps: _try(lambda e=eps, n=norm: inside(found, e, n)) for eps in grid}
+            points = {eps: tried(lambda e=eps, n=norm: inside(found, e, n)) for eps in grid}
             _means(axes[0], points, name, LINES[norm][0])
         axes[0].set(title="(a), (b) share in the other ball", xlabel="l2 radius", ylim=(-0.02, 1.02))
         right = axes[1].twinx()
         for axis, (norm, other, name) in zip((axes[1], right), norms, strict=True):
-            points = {eps: _try(lambda e=eps, n=norm, o=other: found.distance("a", "minmax", e, n, o)) for eps in grid}
+            points = {eps: tried(lambda e=eps, n=norm, o=other: found.distance("a", "minmax", e, n, o)) for eps in grid}
             _means(axis, points, name, LINES[norm][0])
             axis.set_ylabel(f"mean {name}")
         axes[1].set(title="(c) mean norms", xlabel="l2 radius")
@@ -113,7 +114,7 @@ def _curves(outcome: TrainingOutcome, file: Path) -> None:
     with canvas(file, len(radii)) as (_, axes):
         for axis, eps in zip(axes, radii, strict=True):
             for opt in outcome.experiment.opts:
-                curve = _try(lambda o=opt, e=eps: found.curve("a", o, e))
+                curve = tried(lambda o=opt, e=eps: found.curve("a", o, e))
                 if curve is not None:
                     _curve(axis, curve, opt)
             axis.set(title=f"l2 radius {eps:g}", xlabel="epoch", ylabel="robust accuracy")
@@ -126,13 +127,6 @@ def _curve(axis: Axes, curve: Sample, opt: Opt) -> None:
     low, high = curve.values.amin(0).tolist(), curve.values.amax(0).tolist()
     axis.plot(epochs, curve.values.mean(0).tolist(), color=colour, label=label(opt))
     axis.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
-
-
-def _try(measure: Callable[[], Sample]) -> Sample | None:
-    try:
-        return measure()
-    except KeyError:
-        return None
 
 
 _DRAWN: dict[str, Callable[[TrainingOutcome, Path], None]] = {"sweep": _sweep, "overlap": _overlap, "curves": _curves}

@@ -7,14 +7,13 @@ from functools import partial
 
 from omnirobust.experiments.render import NONE, table
 from omnirobust.experiments.training_claims import TrainingJudgement, label
-from omnirobust.experiments.training_figure_claims import inside
-from omnirobust.experiments.training_findings import Findings, Metric
+from omnirobust.experiments.training_figure_tables import curves, overlap, sweep
+from omnirobust.experiments.training_findings import Metric
 from omnirobust.experiments.training_outcome import METRICS, TrainingOutcome
 from omnirobust.experiments.training_printed import TABLE_A7, TABLE_A8
 from omnirobust.experiments.training_sample import Sample
-from omnirobust.experiments.training_spec import NAMES, Arch, Effort, How, Opt, TrainingBudget
-
-MISSING = "to be measured"
+from omnirobust.experiments.training_spec import NAMES, Effort, How, TrainingBudget
+from omnirobust.experiments.training_words import MISSING, evaluation, row_of, short, tried
 
 HEADS: dict[Metric, str] = {
     "clean": "Acc",
@@ -25,8 +24,6 @@ HEADS: dict[Metric, str] = {
     "uni": "Acc uni",
     "avg3": "mean of three",
 }
-
-EVALUATIONS: dict[How, str] = {"pgd": "{pgd} steps", "strong": "strong"}
 
 
 _PREFACE = """\
@@ -92,16 +89,12 @@ def _claims(outcome: TrainingOutcome) -> str:
     found: dict[str, dict[How, TrainingJudgement]] = {}
     for j in outcome.judgements:
         found.setdefault(j.claim.text, {})[j.how] = j
-    names = [_evaluation(outcome, how) for how in outcome.hows]
+    names = [evaluation(outcome, how) for how in outcome.hows]
     lines = [
         [text, *(_verdict(by.get(how)) for how in outcome.hows), by[outcome.hows[0]].shown or NONE]
         for text, by in found.items()
     ]
     return table(["claim", *names, f"our numbers ({names[0]})"], lines)
-
-
-def _evaluation(outcome: TrainingOutcome, how: How) -> str:
-    return EVALUATIONS[how].format(pgd=outcome.findings.budget.pgd_steps)
 
 
 def _verdict(found: TrainingJudgement | None) -> str:
@@ -120,9 +113,9 @@ def _table_4(outcome: TrainingOutcome) -> str:
             lines.append([name, "*printed*", *(f"{value:.2f}" for value in printed), NONE, NONE, NONE])
         for how in outcome.hows:
             cells = [outcome.accuracy(row, metric, how) for metric in metrics]
-            plain, diverse = (_try(partial(outcome.findings.cosine, *row, diverse=d)) for d in (False, True))
-            cosines = [_weight(plain), _weight(diverse)] if how == "pgd" else [NONE, NONE]
-            lines.append([name, _evaluation(outcome, how), *_cells(cells), *cosines, _counts(cells)])
+            found = [tried(partial(outcome.findings.cosine, *row, diverse=diverse)) for diverse in (False, True)]
+            cosines = [plain(cosine) for cosine in found] if how == "pgd" else [NONE, NONE]
+            lines.append([name, evaluation(outcome, how), *row_of(cells), *cosines, _counts(cells)])
     head = ["training", "evaluation", *(HEADS[m] for m in metrics), "cosine", "cosine with DPAR", "seeds x images"]
     return "Accuracy in percent.\n\n" + table(head, lines)
 
@@ -136,7 +129,7 @@ def _table_a7(outcome: TrainingOutcome) -> str:
             lines.append([label(row[1]), "*printed*", *(f"{value:.2f}" for value in printed), NONE])
         for how in outcome.hows:
             cells = [outcome.accuracy(row, metric, how) for metric in metrics]
-            lines.append([label(row[1]), _evaluation(outcome, how), *_cells(cells), _counts(cells)])
+            lines.append([label(row[1]), evaluation(outcome, how), *row_of(cells), _counts(cells)])
     head = ["training", "evaluation", *(HEADS[m] for m in metrics), "seeds x images"]
     return "Accuracy in percent.\n\n" + table(head, lines)
 
@@ -147,114 +140,10 @@ def _table_a8(outcome: TrainingOutcome) -> str:
     for row in outcome.experiment.rows(outcome.findings.budget):
         printed = TABLE_A8.get(row)
         cells = [outcome.accuracy(row, metric) for metric in metrics]
-        beside = [
-            f"{_short(cell)} ({NONE if printed is None else f'{printed[i]:.2f}'})" for i, cell in enumerate(cells)
-        ]
+        beside = [f"{short(cell)} ({NONE if printed is None else f'{printed[i]:.2f}'})" for i, cell in enumerate(cells)]
         lines.append([NAMES[row[0]], f"{row[2]:g}", label(row[1]), *beside, _counts(cells)])
     head = ["network", "l2 radius", "training", *(HEADS[m] for m in metrics), "seeds x images"]
     return "Accuracy in percent: ours (printed).\n\n" + table(head, lines)
-
-
-def _sweep(outcome: TrainingOutcome) -> str:
-    found, arch = outcome.findings, outcome.experiment.archs[0]
-    radii = found.budget.grid
-    areas = [
-        [
-            label(opt),
-            *(_short(outcome.accuracy((arch, opt, eps), "max")) for eps in radii),
-            _band(_area(found, arch, opt)),
-        ]
-        for opt in outcome.experiment.opts
-    ]
-    weights = [
-        [label(opt), *(_weight(_try(partial(found.weight, arch, opt, eps))) for eps in radii)]
-        for opt in outcome.experiment.opts
-        if opt.startswith("minmax")
-    ]
-    heads = [f"{eps:g}" for eps in radii]
-    return "\n\n".join(
-        [
-            "Acc_adv^max in percent by l2 radius, of training and test alike, and S, the area under it over its range.",
-            table(["training", *heads, "S"], areas),
-            "Mean weight of the l2 attack on the training images at the end, by l2 radius.",
-            table(["training", *heads], weights),
-        ]
-    )
-
-
-def _area(found: Findings, arch: Arch, opt: Opt) -> Sample | None:
-    return _try(lambda: found.area(arch, opt))
-
-
-def _overlap(outcome: TrainingOutcome) -> str:
-    found = outcome.findings
-    lines = [
-        [
-            f"{eps:g}",
-            _band(_try(lambda e=eps: inside(found, e, "linf"))),
-            _band(_try(lambda e=eps: inside(found, e, "l2"))),
-            _weight(_try(lambda e=eps: found.distance("a", "minmax", e, "linf", "l2"))),
-            _weight(_try(lambda e=eps: found.distance("a", "minmax", e, "l2", "linf"))),
-        ]
-        for eps in found.budget.grid
-    ]
-    head = ["l2 radius", "linf attack's in the l2 ball, %", "l2 attack's in the linf ball, %"]
-    return table([*head, "mean l2 norm of the linf attack's", "mean linf norm of the l2 attack's"], lines)
-
-
-def _curves(outcome: TrainingOutcome) -> str:
-    found = outcome.findings
-    rows: list[tuple[Arch, Opt, float]] = outcome.experiment.rows(found.budget)
-    curves: dict[tuple[Opt, float], Sample | None] = {
-        (opt, eps): _try(partial(found.curve, arch, opt, eps)) for arch, opt, eps in rows
-    }
-    epochs = found.budget.efforts["a"].epochs
-    shown = sorted({max(1, round(epochs * part / 10)) for part in range(1, 11)})
-    lines = [
-        [f"{label(opt)}, l2 radius {eps:g}", *(_at(curve, epoch) for epoch in shown), _seeds(curve)]
-        for (opt, eps), curve in curves.items()
-    ]
-    return "Robust accuracy in percent after so many epochs.\n\n" + table(
-        ["training", *(str(epoch) for epoch in shown), "seeds"], lines
-    )
-
-
-def _at(curve: Sample | None, epoch: int) -> str:
-    return MISSING if curve is None else f"{100 * float(curve.values[:, epoch - 1].mean()):.1f}"
-
-
-def _seeds(sample: Sample | None) -> str:
-    return NONE if sample is None else str(len(sample.seeds))
-
-
-def _try(measure: Callable[[], Sample]) -> Sample | None:
-    try:
-        return measure()
-    except KeyError:
-        return None
-
-
-def _band(sample: Sample | None) -> str:
-    if sample is None:
-        return MISSING
-    band = sample.interval()
-    low, high = max(band.low, 0.0), min(band.high, 1.0)
-    return f"{100 * band.estimate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def _cells(samples: Sequence[Sample | None]) -> list[str]:
-    """Return the columns of a row, in which a row that waits says so once."""
-    if any(sample is not None for sample in samples):
-        return [_band(sample) for sample in samples]
-    return [MISSING, *([NONE] * (len(samples) - 1))]
-
-
-def _short(sample: Sample | None) -> str:
-    return MISSING if sample is None else f"{100 * sample.mean:.1f}"
-
-
-def _weight(sample: Sample | None) -> str:
-    return MISSING if sample is None else f"{sample.mean:.3f}"
 
 
 def _counts(cells: Sequence[Sample | None]) -> str:
@@ -266,8 +155,8 @@ _TABLES: dict[str, Callable[[TrainingOutcome], str]] = {
     "table-4": _table_4,
     "table-a7": _table_a7,
     "table-a8": _table_a8,
-    "sweep": _sweep,
-    "overlap": _overlap,
-    "curves": _curves,
+    "sweep": sweep,
+    "overlap": overlap,
+    "curves": curves,
 }
 """Kind of experiment to its first table."""
