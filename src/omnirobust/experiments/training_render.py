@@ -13,7 +13,7 @@ from omnirobust.experiments.training_outcome import METRICS, TrainingOutcome
 from omnirobust.experiments.training_printed import TABLE_A7, TABLE_A8
 from omnirobust.experiments.training_sample import Sample
 from omnirobust.experiments.training_spec import NAMES, Effort, How, TrainingBudget
-from omnirobust.experiments.training_words import MISSING, evaluation, row_of, short, tried
+from omnirobust.experiments.training_words import MISSING, evaluation, plain, row_of, short, tried
 
 HEADS: dict[Metric, str] = {
     "clean": "Acc",
