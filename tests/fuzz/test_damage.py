@@ -179,7 +179,8 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-BITE = "</pre></title><script>alert(1)</script><img src=x onerror=alert(2)>'\"&amp; $x_{$ [red] {{7*7}} {% raw %} \\ %s"
+BITE = "</pre></title><script>alert(1)</script><img src=x onerror=alert(2)>'\"&amp; $x_{$ [red] [/x] "
+BITE += "{{7*7}} {% raw %} \\ %s"
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # names as long as these

@@ -88,7 +88,7 @@ def show_evaluation(record: EvaluationRecord) -> None:
         rates = [percent(rate["estimate"]) for rate in (found["clean"], *found["accuracy"].values())]
         union, low, high = (percent(found["union"][key]) for key in ("estimate", "low", "high"))
         table.add_row(name, *rates, percent(found["average"]), union, f"{low} to {high}")
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     for line in [*comparisons(record), *notes(record)]:
         console.print(line, soft_wrap=True, highlight=False)

@@ -20,7 +20,7 @@ def show_attack(record: AttackRecord) -> None:
     from omnirobust.report.breakdown import breakdowns
     from omnirobust.report.words import notes
 
-    console = Console()
+    console = Console(markup=False)
     if record.task == "ensemble":
         console.print(_attack_table(record))
     else:
@@ -54,31 +54,30 @@ def show_norms(records: Sequence[AttackRecord]) -> None:
             accuracies = [percent(result["accuracy"][m]) for m in models]
             heading = (attack["norm"], f"{attack['eps']:g}") if first else ("", "")
             table.add_row(*heading, name, *accuracies, percent(result["asr_all"]), lifted, end_section=not first)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def show_comparison(compared: Compared) -> None:
     """Print the measures of two runs, how they differ, and in which settings the runs do."""
     from rich import box
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from omnirobust.report.words import percent
 
-    table = Table(title=escape(f"{compared.names[1]} against {compared.names[0]}"), box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=f"{compared.names[1]} against {compared.names[0]}", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("measure", *compared.names, "difference", "interval", "verdict"):
-        table.add_column(escape(column), justify="left" if column == "measure" else "right")
+        table.add_column(column, justify="left" if column == "measure" else "right")
     for line in compared.lines:
         found = None if line.paired is None else line.paired.difference
         interval = "-" if found is None else f"{percent(found.low, sign=True)} to {percent(found.high, sign=True)}"
         rates = (percent(line.first), percent(line.second), percent(line.second - line.first, sign=True))
-        table.add_row(escape(line.name), *rates, interval, line.verdict)
-    console = Console()
+        table.add_row(line.name, *rates, interval, line.verdict)
+    console = Console(markup=False)
     console.print(table)
     differing = [f"{key}: {first}, then {second}" for key, first, second in compared.settings]
     for text in [*compared.notes, *(["Settings that differ:", *differing] if differing else ["Same settings."])]:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(text, soft_wrap=True, highlight=False)
 
 
 def _attack_table(record: AttackRecord) -> Table:
