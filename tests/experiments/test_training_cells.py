@@ -1,6 +1,7 @@
 """Trainings and judgings on embedded digits: kept, resumed after a kill, and right by their own definition."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,12 @@ def test_a_killed_training_goes_on_to_the_same_model(tmp_path):
     assert epochs == [1, 2]  # one epoch each: the first was not repeated
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, found.model.state_dict()[name])
+
+
+def test_more_images_than_there_are_are_refused(laboratory, tmp_path):
+    greedy = training_of("a", "minmax", 1.0, 0, replace(EFFORT, images=1290))
+    with pytest.raises(ValueError, match="images and holdout must be at most 1297 together"):
+        laboratory.train(greedy)
 
 
 def test_settings_and_weights_tell_cells_apart(laboratory, tmp_path):

@@ -77,6 +77,7 @@ class TrainingLaboratory:
         """Return the trained model; one that was begun goes on, one that is there is read.
 
         Raises:
+            ValueError: if the data has fewer images than are asked for.
             TrainingDivergedError: if a loss is not finite.
         """
         known = self.trained(training)
@@ -85,6 +86,8 @@ class TrainingLaboratory:
         folder, effort = self._folder(training), training.effort
         _note(folder, describe(training))
         images = self._split("train")
+        if (effort.images or 0) + effort.holdout > len(images):
+            raise ValueError(f"images and holdout must be at most {len(images)} together, got {effort}")
         model = _initial(training, images.shape, len(images.classes)).to(self._device)
         kept = len(images) - effort.holdout if effort.images is None else effort.images
         held = (images.x[-effort.holdout :], images.y[-effort.holdout :]) if effort.holdout else None

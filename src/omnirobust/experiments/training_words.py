@@ -16,6 +16,8 @@ EVALUATIONS: dict[How, str] = {"pgd": "{pgd} steps", "strong": "strong"}
 
 def evaluation(outcome: TrainingOutcome, how: How) -> str:
     """Return what an evaluation is called."""
+    if outcome.experiment.kind == "curves":
+        return "held-out images"
     return EVALUATIONS[how].format(pgd=outcome.findings.budget.pgd_steps)
 
 
