@@ -136,6 +136,13 @@ def _offline(offline: bool) -> Iterator[None]:
         config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
+@contextmanager
+def hub_access() -> Iterator[None]:
+    """Let clients of the hub read their caches only if it cannot be reached, rather than try again for a minute."""
+    with _offline(not _reachable()):
+        yield
+
+
 def _unavailable(source: Source, error: Exception) -> str:
     if source.folder:
         return f"The folder {source.path} could not be read as a data set in hub layout: {_sentence(error)}"

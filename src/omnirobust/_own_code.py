@@ -40,11 +40,17 @@ def load_own(name: str, argument: str) -> tuple[str, Any]:
 def digests(names: Iterable[str]) -> dict[str, str]:
     """Return a digest of every file of one's own code among ``names``, so that runs of edited code are told apart."""
     found: dict[str, str] = {}
-    for where in sorted({name.rpartition(":")[0] for name in names if ":" in name}):
+    for where in sorted({where for where in map(_code_of, names) if where}):
         file = _file_of(where)
         if file is not None and file.is_file():
             found[where] = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
     return found
+
+
+def _code_of(name: str) -> str:
+    """Return the file or package that ``name`` is code of; nothing where it is none."""
+    code = name.rpartition(".safetensors:")[2]
+    return "" if code.startswith(("timm:", "hf:")) else code.rpartition(":")[0]
 
 
 def _file_of(where: str) -> Path | None:

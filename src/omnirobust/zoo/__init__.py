@@ -4,7 +4,9 @@ from omnirobust._files import cache_dir
 from omnirobust.zoo.architectures import ARCHITECTURES, build
 from omnirobust.zoo.cards import Card, fgsm_accuracy
 from omnirobust.zoo.checkpoints import MissingWeightsError, card, load, load_model_file, names
+from omnirobust.zoo.preprocessing import Preprocessed, Preprocessing
 from omnirobust.zoo.recipes import RECIPES, Recipe, RecipeName
+from omnirobust.zoo.sources import load_model
 from omnirobust.zoo.trainer import train
 
 __all__ = [
@@ -12,6 +14,8 @@ __all__ = [
     "RECIPES",
     "Card",
     "MissingWeightsError",
+    "Preprocessed",
+    "Preprocessing",
     "Recipe",
     "RecipeName",
     "build",
@@ -19,6 +23,7 @@ __all__ = [
     "card",
     "fgsm_accuracy",
     "load",
+    "load_model",
     "load_model_file",
     "names",
     "train",

@@ -115,7 +115,7 @@ FAST: dict[str, Recipe] = {
     "digits/c": DIGITS,
     "digits/d": replace(DIGITS, epochs=20),
 }
-"""Model name to our own recipe. A to D reach the accuracy of Table A2 on CIFAR-10 in a tenth of the paper's epochs, with
+"""Model name to our own recipe. A to D reach the accuracy of Table A2 on CIFAR-10 in a tenth of its epochs, with
 rates, decay and milestones chosen on held-out training images. Those of E to H have not been tuned."""
 
 RECIPES: dict[str, Recipe] = PAPER | FAST

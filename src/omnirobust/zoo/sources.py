@@ -1,0 +1,115 @@
+"""Models by one string: of the zoo, of timm, of the Hugging Face hub, of one's own code, or of a file of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from omnirobust.zoo.architectures import Shape, build
+from omnirobust.zoo.checkpoints import load
+from omnirobust.zoo.pretrained import load_hf, load_timm
+from omnirobust.zoo.trained import fill, load_own_model, load_trained, trained_file
+
+Facts: TypeAlias = Callable[[], tuple[Shape | None, int | None]]
+"""Shape of the images and number of classes, asked for only by sources that need them; None if not known."""
+
+_KINDS = (
+    "data/letter, timm:NAME, hf:ORG/NAME, FILE.py:NAME, package.module:NAME, FILE.safetensors:ARCHITECTURE or the run "
+    "folder of a training"
+)
+
+
+def load_model(
+    source: str, *, classes: int | None = None, shape: Shape | None = None, pretrained: bool = True
+) -> nn.Module:
+    """Load a classifier of images in [0, 1] from wherever it is, in evaluation mode with frozen parameters.
+
+    Weights are read from safetensors files; those of timm that exist in no other format, by torch's reader that runs no
+    code.
+
+    Args:
+        source: one of
+
+            - "mnist/a", a model of the zoo that was trained here;
+            - "timm:NAME", a model of timm with its pretrained weights, for instance "timm:resnet18.a1_in1k";
+            - "hf:ORG/NAME" or "hf:FOLDER", an image classifier of the Hugging Face hub or one saved in its layout;
+            - "FILE.py:NAME" or "package.module:NAME", a module, or a function without arguments that returns one;
+            - "FILE.safetensors:ARCHITECTURE", weights of one's own for an architecture: a letter or name of the zoo's
+              ("c", "resnet50"), "timm:NAME", or code as above;
+            - the run folder of ``omnirobust train``, or its "model.safetensors".
+
+            Models of timm and of the hub resize and normalise inside, as their own configuration says.
+        classes: number of logits. Weights for an architecture of the zoo need it; models of timm and of the hub are
+            refused if they have another.
+        shape: (channels, height, width) of the images, for weights of an architecture of the zoo.
+        pretrained: False gives a model of timm random weights, which needs no download.
+
+    Raises:
+        ValueError: if the source is unknown, does not fit, needs a package that is not here, or fails.
+        FileNotFoundError: if a file is missing, or a model of the zoo has not been trained.
+    """
+    _, model = named_model(source, lambda: (shape, classes), "source", pretrained=pretrained)
+    return model
+
+
+def named_model(
+    source: str, facts: Facts, argument: str, *, data: str | None = None, pretrained: bool = True
+) -> tuple[str, nn.Module]:
+    """Load a model as ``load_model`` does, and return what to call it.
+
+    Args:
+        source: as ``load_model`` takes it; a letter alone stands for the zoo's model of ``data``.
+        facts: shape of the images and number of classes.
+        argument: what messages call the source.
+        data: name of the data that letters refer to; None for none.
+        pretrained: see ``load_model``.
+    """
+    name, model = _found(source, facts, argument, data, pretrained)
+    return name, model.eval().requires_grad_(False)
+
+
+def _found(source: str, facts: Facts, argument: str, data: str | None, pretrained: bool) -> tuple[str, nn.Module]:
+    kind, _, rest = source.partition(":")
+    if kind in ("timm", "hf"):
+        if not rest:
+            raise ValueError(f"{argument} must have a name after {kind}:, got {source!r}")
+        model = (
+            load_timm(rest, facts()[1], argument, pretrained=pretrained)
+            if kind == "timm"
+            else (load_hf(rest, facts()[1], argument))
+        )
+        return Path(rest).name, model
+    if kind.endswith(".safetensors") and rest:
+        return _weights_of(kind, rest, facts, argument)
+    if (file := trained_file(source, argument)) is not None:
+        return load_trained(source, file, argument)
+    if ":" in source:
+        return load_own_model(source, argument)
+    if data is None and "/" not in source:
+        raise ValueError(f"{argument} must be {_KINDS}, got {source!r}")
+    return source, load(source if "/" in source else f"{Path(str(data)).name}/{source}")
+
+
+def _weights_of(name: str, architecture: str, facts: Facts, argument: str) -> tuple[str, nn.Module]:
+    """Load weights of one's own into the architecture that is named."""
+    file = trained_file(name, argument)
+    assert file is not None
+    shape, classes = facts()
+    kind, _, rest = architecture.partition(":")
+    with torch.random.fork_rng(devices=[]):  # weights that are drawn only to be overwritten
+        if kind == "timm":
+            model = load_timm(rest, classes, argument, pretrained=False)
+            fill(model.model, file, argument, architecture)
+            return file.stem, model
+        if ":" in architecture:
+            model = load_own_model(architecture, argument)[1]
+        else:
+            if shape is None or classes is None:
+                raise ValueError(f"shape and classes must be given with {name}:{architecture}, got {shape}, {classes}")
+            model = build(architecture, shape, classes)
+    fill(model, file, argument, f"{architecture} for such images and classes")
+    return file.stem, model

@@ -1,0 +1,149 @@
+"""Models by one string, end to end: files, own code, timm and transformers themselves with random weights."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import omnirobust as orb
+from omnirobust import zoo
+from omnirobust.jobs.models import load_models
+
+OWN = """
+from torch import nn
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+def fails():
+    raise RuntimeError("no weights today")
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Write a tiny classifier as ``save_pretrained`` does, with settings such as those on the hub."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("hub") / "tiny"
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=10
+    )
+    transformers.ResNetForImageClassification(config).save_pretrained(folder)
+    settings = {
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 32, "width": 32},
+        "resample": 2, "do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4],
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_model_of_timm_resizes_and_normalises_as_its_configuration_says(timm) -> None:
+    torch.manual_seed(0)
+    model = zoo.load_model("timm:test_byobnet", classes=10, pretrained=False)
+    assert isinstance(model, zoo.Preprocessed) and not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    config = timm.data.resolve_model_data_config(model.model)
+    side = config["input_size"][-1]
+    x = torch.rand(2, 3, side, side)
+    mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+    assert torch.allclose(model(x), model.model((x - mean) / std), atol=1e-5)
+
+
+def test_weights_of_one_s_own_for_a_model_of_timm(timm, tmp_path, digits) -> None:
+    torch.manual_seed(0)
+    made = zoo.load_model("timm:test_byobnet", classes=10, pretrained=False)
+    save_file(made.model.state_dict(), tmp_path / "mine.safetensors")  # type: ignore[attr-defined]
+    models = load_models((f"{tmp_path}/mine.safetensors:timm:test_byobnet", "c"), "digits")
+    assert list(models) == ["mine", "c"]
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(models["mine"](x), made(x))
+    # Models of 160 and of 8 pixels in one ensemble: the gradient reaches the small images.
+    result = orb.attack_ensemble(models, x, torch.tensor([1, 2]), orb.Linf(0.1), steps=2)
+    assert result.fooled.shape == (2, 2) and not bool(result.zero_gradient.any())
+
+
+def test_a_model_of_transformers_gives_what_its_own_processor_and_it_give(timm, saved) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = zoo.load_model(f"hf:{saved}", classes=10)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    processor = transformers.AutoImageProcessor.from_pretrained(saved)
+    inputs = processor(images=[image.permute(1, 2, 0).numpy() for image in pixels], return_tensors="pt")
+    plain = transformers.AutoModelForImageClassification.from_pretrained(saved).eval()
+    assert torch.allclose(model(pixels / 255), plain(**inputs).logits, atol=1e-4)
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert list(load_models((f"hf:{saved}",), "digits")) == ["tiny"]
+
+
+def test_models_of_transformers_without_safe_weights_or_of_other_classes_are_refused(timm, saved, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"source hf:.*tiny must return 7 logits, .* got a model of 10 classes"):
+        zoo.load_model(f"hf:{saved}", classes=7)
+    for file in ("config.json", "preprocessor_config.json"):
+        (tmp_path / file).write_bytes((saved / file).read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="source must name an image classifier with safetensors weights"):
+        zoo.load_model(f"hf:{tmp_path}")
+
+
+def test_a_file_of_weights_and_an_architecture(tmp_path) -> None:
+    torch.manual_seed(0)
+    network = zoo.build("c", (1, 8, 8), 10)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    model = zoo.load_model(f"{tmp_path}/w.safetensors:lenet", classes=10, shape=(1, 8, 8))
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model(x), network.eval()(x))
+    assert torch.equal(load_models((f"{tmp_path}/w.safetensors:c",), "digits")["w"](x), model(x))
+
+
+def test_a_file_of_weights_and_code(tmp_path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    model = zoo.load_model(f"{tmp_path}/w.safetensors:{tmp_path}/own.py:build")
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("timm:test_byobne", "source must name a model of timm, got timm:test_byobne; there are test_byobnet"),
+        ("timm:resnet18.nope", "with pretrained weights, got timm:resnet18.nope; there are resnet18.a1_in1k"),
+        ("timm:", "source must have a name after timm:, got 'timm:'"),
+        ("lenet", "source must be data/letter, timm:NAME, .* got 'lenet'"),
+        ("mnist/z", "name must be one of mnist/a"),
+        ("own.py:fails", "source must name code that runs, got own.py:fails: RuntimeError: no weights today"),
+        ("w.pt", "source must be safetensors files, got w.pt, of a kind that can run code"),
+        ("nowhere.safetensors:c", "source must name an existing file, got nowhere.safetensors"),
+        ("bad.safetensors:c", r"shape and classes must be given with bad.safetensors:c, got None, None"),
+        ("bad.safetensors:own.py:build", "source must hold weights of own.py:build .* damaged or of another"),
+        ("bad.safetensors", r"source must have a readable card.json .* name the network too: bad.safetensors:ARCH"),
+    ],
+)
+def test_what_is_no_model_is_told(timm, tmp_path, monkeypatch, source, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "bad.safetensors").write_bytes(b"not what it says")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        zoo.load_model(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "message"),
+    [
+        ("timm:resnet18", "timm", r"source timm:resnet18 needs timm: pip install 'omnirobust\[timm\]'"),
+        ("hf:ORG/NAME", "transformers", r"source hf:ORG/NAME needs transformers: pip install 'omnirobust\[hf\]'"),
+    ],
+)
+def test_a_missing_package_is_named(monkeypatch, source, package, message) -> None:
+    class Missing:
+        def find_spec(self, name, path=None, target=None):
+            if name == package:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ValueError, match=message):
+        zoo.load_model(source)
