@@ -1,6 +1,6 @@
 """Group-robust learning with a weight rule in a loop of one's own: problem (1) with the network's parameters for v.
 
-    python examples/group_robust.py [--data mnist] [--images 5000] [--epochs 10] [--seeds 6]
+    python examples/group_robust.py [--data mnist] [--images 12000] [--epochs 6] [--seeds 10]
 
 The training digits come in four groups, as data from four sources do: upright ones, which are most, and few that are
 turned by 45 degrees, noisy, or seen in negative. Empirical risk minimisation weighs all examples alike, so the large
@@ -63,7 +63,7 @@ def train(
     epochs: int,
     seed: int,
 ) -> Tensor:
-    """Train ``model`` on mini-batches of 64, by the weights of ``rule`` or, for None, all examples alike.
+    """Train ``model`` on mini-batches of 128, by the weights of ``rule`` or, for None, all examples alike.
 
     Returns:
         The weights of the groups at the end, (K,).
@@ -73,7 +73,7 @@ def train(
     w = orb.Uniform().init(1, len(GROUPS))
     model.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=generator).split(64):
+        for rows in torch.randperm(len(x), generator=generator).split(128):
             losses = cross_entropy(model(x[rows]), y[rows], reduction="none")
             if rule is None:
                 loss = losses.mean()
@@ -102,7 +102,7 @@ def run(name: str, images: int, epochs: int, rule: orb.ProjectedAscent, seed: in
     found, w = [], torch.empty(0)
     for chosen in (None, orb.Uniform(), rule):
         torch.manual_seed(seed)
-        model = zoo.build("lenet", known.shape, len(known.classes))
+        model = zoo.build("mlp", known.shape, len(known.classes))
         w = train(model, x, known.y, groups, chosen, epochs, seed)
         found.append(accuracies(model, tested, held_out.y, test_groups))
     return torch.stack(found), w
@@ -138,11 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="mnist", help="digits or mnist")
-    parser.add_argument("--images", type=int, default=5000, help="training images")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=6, help="trainings of each kind, >= 2")
+    parser.add_argument("--images", type=int, default=12000, help="training images")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=10, help="trainings of each kind, >= 2")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--beta", type=float, default=0.1, help="step size of the weights")
+    parser.add_argument("--beta", type=float, default=0.02, help="step size of the weights")
     parser.add_argument("--gamma", type=float, default=1.0, help="pull towards equal weights")
     return parser
 
