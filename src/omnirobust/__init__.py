@@ -41,7 +41,7 @@ from omnirobust.weights import WorstCase as WorstCase
 
 __version__ = "0.1.0"
 
-_LAZY = frozenset({"data", "evaluation", "experiments", "report", "runs", "training", "universal", "zoo"})
+_LAZY = frozenset({"adapters", "data", "evaluation", "experiments", "report", "runs", "training", "universal", "zoo"})
 
 
 def __getattr__(name: str) -> ModuleType:
