@@ -1,0 +1,37 @@
+"""What the page on models shows runs as it stands there, and its table is counted."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import omnirobust as orb
+from omnirobust import zoo
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_piece_of_the_page_on_models_runs(timm, digits, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, *pieces = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(pieces) == 7
+    Path("my_models.py").write_text(first)
+    space: dict[str, object] = {"orb": orb}
+    for piece in pieces:
+        exec(compile(piece, "models.md", "exec"), space)
+    assert space["attacked"].shape == (20, 1, 8, 8) and space["success"].shape == (2, 20)  # type: ignore[attr-defined]
+    assert space["both"].names == ("8 pixels", "28 pixels")  # type: ignore[attr-defined]
+    assert space["result"].names == ("theirs", "c")  # type: ignore[attr-defined]
+    assert capsys.readouterr().out.splitlines()[-1] == "True"
+
+
+@pytest.mark.parametrize("letter", "abcdefgh")
+def test_the_table_counts_parameters(letter: str) -> None:
+    (printed,) = re.findall(rf"^\| {letter.upper()} \|.*\| ([\d,]+) \|$", PAGE, re.MULTILINE)
+    assert sum(p.numel() for p in zoo.build(letter, (3, 32, 32), 10).parameters()) == int(printed.replace(",", ""))
+
+
+def test_every_kind_of_string_is_on_the_page() -> None:
+    for kind in ("timm:NAME", "hf:ORG/NAME", "FILE.py:NAME", "package.module:NAME", "FILE.safetensors:ARCHITECTURE"):
+        assert f"`{kind}`" in PAGE
