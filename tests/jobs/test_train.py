@@ -20,9 +20,8 @@ def job(scheme: Scheme, seed: int = 0) -> TrainingJob:
     return TrainingJob(
         "digits",
         scheme,
-        recipe,
+        RECIPE,
         model="a",
-        start=start,
         images=64,
         test_images=4,
         test_steps=2,
