@@ -226,7 +226,7 @@ def frozen():
         (f"--model OWN:endless {TWO}", "model must return finite logits"),
         (f"--model OWN:frozen {TWO}", "model must have parameters that require gradients, got none"),
         (f"--model OWN:missing {TWO}", "has no missing"),
-        (f"--model e {TWO}", "arch"),
+        (f"--model nonesuch {TWO}", "arch"),
         (TWO, "model must name an architecture or code of your own, or from a trained model, got neither"),
         (f"--from nowhere.safetensors {TWO}", "nowhere.safetensors"),
         (f"--model c --from digits/a {TWO}", "from must be a model of the same network, got digits/a"),
