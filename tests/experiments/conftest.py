@@ -6,6 +6,7 @@ from torch import nn
 
 from omnirobust.data import ImageData
 from omnirobust.experiments.measure import Laboratory
+from omnirobust.zoo import MissingWeightsError
 
 SIDE = 6
 
@@ -25,6 +26,8 @@ class Counted(nn.Module):
 
 
 def make_model(name: str) -> Counted:
+    if name[-1] not in "abcd":
+        raise MissingWeightsError(f"There are no weights of {name} yet")
     return Counted("abcd".index(name[-1]))
 
 
