@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 BUDGET ?= quick
 
-.PHONY: help demo test lint format bench reproduce clean
+.PHONY: help demo test test-lowest lint format bench reproduce clean
 
 help:
 	@echo "make demo       train four digit classifiers in seconds, attack all of them at once, write a report"
 	@echo "make test       lint, then run the whole test suite"
+	@echo "make test-lowest  run it with the oldest versions of what omnirobust needs"
 	@echo "make lint       style, types and the order of imports"
 	@echo "make format     apply the style"
 	@echo "make bench      measure speed against peers, into benchmarks/*.md"
@@ -51,6 +52,13 @@ format: $(VENV)/.test
 # One thread a worker: torch's own threads would fight over the cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The optional peers are left out: they ask for newer versions of what they share with us.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e . pytest hypothesis cvxpy
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest tests/cli tests/jobs tests/report tests/fuzz \
+	  tests/test_attacks.py tests/test_data.py tests/test_runs.py tests/test_stores.py
 
 bench: $(VENV)/.bench
 	set -e; for script in benchmarks/bench_*.py; do \

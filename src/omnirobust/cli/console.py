@@ -39,6 +39,9 @@ def progress_bars(shown: bool = True) -> Iterator[Callable[[str, int, int], None
 
     Nothing is drawn where stderr is no terminal, and if it is not to be ``shown``.
     """
+    if not (shown and sys.stderr.isatty()):  # older versions of rich end a bar that is not drawn with an empty line
+        yield lambda what, done, total: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -48,7 +51,7 @@ def progress_bars(shown: bool = True) -> Iterator[Callable[[str, int, int], None
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(file=sys.stderr), disable=not (shown and sys.stderr.isatty())) as bars:
+    with Progress(*columns, console=Console(file=sys.stderr)) as bars:
         tasks = {}
 
         def advance(what: str, done: int, total: int) -> None:
