@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from omnirobust.evaluation import Interval
 from omnirobust.experiments.claims import ENOUGH, Verdict
 from omnirobust.experiments.training_findings import Findings, Metric
 from omnirobust.experiments.training_sample import Sample
@@ -29,6 +30,7 @@ class TrainingClaim:
         contrasts: from findings and an evaluation to the differences; a KeyError means that a number is missing.
         scale: what differences are multiplied by to be shown.
         unit: of what is shown.
+        digits: behind the point of what is shown.
         per_training: whether a difference is one number a training, so that one seed decides nothing.
     """
 
@@ -37,6 +39,7 @@ class TrainingClaim:
     contrasts: Callable[[Findings, How], Contrasts]
     scale: float = 100.0
     unit: str = "points"
+    digits: int = 1
     per_training: bool = False
 
 
@@ -50,14 +53,32 @@ class TrainingJudgement:
         verdict: "true" if the 95 % interval of every difference lies above zero; "false" if that of one lies below, at
             95 % for all of them together (Bonferroni); else "undecided", as always on fewer than ``ENOUGH`` images.
         seeds: on how many trainings of each kind, the fewest; one says nothing of training anew.
-        shown: the differences with their intervals.
+        found: the differences with their 95 % intervals.
     """
 
     claim: TrainingClaim
     how: How
     verdict: Verdict
     seeds: int
-    shown: str
+    found: Mapping[str, Interval]
+
+    @property
+    def shown(self) -> str:
+        """The differences in words, the lowest of them where there are many."""
+        lowest = sorted(self.found, key=lambda name: self.found[name].low)[:SHOWN]
+        names = [name for name in self.found if len(self.found) <= SHOWN + 1 or name in lowest]
+        more = len(self.found) - len(names)
+        rest = f", and {more} larger ones" if more else ""
+        return f"{', '.join(f'{name} {self._written(name)}' for name in names)}{rest} {self.claim.unit}".strip()
+
+    def _written(self, name: str) -> str:
+        band, places = self.found[name], f"+.{self.claim.digits}f"
+        value, low, high = (format(self.claim.scale * v, places) for v in (band.estimate, band.low, band.high))
+        return f"{value} ({low} to {high})"
+
+
+SHOWN = 3
+"""How many differences are written out where a claim has many."""
 
 
 def judge(claim: TrainingClaim, findings: Findings, how: How) -> TrainingJudgement:
@@ -65,7 +86,7 @@ def judge(claim: TrainingClaim, findings: Findings, how: How) -> TrainingJudgeme
     try:
         contrasts = claim.contrasts(findings, how)
     except KeyError:
-        return TrainingJudgement(claim, how, "not measured", 0, "")
+        return TrainingJudgement(claim, how, "not measured", 0, {})
     found = {name: sample.interval() for name, sample in contrasts.items()}
     # all must be above zero, which needs no correction for their number; that one is below, does
     strict = [sample.interval(1 - 0.05 / len(contrasts)) for sample in contrasts.values()]
@@ -77,12 +98,8 @@ def judge(claim: TrainingClaim, findings: Findings, how: How) -> TrainingJudgeme
         verdict = "false"
     elif all(interval.low > 0 for interval in found.values()):
         verdict = "true"
-    shown = ", ".join(
-        f"{name} {claim.scale * i.estimate:+.1f} ({claim.scale * i.low:+.1f} to {claim.scale * i.high:+.1f})"
-        for name, i in found.items()
-    )
     seeds = min(len(sample.seeds) for sample in contrasts.values())
-    return TrainingJudgement(claim, how, verdict, seeds, f"{shown} {claim.unit}")
+    return TrainingJudgement(claim, how, verdict, seeds, found)
 
 
 def over(

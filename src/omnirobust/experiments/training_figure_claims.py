@@ -101,6 +101,7 @@ def figure_a3() -> tuple[TrainingClaim, ...]:
             },
             scale=1.0,
             unit="",
+            digits=2,
         ),
         TrainingClaim(
             "l2-norm-rises",
@@ -111,6 +112,7 @@ def figure_a3() -> tuple[TrainingClaim, ...]:
             },
             scale=1.0,
             unit="",
+            digits=2,
         ),
     )
 

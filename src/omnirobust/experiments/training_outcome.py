@@ -78,7 +78,7 @@ class TrainingOutcome:
                 "evaluation": j.how,
                 "verdict": j.verdict,
                 "seeds": j.seeds,
-                "shown": j.shown,
+                "differences": {n: {"estimate": i.estimate, "low": i.low, "high": i.high} for n, i in j.found.items()},
             }
             for j in self.judgements
         ]

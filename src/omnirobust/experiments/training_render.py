@@ -91,7 +91,11 @@ def _claims(outcome: TrainingOutcome) -> str:
         found.setdefault(j.claim.text, {})[j.how] = j
     names = [evaluation(outcome, how) for how in outcome.hows]
     lines = [
-        [text, *(_verdict(by.get(how)) for how in outcome.hows), by[outcome.hows[0]].shown or NONE]
+        [
+            text,
+            *(_verdict(by.get(how)) for how in outcome.hows),
+            by[outcome.hows[0]].shown if by[outcome.hows[0]].found else NONE,
+        ]
         for text, by in found.items()
     ]
     return table(["claim", *names, f"our numbers ({names[0]})"], lines)

@@ -70,6 +70,7 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
             "The input gradients of the linf and the l2 attack are strongly correlated: a mean cosine above 0.5.",
             lambda f, how: {label(opt): f.cosine(arch, opt, EPS_L2) - 0.5 for opt in _PLAIN},
             scale=1.0,
+            digits=3,
             unit="above 0.5",
         ),
         TrainingClaim(
@@ -79,6 +80,7 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
                 label(opt): f.cosine(arch, opt, EPS_L2) - f.cosine(arch, opt, EPS_L2, diverse=True) for opt in MULTI
             },
             scale=1.0,
+            digits=3,
             unit="lower",
         ),
         TrainingClaim(
@@ -90,6 +92,7 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
                 for diverse, plain in dpar
             },
             scale=1.0,
+            digits=3,
             unit="lower",
         ),
     )
