@@ -35,8 +35,8 @@ def sweep(outcome: TrainingOutcome) -> str:
     heads = [f"{eps:g}" for eps in radii]
     return "\n\n".join(
         [
-            "Acc_adv^max in percent by l2 radius, of training and test alike, means over the seeds there are, and S, the "
-            "area under it over its range.",
+            "Acc_adv^max in percent by l2 radius, of training and test alike, means over the seeds there are, and S, "
+            "the area under it over its range.",
             table(["training", "evaluation", *heads, "S"], areas),
             "Mean weight of the l2 attack on the training images at the end, by l2 radius.",
             table(["training", *heads], weights),
