@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from omnirobust.evaluation import Interval
@@ -96,21 +97,5 @@ class Sample:
         if total == 0:
             return Interval(self.mean, self.mean, self.mean)
         freedom = total**2 / (of_seeds**2 / max(seeds - 1, 1) + of_images**2 / max(images - 1, 1))
-        half = student_quantile((1 + level) / 2, freedom) * total**0.5
+        half = float(stdtrit(freedom, (1 + level) / 2)) * total**0.5
         return Interval(self.mean, self.mean - half, self.mean + half)
-
-
-def student_quantile(p: float, freedom: float) -> float:
-    """Return the quantile of Student's distribution at p in (0, 1), by integrating its density on a grid.
-
-    With t = sqrt(v) tan(a) the density of a is proportional to cos(a)^(v - 1).
-
-    Args:
-        p: probability.
-        freedom: v >= 1, need not be whole.
-    """
-    freedom = min(freedom, 1e4)
-    angles = np.linspace(-np.pi / 2, np.pi / 2, 100_001)
-    density = np.cos(angles).clip(0) ** (freedom - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(freedom**0.5 * np.tan(np.interp(p, mass / mass[-1], angles)))
