@@ -194,3 +194,22 @@ def test_of_many_differences_the_lowest_are_written_out():
     assert found.shown.startswith("0 +0.00 (-0.49 to +0.49), 1 +10.00 (")
     assert found.shown.endswith("), and 3 larger ones points")
     assert len(found.found) == 6
+
+
+def test_a_claim_is_judged_on_the_seeds_that_all_of_it_has():
+    wide = Sample((0, 1), torch.cat([torch.full((1, IMAGES), 0.1), torch.full((1, IMAGES), 0.5)]))
+    narrow = Sample((0,), torch.full((1, IMAGES), 0.1))
+    claim = TrainingClaim("mixed", "mixed", lambda f, how: {"wide": wide, "narrow": narrow})
+    found = judge(claim, Findings(Made(by_order), BUDGET), "pgd")
+    assert (found.verdict, found.seeds) == ("true", 1)
+    assert found.found["wide"] == found.found["narrow"]
+    alone = TrainingClaim("alone", "alone", lambda f, how: {"wide": wide})
+    assert judge(alone, Findings(Made(by_order), BUDGET), "pgd").verdict == "undecided"
+
+
+def test_similar_means_neither_above_nor_below():
+    found = {c.name: c for c in table_a7("a")}["similar-clean"]
+    even = Findings(Made(by_order), BUDGET)
+    contrasts = found.contrasts(even, "pgd")
+    assert len(contrasts) == 8
+    assert all(sample.mean == pytest.approx(0.01) for sample in contrasts.values())

@@ -52,7 +52,7 @@ class TrainingJudgement:
         how: by which attack.
         verdict: "true" if the 95 % interval of every difference lies above zero; "false" if that of one lies below, at
             95 % for all of them together (Bonferroni); else "undecided", as always on fewer than ``ENOUGH`` images.
-        seeds: on how many trainings of each kind, the fewest; one says nothing of training anew.
+        seeds: on how many trainings of each kind, those that all of them have; one says nothing of training anew.
         found: the differences with their 95 % intervals.
     """
 
@@ -84,7 +84,7 @@ SHOWN = 3
 def judge(claim: TrainingClaim, findings: Findings, how: How) -> TrainingJudgement:
     """Judge a claim on what was measured."""
     try:
-        contrasts = claim.contrasts(findings, how)
+        contrasts = _on_common_seeds(claim.contrasts(findings, how))
     except KeyError:
         return TrainingJudgement(claim, how, "not measured", 0, {})
     found = {name: sample.interval() for name, sample in contrasts.items()}
@@ -98,8 +98,14 @@ def judge(claim: TrainingClaim, findings: Findings, how: How) -> TrainingJudgeme
         verdict = "false"
     elif all(interval.low > 0 for interval in found.values()):
         verdict = "true"
-    seeds = min(len(sample.seeds) for sample in contrasts.values())
+    seeds = len(next(iter(contrasts.values())).seeds)
     return TrainingJudgement(claim, how, verdict, seeds, found)
+
+
+def _on_common_seeds(contrasts: Contrasts) -> Contrasts:
+    """Keep the seeds that all differences have; a KeyError if there is none."""
+    common = set.intersection(*(set(sample.seeds) for sample in contrasts.values()))
+    return {name: sample.on(common) for name, sample in contrasts.items()}
 
 
 def over(

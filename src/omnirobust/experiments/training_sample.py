@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,10 @@ class Sample:
             raise KeyError("nothing measured")
         shared = min(len(values) for values in found.values())
         return cls(tuple(found), torch.stack([values[:shared].double() for values in found.values()]))
+
+    def on(self, seeds: Collection[int]) -> Sample:
+        """Keep some of the seeds; a KeyError if none is left."""
+        return Sample.of({seed: row for seed, row in zip(self.seeds, self.values, strict=True) if seed in seeds})
 
     def __add__(self, other: Sample | float) -> Sample:
         """Add in pairs."""
