@@ -276,6 +276,13 @@ def test_wrong_inputs_are_told(models, x, y) -> None:
         attack_batch(models["a"], 255 * x, y, scheme)
     with pytest.raises(ValueError, match="data must hold labels from 0 to 3, the model's classes, got 0 to 4"):
         attack_batch(models["a"], x, torch.tensor([4, *[0] * 8]), scheme)
+    for wrong in (y[:3], y.int(), y.unsqueeze(1)):
+        with pytest.raises(ValueError, match=r"y must hold int64 classes of shape \(9,\), at least one, got torch.int"):
+            attack_batch(models["a"], x, wrong, scheme)
+    with pytest.raises(ValueError, match=r"y must hold int64 classes of shape \(0,\), at least one"):
+        attack_batch(models["a"], x[:0], y[:0], scheme)
+    with pytest.raises(ValueError, match=r"rows must have shape \(9,\), got \(3,\)"):
+        attack_batch(models["a"], x, y, scheme, rows=torch.arange(3))
 
 
 def test_bf16_attacks_nearly_as_well(models, x, y) -> None:

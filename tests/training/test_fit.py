@@ -155,16 +155,82 @@ def test_the_target_ends_the_training_and_a_rerun_does_nothing(tmp_path: Path) -
 def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     x, y = blobs()
     model = network()
-    fit(model, (x, y), NATURAL, epochs=2, out=tmp_path)
+    fit(model, [(x[:77], y[:77]), (x[77:], y[77:])], NATURAL, epochs=2, out=tmp_path)
     good = weights(model).clone()
     x[77] = math.nan
     with pytest.raises(
         TrainingDivergedError, match=r"loss became nan in batch \d+ of epoch 3: .* epoch 2; try a smaller"
     ):
-        fit(model, (x, y), NATURAL, epochs=5, out=tmp_path)
+        fit(model, [(x[:77], y[:77]), (x[77:], y[77:])], NATURAL, epochs=5, out=tmp_path)
     assert torch.equal(weights(model), good)
     assert model.training
-    assert fit(model, blobs(), NATURAL, epochs=3, out=tmp_path).epochs == 3
+    assert fit(model, [blobs(), blobs()], NATURAL, epochs=3, out=tmp_path).epochs == 3
+
+
+class RuinedByAStep(nn.Module):
+    """Its loss is finite throughout; the gradient of training batch ``at`` is not."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.linear, self.left = nn.Linear(3, 3), at
+        self.register_buffer("mask", torch.full((2,), -math.inf))  # a buffer may be infinite, as long as it was
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= self.training
+        nothing = self.linear.weight.sum() * 0.0
+        return self.linear(x) + (nothing.sqrt() if self.training and self.left == 0 else nothing)
+
+
+@pytest.mark.parametrize("validation", [None, "given"])
+@pytest.mark.parametrize("scheme", [NATURAL, Scheme("single", (Linf(0.1, (-9.0, 9.0)),), 1)])
+def test_an_epoch_whose_last_step_ruins_the_model_is_not_kept(tmp_path: Path, scheme, validation) -> None:
+    model = RuinedByAStep(9)  # three batches an epoch: the last one of the third
+    held_out = None if validation is None else blobs(30)
+    with pytest.raises(TrainingDivergedError, match=r"was no longer finite at the end of epoch 3: .* of epoch 2; try"):
+        fit(model, blobs(), scheme, epochs=5, batch_size=40, out=tmp_path, validation=held_out)
+    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert saved["epoch"] == 2
+    assert all(torch.equal(value, saved["model"][name]) for name, value in model.state_dict().items())
+    assert weights(model).isfinite().all()
+
+
+def test_a_wrong_batch_that_comes_late_leaves_the_last_whole_epoch(tmp_path: Path) -> None:
+    x, y = blobs()
+    good, model = network(), network()
+    fit(good, [(x, y)], NATURAL, epochs=1)
+
+    class Loader:
+        """Yields a label too many in the second batch of the second pass."""
+
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            yield from [(x, y)] if self.passes == 1 else [(x, y), (x, y + 1)]
+
+    with pytest.raises(ValueError, match="data must hold labels from 0 to 2"):
+        fit(model, Loader(), NATURAL, epochs=3, out=tmp_path)
+    assert torch.equal(weights(model), weights(good))
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["epoch"] == 1
+
+
+def test_a_loader_that_can_be_read_once_is_told() -> None:
+    with pytest.raises(ValueError, match="got none in epoch 2: a loader must begin anew each time"):
+        fit(network(), iter([blobs()]), NATURAL, epochs=2)
+
+
+@pytest.mark.parametrize("wrong", [None, 5])
+def test_what_is_no_data_is_told(wrong) -> None:
+    with pytest.raises(ValueError, match=rf"data must be a pair of tensors \(x, y\), .* got {wrong}"):
+        fit(network(), wrong, NATURAL, epochs=1)
+
+
+def test_training_needs_no_surrounding_gradients() -> None:
+    model, same = network(), network()
+    fit(model, blobs(), NATURAL, epochs=1)
+    with torch.no_grad():
+        fit(same, blobs(), NATURAL, epochs=1)
+    assert torch.equal(weights(model), weights(same))
 
 
 def test_mixed_precision_learns_with_fp32_parameters() -> None:
@@ -215,6 +281,8 @@ def test_frozen_models_and_empty_loaders_are_refused() -> None:
         fit(network().requires_grad_(False), blobs(), NATURAL, epochs=1)
     with pytest.raises(ValueError, match="data must hold at least one batch, got none"):
         fit(network(), [], NATURAL, epochs=1)
+    with pytest.raises(ValueError, match="validation must hold at least one batch, got none"):
+        fit(network(), blobs(), NATURAL, epochs=1, validation=[])
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ def test_sensible_schemes() -> None:
         ({"kind": "minmax"}, "threats must be at least one for kind minmax, got none"),
         ({"kind": "average", "threats": ("linf",)}, r"threats must be threat models such as Linf\(0.2\), got 'linf'"),
         ({"kind": "average", "threats": BOTH, "steps": 0}, "steps must be >= 1, got 0"),
+        ({"kind": "average", "threats": BOTH, "steps": 2.5}, "steps must be a whole number, got 2.5"),
+        ({"kind": "single", "threats": BOTH[0]}, "threats must be a sequence of threat models, got ThreatModel"),
         ({"kind": "average", "threats": BOTH, "rule": Uniform()}, "rule must be None unless kind is minmax"),
         ({"kind": "minmax", "threats": BOTH, "dpar": -0.1}, "dpar must be >= 0, got -0.1"),
         ({"kind": "minmax", "threats": BOTH, "dpar": float("nan")}, "dpar must be >= 0, got nan"),

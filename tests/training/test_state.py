@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from omnirobust.threat_models import L2, Linf
 from omnirobust.training import Scheme, TrainingDivergedError, fit
@@ -71,6 +72,51 @@ def test_schedulers_go_on_where_they_were(tmp_path: Path, scheduler) -> None:
     assert not same(whole, constant)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "validation", "message"),
+    [
+        (ReduceLROnPlateau, killed.problem(), "scheduler must have mode 'max', since it watches an accuracy, got mode"),
+        (plateau, None, "validation must be given with a ReduceLROnPlateau"),
+    ],
+)
+def test_a_plateau_of_what_is_not_there_is_refused(scheduler, validation, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(killed.network(), killed.problem(), SCHEME, epochs=1, validation=validation, scheduler=scheduler)
+
+
+def own_generator(where: str) -> DataLoader:
+    """Return a loader that shuffles by a generator of its own."""
+    data, g = TensorDataset(*killed.problem()), torch.Generator().manual_seed(7)
+    if where == "loader":
+        return DataLoader(data, 10, shuffle=True, generator=g)
+    sampler = RandomSampler(data, generator=g)
+    if where == "sampler":
+        return DataLoader(data, 10, sampler=sampler)
+    return DataLoader(data, batch_sampler=BatchSampler(sampler, 10, drop_last=True))
+
+
+@pytest.mark.parametrize("where", ["loader", "sampler", "batch sampler"])
+def test_a_loaders_own_generator_goes_on_where_it_was(tmp_path: Path, where: str) -> None:
+    settings = {"optimizer": SETTINGS["optimizer"]}
+    whole, broken, resumed = (killed.network() for _ in range(3))
+    full = fit(whole, own_generator(where), SCHEME, epochs=5, validation=own_generator(where), **settings)
+    for model, epochs in ((broken, 2), (resumed, 5)):
+        found = fit(
+            model, own_generator(where), SCHEME, epochs=epochs, validation=own_generator(where), out=tmp_path,
+            **settings,
+        )  # fmt: skip
+    assert same(whole, resumed)
+    assert [row["robust"] for row in found.history] == [row["robust"] for row in full.history]
+
+
+def test_a_best_epoch_does_not_go_stale_while_the_last_is_kept(tmp_path: Path) -> None:
+    settings = SETTINGS | {"validation": killed.problem(), "out": tmp_path}
+    fit(killed.network(), killed.problem(), SCHEME, epochs=2, keep="best", **settings)
+    fit(killed.network(), killed.problem(), SCHEME, epochs=4, keep="last", **settings)
+    with pytest.raises(ValueError, match="keep must be 'last' as in the checkpoint"):
+        fit(killed.network(), killed.problem(), SCHEME, epochs=5, keep="best", **settings)
+
+
 def test_a_step_scheduler_equals_the_factor_it_stands_for() -> None:
     by_scheduler, by_factor = killed.network(), killed.network()
     fit(by_scheduler, killed.problem(), SCHEME, epochs=4, **SETTINGS, scheduler=lambda o: StepLR(o, 2, 0.25))
@@ -85,14 +131,17 @@ def test_a_step_scheduler_equals_the_factor_it_stands_for() -> None:
         ({"scheme": Scheme("average", SCHEME.threats, 1, start="zero")}, r"scheme must be .* got .*start='zero'"),
         ({"seed": 3}, "seed must be 0 as in the checkpoint"),
         ({"scheduler": cosine}, "scheduler must be None as in the checkpoint"),
+        ({"keep": "best", "validation": killed.problem()}, "keep must be 'last' as in the checkpoint"),
+        ({"data": (killed.problem()[0].flip(0), killed.problem()[1])}, r"data must be those of the .* got others"),
     ],
 )
 def test_a_folder_of_another_config_is_refused_and_left_alone(tmp_path: Path, changed: dict, message: str) -> None:
     fit(killed.network(), killed.problem(), SCHEME, epochs=1, out=tmp_path, **SETTINGS)
     before = (tmp_path / CHECKPOINT).read_bytes()
-    settings = SETTINGS | {"scheme": SCHEME} | changed
+    settings = SETTINGS | {"scheme": SCHEME, "data": killed.problem()} | changed
+    data, scheme = settings.pop("data"), settings.pop("scheme")
     with pytest.raises(ValueError, match=message):
-        fit(killed.network(), killed.problem(), settings.pop("scheme"), epochs=2, out=tmp_path, **settings)
+        fit(killed.network(), data, scheme, epochs=2, out=tmp_path, **settings)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 

@@ -40,8 +40,8 @@ def accuracy(model: nn.Module, data: Data, *, batch_size: int = 512) -> float:
     return accuracy_of(model, batches("data", data, "test", batch_size, None))
 
 
-def accuracy_of(model: nn.Module, data: Batches) -> float:
-    """Return the accuracy on batches, as ``accuracy`` does."""
+def accuracy_of(model: nn.Module, data: Batches, name: str = "data") -> float:
+    """Return the accuracy on batches, as ``accuracy`` does; ``name`` is what a message calls them."""
     device = next(model.parameters()).device
     right = seen = 0
     with restored_modes(model), torch.no_grad():
@@ -49,6 +49,8 @@ def accuracy_of(model: nn.Module, data: Batches) -> float:
         for x, y in data.epoch(0):
             right += int((logits_of(model, x.to(device)).argmax(1) == y.to(device)).sum())
             seen += len(y)
+    if not seen:
+        raise ValueError(f"{name} must hold at least one batch, got none")
     return right / seen
 
 

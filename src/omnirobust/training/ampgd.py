@@ -65,7 +65,12 @@ def attack_batch(
     """
     if not scheme.threats or scheme.kind == "universal":
         raise ValueError(f"scheme must attack each example by itself, got kind {scheme.kind!r}")
+    if not len(x) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        raise ValueError(
+            f"y must hold int64 classes of shape ({len(x)},), at least one, got {y.dtype} {tuple(y.shape)}"
+        )
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
+    check_shape("rows", rows, y.shape)
     if generator is None:
         seeds = row_seeds(DrawKey(seed), rows, len(scheme.threats))
     else:
@@ -152,6 +157,8 @@ def second_gradient(h: Tensor, points: Tensor) -> Tensor:
     """Return the gradient of ``h``, itself made of gradients, or say that the model cannot give it."""
     try:
         return torch.autograd.grad(h, points)[0]
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"dpar must be 0 for this model, which has no second derivatives: {reason}") from error

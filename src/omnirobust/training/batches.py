@@ -100,7 +100,7 @@ class TensorBatches:
 
 @dataclass(frozen=True)
 class LoaderBatches:
-    """Batches of a user's loader, whose own shuffling draws from torch's global generator."""
+    """Batches of a user's loader, which shuffles by torch's global generator or one of its own: see ``generators``."""
 
     loader: Loader
 
@@ -154,6 +154,20 @@ def _kind(given: object) -> str:
 
 Batches: TypeAlias = TensorBatches | LoaderBatches
 
+_WANTED = "a pair of tensors (x, y), ImageData, a DataLoader or a name"
+
+
+def generators(*data: Batches | None) -> list[torch.Generator]:
+    """Return the generators that users' loaders shuffle by, each once: their states belong to a checkpoint."""
+    found: dict[int, torch.Generator] = {}
+    for loader in (each.loader for each in data if isinstance(each, LoaderBatches)):
+        sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+        for owner in (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                found[id(generator)] = generator
+    return list(found.values())
+
 
 def epoch_seed(seed: int, epoch: int) -> int:
     """Mix ``seed`` and ``epoch`` into one seed, so that a resumed epoch draws what it would have drawn."""
@@ -167,11 +181,11 @@ def batches(name: str, data: Data, split: str, batch_size: int, seed: int | None
     if isinstance(data, ImageData):
         data = (data.x, data.y)
     if not isinstance(data, tuple):
+        if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+            raise ValueError(f"{name} must be {_WANTED}, got {data!r:.80}")
         return LoaderBatches(data)
     if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
-        raise ValueError(
-            f"{name} must be a pair of tensors (x, y), ImageData, a DataLoader or a name, got {data!r:.80}"
-        )
+        raise ValueError(f"{name} must be {_WANTED}, got {data!r:.80}")
     x, y = data
     if len(x) != len(y) or not len(x):
         raise ValueError(f"{name} must hold as many labels as images, and at least one, got {len(y)} and {len(x)}")

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from omnirobust._models import Precision as Precision
+from omnirobust.stores import fingerprint
 from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.attackers import PrivateAttacker, attacker_of
-from omnirobust.training.batches import Batches, Data, LoaderBatches, batches
+from omnirobust.training.batches import Batches, Data, LoaderBatches, batches, generators
 from omnirobust.training.logs import MetricLogger, log, replay
 from omnirobust.training.loop import BatchProgress as BatchProgress
 from omnirobust.training.loop import Loop, one_epoch
@@ -102,12 +103,13 @@ def fit(
             and under the scheme's attacks.
         out: folder for the checkpoint written after each epoch; None writes nothing.
         resume: go on from the checkpoint in ``out``, if there is one, to the parameters that an uninterrupted run
-            would have reached, bit for bit. False starts anew.
+            would have reached, bit for bit; for a loader, if its examples and the way it draws them depend on torch's
+            generators alone. False starts anew.
         seed: of the shuffling, the dropout and the random starts. Torch's global generators are left as they were.
         batch_size: examples a mini-batch, >= 1, over all processes; a DataLoader brings its own.
         lr_factor: epoch (from 0) to the factor on the optimizer's learning rate; None keeps it constant.
         scheduler: makes a torch scheduler of the optimizer, stepped after each epoch, by the validation score where it
-            asks for one; instead of ``lr_factor``.
+            asks for one (ReduceLROnPlateau, of mode "max"); instead of ``lr_factor``.
         stop_at: end once the score on ``validation`` reaches this share, in [0, 1]. The score is the robust accuracy,
             or the clean one if the scheme does not attack.
         patience: end after so many epochs, >= 1, without a better score.
@@ -127,8 +129,10 @@ def fit(
 
     Raises:
         ValueError: if an argument is out of range, data and threat models do not fit, or the checkpoint belongs to
-            other settings. Nothing has been trained or written by then.
-        TrainingDivergedError: if a loss is NaN or infinite. Model and checkpoint keep the last good epoch.
+            other settings or data. Nothing has been trained or written by then; where a batch is wrong that only a
+            later epoch or a loader brings, model and checkpoint keep the last whole epoch.
+        TrainingDivergedError: if losses or parameters are NaN or infinite. Model and checkpoint keep the last good
+            epoch.
 
     Cost: one forward and one backward pass an example and epoch for the natural scheme; K (R + 1) and a clean one for
     R steps against K threat models.
@@ -145,20 +149,27 @@ def fit(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("model must have parameters that require gradients, got none: model.requires_grad_(True)")
     step = (optimizer or _adam)(model.parameters())
-    settings = Settings(scheme.fingerprint(), batch_size, len(train), seed, precision, repr(step))
+    images = "" if out is None or isinstance(train, LoaderBatches) else fingerprint({"x": train.x, "y": train.y})
+    settings = Settings(scheme.fingerprint(), batch_size, len(train), seed, precision, repr(step), images)
     attacker = attacker_of(model, scheme, seed, precision, workers)
-    run = Run(model, step, settings, None if out is None else Path(out) / CHECKPOINT, attacker, _made(scheduler, step))
     if lr_factor is not None and scheduler is not None:
         raise ValueError("scheduler must be None with lr_factor, got both")
+    file, rate = None if out is None else Path(out) / CHECKPOINT, _made(scheduler, step, validation)
+    run = Run(model, step, settings, file, attacker, rate, generators(train, held_out))
     objective, stepping = workers.setup(Objective(model, scheme, precision), step)
     if resume:
         run.resume(workers)
+        if keep == "best" and run.history and run.best is None:
+            raise ValueError(
+                f"keep must be 'last' as in the checkpoint {run.file}, which holds no best parameters, got 'best'; "
+                "pass resume=False to start anew"
+            )
     if run.epoch > epochs:
         raise ValueError(f"epochs must be >= {run.epoch}, which the checkpoint {run.file} has done, got {epochs}")
     told = [*loggers, *(() if fabric is None else fabric.loggers)]
     replay(told, run.history)
     loop = Loop(scheme, objective, stepping, workers, train, held_out, on_batch)
-    with restored_modes(model):
+    with restored_modes(model), torch.enable_grad():
         while (stopped := reason_to_stop(run.history, epochs, stop_at, patience)) is None:
             _advance(run, loop, lr_factor, keep)
             log(told, run.history[-1])
@@ -177,7 +188,9 @@ def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, kee
         run.scheduler.step(score(run.history[-1]))
     elif run.scheduler is not None:
         run.scheduler.step()
-    if keep == "best" and best_epoch(run.history) == run.epoch:
+    if keep == "last":
+        run.best = None  # those of an earlier run with another ``keep`` would go stale
+    elif best_epoch(run.history) == run.epoch:
         run.best = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
     if loop.workers.rank == 0:
         run.save()
@@ -225,8 +238,16 @@ def _check_scheme(scheme: Scheme, train: Batches, held_out: Batches | None) -> N
             threat.around(data.x[extremes])
 
 
-def _made(factory: SchedulerFactory | None, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
-    return None if factory is None else factory(optimizer)
+def _made(
+    factory: SchedulerFactory | None, optimizer: torch.optim.Optimizer, validation: Data | None
+) -> LRScheduler | None:
+    made = None if factory is None else factory(optimizer)
+    if isinstance(made, ReduceLROnPlateau):
+        if validation is None:
+            raise ValueError("validation must be given with a ReduceLROnPlateau, which watches its score, got None")
+        if made.mode != "max":
+            raise ValueError(f"scheduler must have mode 'max', since it watches an accuracy, got mode {made.mode!r}")
+    return made
 
 
 def _adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

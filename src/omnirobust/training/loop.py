@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,8 @@ def one_epoch(run: Run, loop: Loop) -> None:
     """Train for one epoch and add its row to the history.
 
     Raises:
-        TrainingDivergedError: if a loss is not finite; the model has its parameters of the epoch before.
+        TrainingDivergedError: if a loss is not finite, or the parameters that the epoch ends with are not.
+        ValueError: if a batch is wrong. Either way the model has its parameters of the epoch before.
     """
     began = time.perf_counter()
     good = copy.deepcopy(run.model.state_dict())
@@ -62,15 +63,26 @@ def one_epoch(run: Run, loop: Loop) -> None:
     with own_randomness(run.model, epoch_seed(run.settings.seed, run.epoch)):
         run.model.train()
         try:
-            means = _train(run, loop)
-        except TrainingDivergedError:
+            row = {"epoch": run.epoch + 1.0} | _train(run, loop)
+            _check_finite(run, good)
+            if loop.held_out is not None:
+                row |= validate(run, loop.held_out, loop.scheme, loop.workers)
+        except (TrainingDivergedError, ValueError):
             run.model.load_state_dict(good)
             raise
-        row = {"epoch": run.epoch + 1.0} | means
-        if loop.held_out is not None:
-            row |= validate(run, loop.held_out, loop.scheme, loop.workers)
     run.epoch += 1
     run.history.append(row | {"seconds": time.perf_counter() - began})
+
+
+def _check_finite(run: Run, good: Mapping[str, Any]) -> None:
+    """Refuse an epoch whose last step ruined the parameters: no loss has shown it yet."""
+    for name, value in run.model.state_dict().items():
+        # a buffer may hold infinities from the start, as masks of attention do
+        if isinstance(value, Tensor) and not bool(value.isfinite().all()) and bool(good[name].isfinite().all()):
+            raise TrainingDivergedError(
+                f"{name} was no longer finite at the end of epoch {run.epoch + 1}: the model holds the parameters of "
+                f"epoch {run.epoch}; try a smaller learning rate."
+            )
 
 
 def _train(run: Run, loop: Loop) -> dict[str, float]:
@@ -84,7 +96,8 @@ def _train(run: Run, loop: Loop) -> dict[str, float]:
         if loop.on_batch is not None and loop.workers.rank == 0:
             loop.on_batch(number, len(loop.train), value)
     if not number:
-        raise ValueError("data must hold at least one batch, got none")
+        again = f" in epoch {run.epoch + 1}: a loader must begin anew each time" if run.epoch else ""
+        raise ValueError(f"data must hold at least one batch, got none{again}")
     return sums.means(seen)
 
 

@@ -68,10 +68,12 @@ class Scheme:
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
+        if isinstance(self.threats, ThreatModel):
+            raise ValueError(f"threats must be a sequence of threat models, got {self.threats!r}: write [it]")
         object.__setattr__(self, "threats", tuple(self.threats))  # a list is as good
         self._check_threats()
-        if self.steps < 1:
-            raise ValueError(f"steps must be >= 1, got {self.steps}")
+        if self.steps < 1 or self.steps != int(self.steps):
+            raise ValueError(f"steps must be {'>= 1' if self.steps < 1 else 'a whole number'}, got {self.steps}")
         if self.rule is not None and self.kind != "minmax":
             raise ValueError(f"rule must be None unless kind is minmax, got {self.rule!r} with kind {self.kind!r}")
         _check_choice("persist", self.persist, get_args(Persist))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,10 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Settings:
-    """What must be the same for a resumed run to be the run that was interrupted."""
+    """What must be the same for a resumed run to be the run that was interrupted.
+
+    ``data`` is a fingerprint of the tensors trained on, empty for a loader, whose examples nobody knows beforehand.
+    """
 
     scheme: str
     batch_size: int
@@ -28,6 +31,7 @@ class Settings:
     seed: int
     precision: str
     optimizer: str
+    data: str = ""
 
 
 class Run:
@@ -40,6 +44,7 @@ class Run:
         file: the checkpoint; None writes nothing.
         attacker: what the adversary keeps between mini-batches; None without one.
         scheduler: of the learning rate, or None.
+        generators: of the loaders' own shuffling.
     """
 
     def __init__(
@@ -50,9 +55,10 @@ class Run:
         file: Path | None,
         attacker: Attacker | None = None,
         scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+        generators: Sequence[torch.Generator] = (),
     ) -> None:
         self.model, self.optimizer, self.settings, self.file = model, optimizer, settings, file
-        self.attacker, self.scheduler = attacker, scheduler
+        self.attacker, self.scheduler, self.generators = attacker, scheduler, generators
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
@@ -78,6 +84,8 @@ class Run:
             state["attacker"] = self.attacker.state()
         if self.scheduler is not None:
             state["scheduler"] = self.scheduler.state_dict()
+        if self.generators:
+            state["generators"] = [generator.get_state() for generator in self.generators]
         return state if self.best is None else state | {"best": self.best}
 
     def resume(self, workers: Workers) -> None:
@@ -118,11 +126,18 @@ class Run:
             self.attacker.load(state["attacker"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        for generator, saved in zip(self.generators, state.get("generators", ()), strict=False):
+            generator.set_state(saved)
         self.epoch, self.history, self.best = state["epoch"], state["history"], state.get("best")
 
     def _check(self, state: dict[str, Any]) -> None:
         for name, value in asdict(self.settings).items():
-            saved = state["settings"].get(name)
+            saved = state["settings"].get(name, value)  # checkpoints from before there was this setting stay good
+            if saved != value and name == "data":
+                raise ValueError(
+                    f"data must be those of the checkpoint {self.file} to resume it, got others; pass resume=False to "
+                    "start anew"
+                )
             if saved != value:
                 raise ValueError(
                     f"{name} must be {saved!r} as in the checkpoint {self.file} to resume it, got "

@@ -20,7 +20,7 @@ def validate(run: Run, held_out: Batches, scheme: Scheme, workers: Workers) -> d
 
     Under several threat models "robust_average" is the mean of their accuracies.
     """
-    row = {"validation": accuracy_of(run.model, held_out)}
+    row = {"validation": accuracy_of(run.model, held_out, "validation")}
     if scheme.attacks and scheme.kind != "universal":
         settings = run.settings
         precision = "bf16" if settings.precision == "bf16" else "fp32"
