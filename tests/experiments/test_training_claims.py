@@ -189,7 +189,7 @@ def test_faster_convergence_is_of_epochs_and_needs_seeds():
 
 def test_of_many_differences_the_lowest_are_written_out():
     values = {str(i): Sample((0,), torch.full((1, IMAGES), i / 10)) for i in range(6)}
-    claim = TrainingClaim("many", "many", lambda f, how: values, digits=2)
+    claim = TrainingClaim("many", "many", lambda f, how: values, digits=2, between=0.0)
     found = judge(claim, Findings(Made(by_order), BUDGET), "pgd")
     assert found.shown.startswith("0 +0.00 (-0.49 to +0.49), 1 +10.00 (")
     assert found.shown.endswith("), and 3 larger ones points")

@@ -42,6 +42,17 @@ def test_the_interval_holds_its_level_over_new_seeds_and_new_images():
     assert hits / rounds >= 0.95 - 3 * (0.95 * 0.05 / rounds) ** 0.5
 
 
+def test_one_seed_is_judged_by_what_seeds_are_said_to_differ():
+    values = 0.1 + torch.randn(1, 10_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    alone, between = Sample((0,), values).interval(), Sample((0,), values).interval(between=0.2)
+    spread = (0.2**2 + float(values.var()) / 10_000) ** 0.5
+    assert between.high - between.estimate == pytest.approx(1.96 * spread, rel=1e-2)
+    assert alone.excludes_zero
+    assert not between.excludes_zero
+    two = Sample((0, 1), torch.cat([values, values]))
+    assert two.interval(between=9.0) == two.interval()
+
+
 def test_images_that_all_agree_prove_no_certainty():
     found = Sample((0,), torch.ones(1, 100)).interval()
     assert found.low == pytest.approx(1 - 1.98 / 100, abs=1e-3)

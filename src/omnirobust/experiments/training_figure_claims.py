@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from omnirobust.experiments.training_claims import SINGLE, Contrasts, TrainingClaim, label
+from omnirobust.experiments.training_claims import BETWEEN_MEANS, SINGLE, Contrasts, TrainingClaim, label
 from omnirobust.experiments.training_findings import Findings
 from omnirobust.experiments.training_sample import Sample
 from omnirobust.experiments.training_spec import CURVES, EPS_CURVES, EPS_L2, Arch, How, Opt
@@ -23,6 +23,7 @@ def figure_3(arch: Arch) -> tuple[TrainingClaim, ...]:
             },
             scale=1000.0,
             unit="thousandths",
+            between=0.001,
         ),
         TrainingClaim(
             "l2-dominates",
@@ -33,6 +34,7 @@ def figure_3(arch: Arch) -> tuple[TrainingClaim, ...]:
             ),
             scale=1000.0,
             unit="thousandths above a half",
+            between=0.001,
         ),
         *(
             TrainingClaim(
@@ -49,6 +51,7 @@ def figure_3(arch: Arch) -> tuple[TrainingClaim, ...]:
             "area-average",
             "Min-max has a larger S than the average.",
             lambda f, how: {"min-max − avg": f.area(arch, "minmax", how) - f.area(arch, "avg", how)},
+            between=BETWEEN_MEANS,
         ),
         TrainingClaim(
             "robust-at-every-radius",
@@ -90,6 +93,7 @@ def figure_a3() -> tuple[TrainingClaim, ...]:
             },
             scale=1000.0,
             unit="thousandths",
+            between=0.002,
         ),
         TrainingClaim(
             "l2-norm-about-2",
@@ -102,6 +106,7 @@ def figure_a3() -> tuple[TrainingClaim, ...]:
             scale=1.0,
             unit="",
             digits=2,
+            between=0.06,
         ),
         TrainingClaim(
             "l2-norm-rises",
@@ -113,6 +118,7 @@ def figure_a3() -> tuple[TrainingClaim, ...]:
             scale=1.0,
             unit="",
             digits=2,
+            between=0.06,
         ),
     )
 

@@ -79,21 +79,22 @@ class Sample:
         """The mean over seeds and images."""
         return float(self.values.mean())
 
-    def interval(self, level: float = 0.95) -> Interval:
+    def interval(self, level: float = 0.95, between: float = 0.0) -> Interval:
         """Return the mean with its confidence interval over images and, where there are several, over seeds.
 
             mean +- t_v sqrt(a + b),   a = var_seeds(mean over images) / S,   b = var_images(mean over seeds) / N
 
         with v of Welch and Satterthwaite, (a + b)^2 / (a^2 / (S - 1) + b^2 / (N - 1)). What images add to a is counted
-        twice, to the safe side, and b is at least 1 / N^2. Of one seed the interval says nothing of training anew; of
-        one image (a number that belongs to a training as a whole) nothing of other images; of one of each it is
-        unbounded.
+        twice, to the safe side, and b is at least 1 / N^2. Of one seed the interval says nothing of training anew,
+        unless ``between`` says how much seeds differ; of one image (a number that belongs to a training as a whole)
+        nothing of other images; of one of each it is unbounded.
 
         Args:
             level: of confidence, in (0, 1).
+            between: what is taken for the standard deviation between seeds where there is only one.
         """
         seeds, images = self.values.shape
-        of_seeds = float(self.values.mean(1).var()) / seeds if seeds > 1 else 0.0
+        of_seeds = float(self.values.mean(1).var()) / seeds if seeds > 1 else between**2
         # where all images agree, as if one of them did not by 1: a few images prove no certainty
         of_images = max(float(self.values.mean(0).var()), 1 / images) / images if images > 1 else 0.0
         if seeds == images == 1:
@@ -101,6 +102,7 @@ class Sample:
         total = of_seeds + of_images
         if total == 0:
             return Interval(self.mean, self.mean, self.mean)
-        freedom = total**2 / (of_seeds**2 / max(seeds - 1, 1) + of_images**2 / max(images - 1, 1))
+        known = of_seeds**2 / (seeds - 1) if seeds > 1 else 0.0
+        freedom = total**2 / max(known + of_images**2 / max(images - 1, 1), 1e-300)
         half = float(stdtrit(freedom, (1 + level) / 2)) * total**0.5
         return Interval(self.mean, self.mean - half, self.mean + half)

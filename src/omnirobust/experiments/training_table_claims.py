@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from omnirobust.experiments.training_claims import ATTACKED, MULTI, SINGLE, TrainingClaim, each, label, over, over_radii
+from omnirobust.experiments.training_claims import (
+    ATTACKED,
+    BETWEEN_MEANS,
+    MULTI,
+    SINGLE,
+    TrainingClaim,
+    each,
+    label,
+    over,
+    over_radii,
+)
 from omnirobust.experiments.training_findings import Metric
 from omnirobust.experiments.training_spec import EPS_L2, NAMES, Arch, Opt
 
@@ -71,6 +81,7 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
             lambda f, how: {label(opt): f.cosine(arch, opt, EPS_L2) - 0.5 for opt in _PLAIN},
             scale=1.0,
             digits=3,
+            between=0.01,
             unit="above 0.5",
         ),
         TrainingClaim(
@@ -81,6 +92,7 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
             },
             scale=1.0,
             digits=3,
+            between=0.01,
             unit="lower",
         ),
         TrainingClaim(
@@ -93,6 +105,7 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
             },
             scale=1.0,
             digits=3,
+            between=0.01,
             unit="lower",
         ),
     )
@@ -156,6 +169,7 @@ def _table_a8(arch: Arch) -> tuple[TrainingClaim, ...]:
                 f"minmax-beats-average-{metric}-{arch}",
                 f"{name}: over the l2 radii min-max is above the average on {_LONG[metric]}.",
                 over_radii(arch, (("minmax", "avg"),), metric),
+                between=BETWEEN_MEANS,
             )
             for metric in _BOTH
         ),
@@ -164,6 +178,7 @@ def _table_a8(arch: Arch) -> tuple[TrainingClaim, ...]:
                 f"dpar-gains-{metric}-{arch}",
                 f"{name}: over the l2 radii DPAR raises {_LONG[metric]} of the average and of min-max.",
                 over_radii(arch, dpar, metric),
+                between=BETWEEN_MEANS,
             )
             for metric in _BOTH
         ),
