@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omnirobust.experiments.training_claims import (
     ATTACKED,
+    BETWEEN_CLEAN,
     BETWEEN_MEANS,
     MULTI,
     SINGLE,
@@ -74,6 +75,7 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
             "clean-kept",
             "Whatever is trained against, clean accuracy falls by no more than 0.5 points.",
             over(arch, ATTACKED, ("natural",), "clean", margin=-0.005),
+            between=BETWEEN_CLEAN,
         ),
         TrainingClaim(
             "gradients-correlated",
@@ -152,6 +154,7 @@ def table_a7(arch: Arch) -> tuple[TrainingClaim, ...]:
                     for name, d in over(arch, MULTI, ("usgd",), "clean", margin=0.01)(f, how).items()
                 }
             ),
+            between=BETWEEN_CLEAN,
         ),
     )
 
