@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn.functional import cross_entropy
 
-from omnirobust.threat_models import L2, Linf
+from omnirobust.threat_models import L1, L2, Linf
 from omnirobust.training import Scheme, attack_batch, cosines, diversity
 from omnirobust.training.diversity import RIDGE
 from omnirobust.training.objective import Objective
@@ -167,6 +167,29 @@ def test_the_attacker_climbs_the_gradient_that_finite_differences_give(middle: n
             shifted[0][k, n, j] += 1e-6
             shifted[1][k, n, j] -= 1e-6
             assert step[n, j].item() == pytest.approx((psi(shifted[0]) - psi(shifted[1])) / 2e-6, rel=1e-3, abs=1e-4)
+
+
+def test_a_direction_that_watches_progress_is_told_of_what_the_attacker_climbs(monkeypatch) -> None:
+    """The losses that steppers descend are -(f + lambda h) at the perturbation of which they have the gradients."""
+    model, x, seen = Smooth(), POINTS[0].sigmoid(), []
+
+    class Recording:
+        def step(self, t, delta, weights, evaluation, feasible):
+            seen.append((delta, evaluation.losses))
+            return feasible.project(delta + 0.01 * len(seen))
+
+        def select(self, rows) -> None: ...
+
+    monkeypatch.setattr("omnirobust.training.ampgd.steppers", lambda scheme, feasible: [Recording(), Recording()])
+    attack_batch(model, x, Y, Scheme("average", (L1(0.5), L2(0.1)), 3, dpar=0.3))
+    assert len(seen) == 6
+    for r in range(0, 6, 2):
+        points = torch.stack([x + delta for delta, _ in seen[r : r + 2]])
+        h = h_at(model, points.clone().requires_grad_(True), Y)
+        for k, point in enumerate(points):
+            climbed = cross_entropy(model(point), Y, reduction="none") + 0.3 * h
+            for column in seen[r + k][1].unbind(1):
+                torch.testing.assert_close(-column, climbed.detach(), rtol=1e-10, atol=1e-12)
 
 
 def test_the_attacker_spreads_the_gradients(models, x, y) -> None:

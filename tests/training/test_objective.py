@@ -21,7 +21,7 @@ def network() -> nn.Module:
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     x, points = torch.rand(4, 5, generator=g).double(), torch.rand(2, 4, 5, generator=g).double()
-    weights = torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.0, 1.0], [0.5, 0.5]]).double()
+    weights = torch.tensor([[1.0, 0.0], [0.002, 0.998], [0.0, 1.0], [0.5, 0.5]]).double()
     return x, torch.tensor([0, 1, 2, 1]), points, weights
 
 
@@ -50,6 +50,12 @@ def test_loss_accuracy_and_gradients_are_the_weighted_sums(ratio: float) -> None
     parameters = list(model.parameters())
     for a, b in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+
+
+def test_a_weight_that_is_no_number_shows_in_the_loss() -> None:
+    x, y, points, weights = batch()
+    weights[2, 0] = float("nan")
+    assert Objective(network(), Scheme("minmax", BOTH), "fp32")(x, y, points, weights)[0].isnan()
 
 
 @pytest.mark.parametrize(("ratio", "rows"), [(0.5, 4 + 6), (1.0, 6)])
