@@ -42,15 +42,16 @@ def test_the_interval_holds_its_level_over_new_seeds_and_new_images():
     assert hits / rounds >= 0.95 - 3 * (0.95 * 0.05 / rounds) ** 0.5
 
 
-def test_one_seed_is_judged_by_what_seeds_are_said_to_differ():
+def test_a_spread_known_beforehand_moderates_few_seeds():
     values = 0.1 + torch.randn(1, 10_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    alone, between = Sample((0,), values).interval(), Sample((0,), values).interval(between=0.2)
+    alone, found = Sample((0,), values).interval(), Sample((0,), values).interval(between=0.2)
     spread = (0.2**2 + float(values.var()) / 10_000) ** 0.5
-    assert between.high - between.estimate == pytest.approx(1.96 * spread, rel=1e-2)
+    assert found.high - found.estimate == pytest.approx(stats.t.ppf(0.975, 4) * spread, rel=1e-2)
     assert alone.excludes_zero
-    assert not between.excludes_zero
-    two = Sample((0, 1), torch.cat([values, values]))
-    assert two.interval(between=9.0) == two.interval()
+    assert not found.excludes_zero
+    # two numbers, one a training: s^2 = (4 * 0.1^2 + 1 * 0.5) / 5, five degrees of freedom
+    two = Sample((0, 1), torch.tensor([[0.0], [1.0]])).interval(between=0.1)
+    assert two.high - 0.5 == pytest.approx(stats.t.ppf(0.975, 5) * ((4 * 0.01 + 0.5) / 5 / 2) ** 0.5, rel=1e-3)
 
 
 def test_images_that_all_agree_prove_no_certainty():

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from omnirobust.evaluation import Interval
 
+PRIOR = 4
+"""Degrees of freedom that a spread between seeds which is known beforehand is worth."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -79,7 +82,7 @@ class Sample:
         """The mean over seeds and images."""
         return float(self.values.mean())
 
-    def interval(self, level: float = 0.95, between: float = 0.0) -> Interval:
+    def interval(self, level: float = 0.95, between: float | None = None) -> Interval:
         """Return the mean with its confidence interval over images and, where there are several, over seeds.
 
             mean +- t_v sqrt(a + b),   a = var_seeds(mean over images) / S,   b = var_images(mean over seeds) / N
@@ -91,10 +94,18 @@ class Sample:
 
         Args:
             level: of confidence, in (0, 1).
-            between: what is taken for the standard deviation between seeds where there is only one.
+            between: the standard deviation s_0 between seeds that is known beforehand, worth v_0 = ``PRIOR`` seeds:
+                var_seeds becomes (v_0 s_0^2 + (S - 1) var_seeds) / (v_0 + S - 1), with as many degrees of freedom. Few
+                seeds that happen to agree, or not, then weigh little. None: the seeds at hand speak for themselves.
+
+        Reference: Smyth 2004, "Linear models and empirical Bayes methods", for the moderated variance.
         """
         seeds, images = self.values.shape
-        of_seeds = float(self.values.mean(1).var()) / seeds if seeds > 1 else between**2
+        variance, free = float(self.values.mean(1).var()) if seeds > 1 else 0.0, seeds - 1
+        if between is not None:
+            variance = (PRIOR * between**2 + free * variance) / (PRIOR + free)
+            free += PRIOR
+        of_seeds = variance / seeds
         # where all images agree, as if one of them did not by 1: a few images prove no certainty
         of_images = max(float(self.values.mean(0).var()), 1 / images) / images if images > 1 else 0.0
         if seeds == images == 1:
@@ -102,7 +113,6 @@ class Sample:
         total = of_seeds + of_images
         if total == 0:
             return Interval(self.mean, self.mean, self.mean)
-        known = of_seeds**2 / (seeds - 1) if seeds > 1 else 0.0
-        freedom = total**2 / max(known + of_images**2 / max(images - 1, 1), 1e-300)
+        freedom = total**2 / max(of_seeds**2 / max(free, 1) + of_images**2 / max(images - 1, 1), 1e-300)
         half = float(stdtrit(freedom, (1 + level) / 2)) * total**0.5
         return Interval(self.mean, self.mean - half, self.mean + half)
