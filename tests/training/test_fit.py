@@ -94,6 +94,20 @@ def test_seeds_decide_and_the_global_generator_does_not() -> None:
     assert not torch.equal(runs[0], runs[2])
 
 
+def test_a_model_that_comes_in_eval_mode_is_trained_with_other_dropout_and_order_in_each_epoch() -> None:
+    masks, orders = [], []
+    model = nn.Sequential(nn.Linear(3, 200), nn.Dropout(0.5), nn.Linear(200, 3)).eval()
+    model[0].register_forward_hook(lambda module, inputs, output: orders.append(inputs[0].clone()))
+    model[1].register_forward_hook(lambda module, inputs, output: masks.append(output == 0))
+    loader = DataLoader(TensorDataset(*blobs(30)), batch_size=30, shuffle=True)
+    fit(model, loader, NATURAL, epochs=2)
+    assert all(0.4 < mask.float().mean() < 0.6 for mask in masks)
+    assert not torch.equal(*masks)
+    assert not torch.equal(*orders)
+    assert torch.equal(orders[0].sort(0).values, orders[1].sort(0).values)
+    assert not any(module.training for module in model.modules())
+
+
 def test_a_loader_trains_like_any_and_is_as_reproducible() -> None:
     runs = []
     for global_seed in (1, 2):
