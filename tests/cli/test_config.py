@@ -184,6 +184,16 @@ def test_every_value_survives_the_way_through_a_file_and_a_command_line(tmp_path
         assert options["command"] == "attack ensemble"
 
 
+def test_unicode_ends_of_lines_survive_and_other_letters_stay_legible(tmp_path):
+    original = {"data": "ziffern-ä", "models": ["a\x85", "b\u2028c"], "norm": "l1", "eps": 0.5}
+    made = Given(("attack", "ensemble"), original)
+    (tmp_path / "c.yaml").write_text(made.text(), encoding="utf-8")
+    for words in (["attack", "ensemble", "--config", str(tmp_path / "c.yaml")], made.words()):
+        options = yaml.safe_load(reached(*words).options)
+        assert {key: options[key] for key in original} == original
+    assert "ä" in Given(("attack", "ensemble"), {"data": "ziffern-ä"}).text()
+
+
 def test_the_kept_file_is_plain(file):
     text = reached("attack", "ensemble", "--config", str(file)).options
     assert text.startswith("# omnirobust attack ensemble --config THIS_FILE\ncommand: attack ensemble\ndata: digits\n")

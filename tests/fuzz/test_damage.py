@@ -222,7 +222,7 @@ def test_nothing_is_unpickled():
     sources = list(Path(omnirobust.__file__).parent.rglob("*.py"))
     assert len(sources) > 80
     for file in sources:
-        code = re.sub(r'("""|\'\'\')(.|\n)*?\1|#.*', "", file.read_text())
+        code = re.sub(r'("""|\'\'\')(.|\n)*?\1|#.*|"\.pickle"', "", file.read_text())  # a suffix may be refused by name
         assert not re.search(
             r"\b(c?[pP]ickle|joblib|marshal|shelve|dill|allow_pickle)\b|(?<![.\w])(eval|exec)\(", code
         ), file

@@ -40,7 +40,7 @@ class Given:
         """Return the YAML file that gives the same settings again."""
         head = f"# omnirobust {' '.join(self.command)} --config THIS_FILE\n"
         content = {COMMAND: " ".join(self.command), **self.settings}
-        return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+        return head + _dump(content, sort_keys=False, default_flow_style=None, width=100)
 
     def words(self) -> list[str]:
         """Return the command line that gives the same settings again."""
@@ -235,9 +235,23 @@ def _written(value: Any) -> Any:
 
 def _flow(value: Any) -> str:
     """Write a value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    text = _dump(value, default_flow_style=True, width=float("inf"))
     return text.strip().removesuffix("\n...")
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _dump(value: Any, *, default_flow_style: bool | None, width: float, sort_keys: bool = True) -> str:
+    """Write YAML that reads as it was: letters as they are, unless a line break of Unicode is among them.
+
+    PyYAML writes U+0085, U+2028 and U+2029 as they are, and reads them back as the end of a line.
+    """
+    for as_is in (True, False):
+        text = yaml.safe_dump(
+            value, default_flow_style=default_flow_style, width=width, sort_keys=sort_keys, allow_unicode=as_is
+        )
+        if not set("\x85\u2028\u2029") & set(text):
+            break
+    return text
