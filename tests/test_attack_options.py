@@ -125,3 +125,16 @@ def test_progress_is_drawn_on_the_terminal_only_on_request(models, x, y, capsys:
     shown = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=2, batch_size=5, progress=True)
     assert "100%" in capsys.readouterr().out
     torch.testing.assert_close(shown.delta, quiet.delta, rtol=0, atol=1e-9)
+
+
+def test_a_mask_that_allows_nothing_is_refused():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+    nothing = orb.Linf(0.1, mask=torch.zeros(4, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="mask of the threat model must allow at least one coordinate"):
+        orb.attack_ensemble([model], torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), nothing, steps=1)
+
+
+def test_a_result_prints_as_one_line():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+    result = orb.attack_ensemble([model], torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), orb.Linf(0.1), steps=1)
+    assert repr(result).startswith("AttackResult(2 problems, 1 domains: ASR_all ") and "\n" not in repr(result)

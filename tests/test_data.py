@@ -203,3 +203,20 @@ def test_image_data_checks_its_tensors() -> None:
         ImageData(x.double(), y, "mine", "test", ("a",))
     with pytest.raises(ValueError, match=r"y must be int64 of shape \(2,\)"):
         ImageData(x, y[:1], "mine", "test", ("a",))
+
+
+def test_a_path_with_a_dot_is_a_path_even_where_the_data_folder_has_such_a_set(tmp_path, monkeypatch):
+    """The caller's ./shapes is taken, not the set of that name under OMNIROBUST_DATA."""
+    for folder, count in (("here/shapes", 3), ("data/shapes", 5)):
+        for label in ("a", "b"):
+            (tmp_path / folder / "test" / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.full((4, 4), 40 * i, dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / folder / "test" / label / f"{i}.png")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("OMNIROBUST_DATA", str(tmp_path / "data"))
+    assert len(load("./shapes")) == 6
+    assert len(load(str(tmp_path / "here" / "shapes"))) == 6
+    assert len(load("shapes")) == 10
+    with pytest.raises(ValueError, match=r"path of a folder in hub layout, got './none', which is none"):
+        load("./none")

@@ -96,3 +96,17 @@ def test_every_piece_of_the_page_on_training_runs(tmp_path) -> None:
     assert space["result"].weights.shape == (24, 2) and (tmp_path / "checkpoint.pt").exists()
     assert space["report"].correct.shape == (16, 2)
     assert space["w"].shape == (1, 3) and space["w"][0].argmax() == space["batches_of_group_losses"][-1].grad.argmax()
+
+
+def test_every_piece_of_the_page_on_data_runs(tmp_path) -> None:
+    space = {"orb": orb, "folder": tmp_path}
+    pieces = re.findall(r"```python\n(.*?)```", (DOCS / "data.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(pieces) == 1
+    exec(compile(pieces[0], "data.md", "exec"), space)
+    shapes = space["shapes"]
+    assert shapes.classes == ("circle", "square") and shapes.x.shape == (6, 1, 8, 8)
+    seen = {
+        (int(y), x.mul(255).round().to(torch.uint8).numpy().tobytes()) for x, y in zip(shapes.x, shapes.y, strict=True)
+    }
+    given = zip(space["labels"], space["pixels"], strict=True)
+    assert seen == {(int(label), picture.tobytes()) for label, picture in given}

@@ -127,6 +127,8 @@ def _check_kinds(threat_model: ThreatModel, asked: Request) -> None:
         raise ValueError("an attack needs gradients: call it outside torch.inference_mode()")
     if not isinstance(threat_model, ThreatModel):
         raise ValueError(f"threat_model must be a ThreatModel such as Linf(0.1), got {threat_model!r}")
+    if threat_model.mask is not None and not bool(threat_model.mask.any()):
+        raise ValueError("mask of the threat model must allow at least one coordinate to change, got False everywhere")
     if rule is not None and (isinstance(rule, type) or not hasattr(rule, "init") or not hasattr(rule, "step")):
         raise ValueError(f"rule must be a weight rule such as Uniform(), got {rule!r}")
     if direction is not None and (isinstance(direction, type) or not hasattr(direction, "start")):

@@ -68,7 +68,8 @@ def load(
 
     Args:
         name: "digits" (embedded, 8x8 grey), "mnist", "cifar10", "hub:ORG/NAME" or "hub:ORG/NAME:CONFIG" for a set on
-            the Hugging Face hub, or the path of a folder in hub layout.
+            the Hugging Face hub, or the path of a folder in hub layout, which is looked for in ``root`` first unless it
+            is absolute or begins with a dot.
         split: "train", "test" or another split that the set has.
         limit: how many images to keep, counted from ``start``; None keeps the rest.
         start: index of the first image kept.
@@ -118,6 +119,10 @@ def _find(name: str, root: str | Path | None) -> Source:
     if name.startswith("hub:"):
         path, _, config = name.removeprefix("hub:").partition(":")
         return Source(path, config or None)
+    if name.startswith((".", "~")) or Path(name).is_absolute():  # a path of the caller's, wherever sets lie
+        if not Path(name).expanduser().is_dir():
+            raise ValueError(f"name must be the path of a folder in hub layout, got {name!r}, which is none")
+        return Source(str(Path(name).expanduser()), folder=True)
     root = root if root is not None else os.environ.get("OMNIROBUST_DATA")
     if root is not None and (Path(root) / name).is_dir():
         return Source(str(Path(root) / name), folder=True)

@@ -51,6 +51,14 @@ class AttackResult:
     zero_gradient: Tensor
     settings: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """Say what the attack came to in a line: the tensors are too large to look at."""
+        problems, domains = self.fooled.shape
+        return (
+            f"AttackResult({problems} problems, {domains} domains: ASR_all {self.asr_all:.4f}, "
+            f"ASR_avg {self.asr_avg:.4f}, {self.settings['norm']} eps {self.settings['eps']}, {self.steps} steps)"
+        )
+
     @property
     def asr_all(self) -> float:
         """ASR_all: the fraction of problems whose every domain is fooled, on every draw where any are made."""
@@ -103,4 +111,4 @@ def join_results(parts: Sequence[AttackResult]) -> AttackResult:
 
 
 def _mean(flags: Tensor) -> float:
-    return float(flags.float().mean()) if flags.numel() else 0.0
+    return float(flags.double().mean()) if flags.numel() else 0.0

@@ -56,3 +56,14 @@ def test_names_become_the_objects_of_the_library():
 def test_parameters_must_fit_the_rule(rule, values, message):
     with pytest.raises(ValueError, match=message):
         args.weight_rule(rule, *values)
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.1", 0.1), ("8/255", 8 / 255), ("3", 3.0), ("-0.1", -0.1)])
+def test_a_radius_is_a_number_or_a_fraction(text, value):
+    assert args.radius(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "8/", "8/0", "1/2/3", "eight"])
+def test_what_is_no_radius_is_refused(text):
+    with pytest.raises(ValueError, match="eps must be a number or a fraction such as 8/255"):
+        args.radius(text)

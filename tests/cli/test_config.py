@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import omnirobust.jobs as jobs
 from omnirobust.cli import main
+from omnirobust.cli.app import LISTS, app
 from omnirobust.cli.arguments import expand_lists
 from omnirobust.cli.config import Given, read_config
-from omnirobust.cli.main import LISTS, app
 from omnirobust.directions import Sign
 from omnirobust.jobs import AttackJob, EvaluationJob
 from omnirobust.weights import ExponentiatedGradient

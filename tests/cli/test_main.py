@@ -9,8 +9,8 @@ from importlib.metadata import version
 import pytest
 
 from omnirobust.cli import main
+from omnirobust.cli.app import app
 from omnirobust.cli.console import INTERRUPTED
-from omnirobust.cli.main import app
 from omnirobust.jobs import AttackRecord
 
 SMALL = "--data digits --norm linf --images 12 --steps 3"

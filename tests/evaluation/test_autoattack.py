@@ -156,3 +156,9 @@ def test_what_it_does_not_know_is_told_before_anything_runs(problem, threat, fla
 def test_unknown_parts_are_named():
     with pytest.raises(ValueError, match=r"parts must be among apgd-ce, .*, got 'pgd'"):
         AutoAttack(parts=("pgd",))
+
+
+def test_inputs_that_it_hands_back_are_no_sign_of_masked_gradients(problem):
+    model, x, y = problem
+    report = evaluate_robustness(model, x, y, orb.Linf(1e-6), attacks="autoattack", steps=2)
+    assert report.union > 0 and report.notes == ()

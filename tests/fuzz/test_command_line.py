@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from omnirobust.cli import main
-from omnirobust.cli.main import app
+from omnirobust.cli.app import app
 from omnirobust.runs import RunFolder
 
 FUZZ = settings(

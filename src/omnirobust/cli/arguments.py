@@ -168,6 +168,19 @@ def threat_model(norm: str, eps: float) -> ThreatModel:
     return ThreatModel(NORMS[norm], eps)
 
 
+def radius(text: str) -> float:
+    """Read a radius: a number, or a fraction such as 8/255. Signs and the rest are for the threat model to judge.
+
+    Raises:
+        ValueError: if the text is neither.
+    """
+    above, slash, below = str(text).partition("/")
+    try:
+        return float(above) / (float(below) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"eps must be a number or a fraction such as 8/255, got {text!r}") from None
+
+
 def threats(texts: Sequence[str]) -> dict[str, ThreatModel]:
     """Make threat models of texts such as "linf:0.2" or "linf:8/255", by these texts.
 

@@ -30,7 +30,9 @@ class CommonOptions:
         ),
     ]
     norm: Annotated[NormName, typer.Option(help="Norm of the perturbation.")]
-    eps: Annotated[float, typer.Option(help="Radius; for l0 a number of pixel values.")]
+    eps: Annotated[
+        float, typer.Option(parser=args.radius, metavar="RADIUS", help="0.1 or 8/255; for l0 a number of pixel values.")
+    ]
     steps: Annotated[int, typer.Option(help="Steps of Algorithm 1.")] = 50
     images: Annotated[int, typer.Option(help="How many images to attack.")] = 200
     start: Annotated[int, typer.Option(help="Index of the first image.")] = 0

@@ -86,7 +86,12 @@ class Walk:
             self.notes.append(f"{name}: {', '.join(missing)} does not exist here; the default attacks ran instead.")
 
     def _note_unmoved(self, name: str, state: Standing) -> None:
-        """Tell of inputs that stand because nothing had any effect: a model that hides its gradients looks so."""
+        """Tell of inputs that stand because nothing had any effect: a model that hides its gradients looks so.
+
+        Attacks that hand back what they do not fool, as AutoAttack does, say nothing of that.
+        """
+        if all(getattr(attack, "hands_back", False) for attack in self.attacks):
+            return
         allowed = torch.as_tensor(state.threat.eps, device=state.right.device) > 0
         unmoved = int((state.right & allowed & (state.delta == 0).flatten(1).all(1)).sum())
         if unmoved:

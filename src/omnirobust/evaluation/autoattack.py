@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class AutoAttack:
     """
 
     parts: tuple[Part, ...] = ()
+    hands_back: ClassVar[bool] = True
+    """It returns the input itself where it does not succeed: a delta of zero tells nothing of the gradients."""
 
     def __post_init__(self) -> None:
         for part in self.parts:
