@@ -87,11 +87,23 @@ def _found(source: str, facts: Facts, argument: str, data: str | None, pretraine
         return _weights_of(kind, rest, facts, argument)
     if (file := trained_file(source, argument)) is not None:
         return load_trained(source, file, argument)
+    _refuse_paths(source, argument)
     if ":" in source:
         return load_own_model(source, argument)
     if data is None and "/" not in source:
         raise ValueError(f"{argument} must be {_KINDS}, got {source!r}")
     return source, load(source if "/" in source else f"{Path(str(data)).name}/{source}")
+
+
+def _refuse_paths(source: str, argument: str) -> None:
+    """Raise ValueError for what is meant as a file or a folder, but stands for no model."""
+    kind, _, rest = source.partition(":")
+    trained_file(kind, argument)  # it refuses weights that can run code, whatever follows them
+    if source.endswith(".py"):
+        raise ValueError(f"{argument} must say what to take from a file, as in {source}:NAME, got {source!r}")
+    if not rest and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        there = "which holds no trained model" if Path(source).exists() else "which does not exist"
+        raise ValueError(f"{argument} must be {_KINDS}, got {source!r}, {there}")
 
 
 def _weights_of(name: str, architecture: str, facts: Facts, argument: str) -> tuple[str, nn.Module]:
