@@ -63,6 +63,23 @@ def test_claims_of_groups_fail_where_the_average_is_better(name):
         assert claim.holds(Swapped(name)) is either, claim.name
 
 
+@pytest.mark.parametrize("name", ["table-1b", "table-a3"])
+def test_claims_of_ensembles_on_cifar_fail_where_the_average_is_better(name):
+    for claim in CLAIMS[name]:
+        assert claim.holds(Swapped(name)) is (claim.name == "a-hardest"), claim.name
+
+
+@pytest.mark.parametrize("name", ["table-1b", "table-a3"])
+def test_claims_on_a_fail_where_another_model_takes_its_place(name):
+    class Renamed(PrintedRates):
+        def accuracy(self, *key):
+            a, other, *rest = super().accuracy(*key).items()
+            return dict([(a[0], other[1]), (other[0], a[1]), *rest])
+
+    failed = [claim.name for claim in CLAIMS[name] if not claim.holds(Renamed(name))]
+    assert failed == ["a-hardest", *(["a-falls-most"] if name == "table-1b" else []), "exchange"]
+
+
 def measured(fooled: torch.Tensor, weights: torch.Tensor | None = None, path: torch.Tensor | None = None) -> Measured:
     n, k = fooled.shape
     w = torch.full((n, k), 1 / k) if weights is None else weights

@@ -35,6 +35,36 @@ def test_table_1a_has_the_settings_of_the_appendix(norm):
     assert (row.cell.attack.keep, row.cell.labels) == ("last", "predicted")
 
 
+@pytest.mark.parametrize(
+    ("name", "radii", "letters"),
+    [
+        ("table-1b", {"l0": 50, "l1": 30, "l2": 2.0, "linf": 0.05}, "abcd"),
+        ("table-a3", {"l0": 70, "l1": 30, "l2": 1.5, "linf": 0.03}, "aefh"),
+    ],
+)
+def test_cifar_tables_have_the_settings_of_the_appendix(name, radii, letters):
+    betas = {"l0": 1 / 150, "l1": 1 / 100, "l2": 1 / 100, "linf": 1 / 50}
+    alphas, gammas = {"l0": 1, "l1": 1 / 4, "l2": 1 / 10, "linf": 1 / 5}, {"l0": 1, "l1": 5, "l2": 3, "linf": 6}
+    rows = {r.key: r.cell for r in experiments()[name].rows if r.variant == "paper"}
+    assert len(rows) == 8
+    for norm, beta in betas.items():
+        cell = rows[norm, "minmax"]
+        assert (cell.eps, cell.steps, cell.data, cell.labels) == (radii[norm], 50, "cifar10", "predicted")
+        assert cell.models == tuple(f"cifar10/{letter}" for letter in letters)
+        assert (cell.attack.step_size, cell.attack.rule) == (alphas[norm], ProjectedAscent(beta, gammas[norm]))
+        assert rows[norm, "avg"] == replace(cell, attack=replace(cell.attack, rule=Uniform()))
+
+
+def test_rows_without_all_cnns_are_those_with_it_but_for_the_models():
+    rows = {(r.variant, r.key): r.cell for r in experiments()["table-1b"].rows}
+    fewer = {name: cell for name, cell in rows.items() if "acd" in name[0]}
+    assert len(fewer) == len(rows) / 2
+    for (variant, key), cell in fewer.items():
+        assert cell.models == ("cifar10/a", "cifar10/c", "cifar10/d")
+        assert cell.columns == ("A", "C", "D")
+        assert replace(cell, models=rows["paper", key].models) == rows[variant.replace("-acd", ""), key]
+
+
 def test_sweeps_hold_both_schemes_at_every_point():
     figure_2, figure_a1 = experiments()["figure-2"], experiments()["figure-a1"]
     assert len(figure_2.keys("paper")) == 2 * 2 * len(EPS_GRID)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from omnirobust.experiments.tables import TABLE_1A, TABLE_A2, TABLE_A4, W_PRIOR, W_STATIC
+from omnirobust.experiments.tables import TABLE_1A, TABLE_1B, TABLE_A2, TABLE_A3, TABLE_A4, W_PRIOR, W_STATIC
 
-ROWS = [*(("1a", k, p) for k, p in TABLE_1A.items()), *(("a4", k, p) for k, p in TABLE_A4.items())]
-BASES = {"1a": TABLE_1A, "a4": TABLE_A4}
+BASES = {"1a": TABLE_1A, "1b": TABLE_1B, "a3": TABLE_A3, "a4": TABLE_A4}
+ROWS = [(name, key, row) for name, table in BASES.items() for key, row in table.items()]
 
 
 @pytest.mark.parametrize(("name", "key", "row"), ROWS, ids=lambda v: "-".join(v) if isinstance(v, tuple) else None)
@@ -30,6 +30,18 @@ def test_rows_that_two_tables_share_agree():
         for scheme in ("avg", "minmax"):
             assert TABLE_A4[norm, scheme].accuracy == TABLE_1A[norm, scheme].accuracy
             assert TABLE_A4[norm, scheme].asr_all == TABLE_1A[norm, scheme].asr_all
+
+
+@pytest.mark.parametrize(("table", "mean"), [(TABLE_1A, 40.79), (TABLE_1B, 19.27), (TABLE_A3, 15.69)])
+def test_lifts_have_the_mean_that_claims_name(table, mean):
+    lifts = [row.lift for (_, scheme), row in table.items() if scheme == "minmax"]
+    assert len(lifts) == 4
+    assert sum(lifts) / 4 == pytest.approx(mean, abs=0.006)
+
+
+def test_the_mean_lift_of_the_text_is_of_both_cifar_tables():
+    lifts = [row.lift for table in (TABLE_1B, TABLE_A3) for row in table.values() if row.lift is not None]
+    assert sum(lifts) / 8 == pytest.approx(17.48, abs=0.005)
 
 
 def test_weights_are_in_the_simplex_and_accuracies_in_range():

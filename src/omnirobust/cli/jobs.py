@@ -72,4 +72,6 @@ def reproduce(
             names or (), images=images, budget=budget, out=out, progress=progress, docs=docs, measure=measure,
             training_budget=training_budget,
         )  # fmt: skip
+    for name in dict.fromkeys(name for outcome in found.outcomes for name in outcome.untrained):
+        say(f"To be trained, and then reproduced by the same command: omnirobust zoo train {name}")
     say(f"Results: {found.page}")

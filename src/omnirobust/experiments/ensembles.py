@@ -1,4 +1,4 @@
-"""The ensemble experiments as rows: Tables 1(a), A2 and A4, Figures 1, 2 and A1, on MNIST with models A to D.
+"""The ensemble experiments as rows: on MNIST Tables 1(a), A2 and A4, Figures 1, 2 and A1; on CIFAR-10 1(b) and A3.
 
 Another data set, norm or scheme is another row: the same functions serve.
 """
@@ -16,7 +16,7 @@ from omnirobust.directions import Sign
 from omnirobust.experiments.losses import ClippedMargin, LabelLogit, Margin
 from omnirobust.experiments.spec import REFERENCE, Cell, Experiment, Labels, MeanWeightsOf, Row
 from omnirobust.experiments.tables import W_PRIOR
-from omnirobust.settings import DEFAULT_OF, PAPER, AttackSettings
+from omnirobust.settings import DEFAULT_OF, PAPER, PAPER_CIFAR10, AttackSettings
 from omnirobust.weights import Fixed, ProjectedAscent, Uniform
 
 
@@ -26,7 +26,7 @@ class Setup:
 
     Attributes:
         data: its name.
-        models: names in the zoo of all its models, A to D.
+        models: names in the zoo of the models attacked together.
         eps: radius of each norm.
         paper: the paper's attack of each norm.
     """
@@ -45,6 +45,25 @@ MNIST = Setup(
 )
 """Table 1(a) and Appendix C.2."""
 
+CIFAR10 = Setup(
+    "cifar10",
+    ("cifar10/a", "cifar10/b", "cifar10/c", "cifar10/d"),
+    {"l0": 50, "l1": 30, "l2": 2.0, "linf": 0.05},
+    PAPER_CIFAR10,
+)
+"""Table 1(b)."""
+
+CIFAR10_DEEP = Setup(
+    "cifar10",
+    ("cifar10/a", "cifar10/e", "cifar10/f", "cifar10/h"),
+    {"l0": 70, "l1": 30, "l2": 1.5, "linf": 0.03},
+    PAPER_CIFAR10,
+)
+"""Table A3: the MLP with VGG16, ResNet50 and GoogLeNet."""
+
+CIFAR10_SMALL = replace(CIFAR10, models=("cifar10/a", "cifar10/c", "cifar10/d"))
+"""Ours: Table 1(b) without All-CNNs, of models that train on a processor."""
+
 EPS_GRID = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35)
 """Ours: the paper's text does not give the points of Figure 2."""
 
@@ -53,6 +72,22 @@ GAMMA_GRID = (0, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10)
 
 VARIANTS = ("paper", "paper-true", "default", "default-true", "released")
 """The versions of the attack of Table 1(a)."""
+
+CIFAR10_VARIANTS = ("paper", "paper-true", "default", "default-true")
+"""Those of Tables 1(b) and A3."""
+
+ACD_VARIANTS = ("paper-acd", "paper-acd-true", "default-acd", "default-acd-true")
+"""Those of Table 1(b) without All-CNNs."""
+
+CIFAR10_NOTE = """\
+Images are CIFAR-10 as the hub holds it, re-encoded as JPEG. Of the step sizes, the print leaves alpha of l2 open: we
+take 1/10, as its released code and Table 1(a) do. Beta of l1, 1/100, is a guess.\
+"""
+
+ACD_NOTE = """ The rows `-acd` attack three models, A, C and D, by the same settings: the printed values, and what the
+paper claims, are of four models together, which are harder to fool at once. The text puts the mean lift on CIFAR-10 at
+17.48 %: that is the mean over Tables 1(b) and A3, the printed lifts of Table 1(b) come to 19.27 %.\
+"""
 
 
 def settings_of(variant: str, norm: Norm, setup: Setup = MNIST) -> tuple[AttackSettings, Labels]:
@@ -108,15 +143,31 @@ def heuristic(variant: str, norm: Norm, scheme: str) -> Cell:
     raise ValueError(f"scheme must be one of the rows of Table A4, got {scheme!r}")
 
 
-def _table_1a() -> Experiment:
+def _in_every_norm(setup: Setup, variants: tuple[str, ...]) -> tuple[Row, ...]:
     norms: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
-    rows = [
-        Row((norm, scheme), variant, ensemble(variant, norm, scheme))
-        for variant in VARIANTS
+    return tuple(
+        Row((norm, scheme), variant, ensemble(variant, norm, scheme, setup=setup))
+        for variant in variants
         for norm in norms
         for scheme in ("avg", "minmax")
-    ]
-    return Experiment("table-1a", "Ensemble attacks on four MNIST models: average against min-max", tuple(rows))
+    )
+
+
+def _table_1a() -> Experiment:
+    title = "Ensemble attacks on four MNIST models: average against min-max"
+    return Experiment("table-1a", title, _in_every_norm(MNIST, VARIANTS))
+
+
+def _table_1b() -> Experiment:
+    rows = _in_every_norm(CIFAR10, CIFAR10_VARIANTS) + _in_every_norm(CIFAR10_SMALL, ACD_VARIANTS)
+    title = "Ensemble attacks on four CIFAR-10 models: average against min-max"
+    return Experiment("table-1b", title, rows, note=CIFAR10_NOTE + ACD_NOTE)
+
+
+def _table_a3() -> Experiment:
+    rows = _in_every_norm(CIFAR10_DEEP, CIFAR10_VARIANTS)
+    title = "Ensemble attacks on the MLP and three deep CIFAR-10 models: average against min-max"
+    return Experiment("table-a3", title, rows, note=CIFAR10_NOTE)
 
 
 def _table_a2() -> Experiment:
@@ -178,5 +229,6 @@ def _figure_a1() -> Experiment:
 
 def experiments() -> dict[str, Experiment]:
     """Return the ensemble experiments by name, in the order in which they are worth computing."""
-    every = (_table_1a(), _table_a4(), _figure_1(), _table_a2(), _figure_2(), _figure_a1())
+    mnist = (_table_a4(), _figure_1(), _table_a2(), _figure_2(), _figure_a1())
+    every = (_table_1a(), _table_1b(), _table_a3(), *mnist)
     return {experiment.name: experiment for experiment in every}

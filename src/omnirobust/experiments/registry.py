@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from omnirobust.experiments import ensembles, interpretability, printed_groups, tables, transformed, universals
+from omnirobust.experiments.cifar_claims import TABLE_1B, TABLE_A3
 from omnirobust.experiments.claims import Claim
 from omnirobust.experiments.figure_claims import FIGURE_1, FIGURE_2, FIGURE_A1
 from omnirobust.experiments.group_claims import TABLE_2
@@ -14,6 +15,8 @@ from omnirobust.experiments.weight_claims import TABLE_A9
 
 CLAIMS: dict[str, tuple[Claim, ...]] = {
     "table-1a": TABLE_1A,
+    "table-1b": TABLE_1B,
+    "table-a3": TABLE_A3,
     "table-a2": TABLE_A2,
     "table-a4": TABLE_A4,
     "figure-1": FIGURE_1,

@@ -29,7 +29,7 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
         f"## {experiment.name}: {experiment.title}",
         f"Test images: {_range(counts)}; steps: up to {steps}."
         + (f" **Not complete:** {outcome.missing} rows are to be measured." if outcome.missing else "")
-        + (f" **To be trained:** {', '.join(outcome.untrained)}." if outcome.untrained else ""),
+        + (_to_be_trained(outcome) if outcome.untrained else ""),
         experiment.note,
         *(f"![{experiment.title}]({link})" for link in figures),
         _TABLES[experiment.kind](outcome),
@@ -41,6 +41,10 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
     if experiment.kind in ("table", "groups") and outcome.measured:
         parts += [f"### {experiment.name}: every row", _detail_table(outcome)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _to_be_trained(outcome: Outcome) -> str:
+    return f" **To be trained:** {', '.join(outcome.untrained)}. Each by `omnirobust zoo train NAME`."
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -71,7 +75,9 @@ def _rows_by_key(outcome: Outcome, *, waiting: bool = False) -> dict[Key, dict[s
 
 def _summary_table(outcome: Outcome) -> str:
     """ASR_all (of groups, ASR_gp) of every row: printed, then one column a variant."""
-    variants = outcome.variants or outcome.experiment.variants[:1]
+    first = [row.variant for row in outcome.experiment.rows if outcome.waits(row)][:1]  # its cells say so
+    shown = {*first, *outcome.variants} or {*outcome.experiment.variants[:1]}
+    variants = [v for v in outcome.experiment.variants if v in shown]
     head = [*outcome.experiment.heads, "printed", *variants, "paper: ours − printed"]
     lines = []
     for key, rows in _rows_by_key(outcome, waiting=True).items():

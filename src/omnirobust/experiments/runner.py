@@ -77,6 +77,8 @@ def reproduce(
 ) -> Reproduction:
     """Reproduce experiments of the paper.
 
+    Rows that wait for a model of the zoo to be trained are left out, and named with the command that trains it.
+
     Every attack is kept in ``cells``, in chunks of images: a run that was stopped goes on where it was, a larger
     budget adds to what a smaller one measured, and an attack that two experiments share is made once. Cells know the
     settings and the models' weights, not the code: after changing an attack's code, take another folder. Several
@@ -102,8 +104,6 @@ def reproduce(
 
     Raises:
         ValueError: for an unknown name, budget or variant.
-        MissingWeightsError: if nothing of an experiment that ``names`` asks for can be measured before a model of the
-            zoo is trained. Else rows that wait for a model are left out, and named.
         DataUnavailableError: if the images cannot be had.
     """
     names = tuple(names)
@@ -117,7 +117,7 @@ def reproduce(
         training_laboratory or TrainingLaboratory(kept), _training_budget(training_budget or budget, images)
     )
     if measure:
-        _measure_all(lab, plan, progress, strict=bool(names))
+        _measure_all(lab, plan, progress)
         measure_trainings(findings.laboratory, trained, findings.budget, progress)
     outcomes = tuple(_recall(lab, experiment, count) for experiment, count in plan)
     written = _write(outcomes, tuple(TrainingOutcome(e, findings) for e in trained), folder)
@@ -156,11 +156,9 @@ def _training_budget(name: str, images: int | None) -> TrainingBudget:
     return TRAINING_BUDGETS[name] if images is None else fewer(TRAINING_BUDGETS[name], images)
 
 
-def _measure_all(
-    lab: Laboratory, plan: Sequence[tuple[Experiment, int]], progress: ProgressHook | None, *, strict: bool
-) -> None:
+def _measure_all(lab: Laboratory, plan: Sequence[tuple[Experiment, int]], progress: ProgressHook | None) -> None:
     """Measure every cell, those of the first variants of all experiments before those of the next."""
-    jobs = [(row, e.name, count) for e, count in plan for row in _measurable(lab, e, count, strict)]
+    jobs = [(row, e.name, count) for e, count in plan for row in e.rows if not lab.untrained(row.cell)]
     totals = {name: sum(_pairs(row, count) for row, n, count in jobs if n == name) for _, name, _ in jobs}
     done = dict.fromkeys(totals, 0)
     # Sorting is stable: within a variant the order of experiments and rows stands.
@@ -185,14 +183,6 @@ def _waited(lab: Laboratory, busy: list[tuple[Row, str, int]]) -> list[tuple[Row
         row, _, count = busy[0]
         lab.measure(row.cell, count)
     return busy
-
-
-def _measurable(lab: Laboratory, experiment: Experiment, count: int, strict: bool) -> list[Row]:
-    """Return the rows whose models are there; where ``strict`` there must be some."""
-    rows = [row for row in experiment.rows if not lab.untrained(row.cell)]
-    if strict and not rows and experiment.rows:
-        lab.measure(experiment.rows[0].cell, count)  # which says what is missing
-    return rows
 
 
 def _pairs(row: Row, count: int) -> int:

@@ -30,7 +30,8 @@ def _easiest_pays(r: Rates, norm: str) -> bool:
     return minmax[easiest] > avg[easiest]
 
 
-def _mean_lift(r: Rates) -> float:
+def mean_lift(r: Rates) -> float:
+    """Return the mean over the four norms of the lift of ASR_all."""
     return sum(r.lift(n, "minmax") for n in NORMS) / len(NORMS)
 
 
@@ -44,8 +45,8 @@ TABLE_1A = (
     Claim(
         "mean-lift",
         "Over the four norms min-max lifts ASR_all by 40 % or more on average (printed: 40.79 %).",
-        lambda r: _mean_lift(r) >= 0.40,
-        lambda r: f"mean lift {percent([_mean_lift(r)])} %",
+        lambda r: mean_lift(r) >= 0.40,
+        lambda r: f"mean lift {percent([mean_lift(r)])} %",
     ),
     Claim(
         "lift-order",

@@ -11,6 +11,10 @@ VARIANTS: dict[str, str] = {
     "random, each image clamped to the data range on its own",
     "default-by-class": "this library's default attack on groups of images of one class",
     "default-true": "this library's default attack, true labels",
+    "paper-acd": "the paper's attack on the models A, C and D alone",
+    "paper-acd-true": "the same, true labels",
+    "default-acd": "this library's default attack on A, C and D alone",
+    "default-acd-true": "the same, true labels",
     "released": "the paper's attack with the released code's loss, which masks every wrong logit with 0",
 }
 """Name of each version of the attack, the first to be computed first, and what it means."""
