@@ -84,7 +84,9 @@ Images are CIFAR-10 as the hub holds it, re-encoded as JPEG. Of the step sizes, 
 take 1/10, as its released code and Table 1(a) do. Beta of l1, 1/100, is a guess.\
 """
 
-ACD_NOTE = """ The rows `-acd` attack three models, A, C and D, by the same settings: the printed values, and what the
+ACD_NOTE = """
+
+The rows `-acd` attack three models, A, C and D, by the same settings: the printed values, and what the
 paper claims, are of four models together, which are harder to fool at once. The text puts the mean lift on CIFAR-10 at
 17.48 %: that is the mean over Tables 1(b) and A3, the printed lifts of Table 1(b) come to 19.27 %.\
 """
