@@ -285,9 +285,9 @@ def test_dropping_rows_does_not_change_the_way_of_the_others(models, x, y, threa
     def run(stop: bool, seen: list[orb.solver.Progress]) -> orb.Solution:
         return orb.solve(
             orb.DomainGrid(models, many, labels, loss=losses.standardised_margin), threat.around(many),
-            orb.ExponentiatedGradient(0.5), steps=20, direction=direction, keep="best", stop_when_fooled=stop,
+            orb.ExponentiatedGradient(0.5), steps=15, direction=direction, keep="best", stop_when_fooled=stop,
             callback=seen.append,
-        )  # fmt: skip
+        )  # fmt: skip  # with more steps some rows stand still, and rounding decides whether they still descend
 
     whole: list[orb.solver.Progress] = []
     fewer: list[orb.solver.Progress] = []

@@ -107,8 +107,13 @@ class Normalised:
 def unit_l2(g: Tensor) -> Tensor:
     """Scale every row of ``g`` (B, *S) to l2 norm 1, without overflow; zero rows stay zero."""
     flat = g.flatten(1)
-    scaled = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
-    return (scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1e-12)).view_as(g)
+    norms = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    out = flat / norms
+    odd = ~((norms > 1e-12) & (norms < 1e12)).squeeze(1)  # squares that may underflow or overflow, and zeros
+    if bool(odd.any()):
+        scaled = flat[odd] / flat[odd].abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
+        out[odd] = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1e-12)
+    return out.view_as(g)
 
 
 class _Plain:

@@ -135,7 +135,7 @@ class Seen(NamedTuple):
 
 def evaluate(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor], dpar: float) -> Seen:
     """Evaluate K perturbations (B, *S) in one forward pass, with their input gradients and, for DPAR, those of h."""
-    points = torch.cat([x + delta for delta in deltas]).requires_grad_(True)
+    points = _displaced(x, deltas).requires_grad_(True)
     losses = _losses(classifier, points, y, len(deltas))
     (grads,) = torch.autograd.grad(losses.sum(), points, create_graph=dpar > 0)
     by_attack = losses.detach().view(len(deltas), -1).t()
@@ -149,8 +149,15 @@ def evaluate(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor],
 def losses_at(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor]) -> Tensor:
     """Return f of K perturbations (B, *S), (B, K), without gradients."""
     with torch.no_grad():
-        points = torch.cat([x + delta for delta in deltas])
-        return _losses(classifier, points, y, len(deltas)).view(len(deltas), -1).t()
+        return _losses(classifier, _displaced(x, deltas), y, len(deltas)).view(len(deltas), -1).t()
+
+
+def _displaced(x: Tensor, deltas: list[Tensor]) -> Tensor:
+    """Return x + delta for each of K perturbations (B, *S), (K B, *S): one pass over the memory, not three."""
+    points = x.new_empty(len(deltas), *x.shape)
+    for place, delta in zip(points, deltas, strict=True):
+        torch.add(x, delta, out=place)
+    return points.flatten(0, 1)
 
 
 def second_gradient(h: Tensor, points: Tensor) -> Tensor:
@@ -185,10 +192,10 @@ def _step(
     dpar: float,
     around: FeasibleSet,
 ) -> Tensor:
-    """Move one perturbation up share f + dpar h. Steppers descend, so that everything is handed over negated."""
+    """Move one perturbation up share f + dpar h. Steppers descend, so that the weights are handed over negated."""
     if seen.spread is None or seen.diversity is None:
-        view = Evaluation(-seen.losses[:, k : k + 1], None, (-seen.ascent[k],))
-        return stepper.step(r, delta, share.unsqueeze(1), view, around)
+        view = Evaluation(-seen.losses[:, k : k + 1], None, (seen.ascent[k],))
+        return stepper.step(r, delta, -share.unsqueeze(1), view, around)
     fell = -(seen.losses[:, k] + dpar * seen.diversity)
-    view = Evaluation(torch.stack([fell, fell], 1), None, (-seen.ascent[k], -seen.spread[k]))
-    return stepper.step(r, delta, torch.stack([share, torch.full_like(share, dpar)], 1), view, around)
+    view = Evaluation(torch.stack([fell, fell], 1), None, (seen.ascent[k], seen.spread[k]))
+    return stepper.step(r, delta, -torch.stack([share, torch.full_like(share, dpar)], 1), view, around)
