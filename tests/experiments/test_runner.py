@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 
 from omnirobust import zoo
 from omnirobust.experiments import experiments, outcome, reproduce
@@ -69,6 +70,25 @@ def test_tables_hold_the_printed_value_beside_ours(done):
     assert f"{100 * ours - 90.16:+.1f} |" in line
     assert "Not complete" not in page
     assert len(facts["claims"]) == 9 * 5
+
+
+def test_the_page_begins_with_what_was_run(done):
+    folder, found, _ = done
+    page = found.page.read_text()
+    section = page.split("## What was run")[1].split("\n## ")[0]
+    rows = {cells[1]: cells for cells in (line.split(" | ") for line in section.replace("\n| ", "\n | ").splitlines())
+            if len(cells) > 4}  # fmt: skip
+    assert list(experiments()) == [name for name in rows if name in experiments()]
+    for name in experiments():
+        facts = json.loads((folder / "out" / f"{name}.json").read_text())
+        first = [c["verdict"] for c in facts["claims"] if c["variant"] == facts["claims"][0]["variant"]]
+        counts = [first.count("true"), first.count("false")]
+        *_, measured, true, false, left, _ = rows[name]
+        assert [int(true), int(false), int(left)] == [*counts, len(first) - sum(counts)], name
+        assert measured.split(" of ")[0] == str(len(facts["rows"]))
+    assert f"torch {torch.__version__}" in section
+    assert found.site.read_text().count("<section ") == page.count("\n## ") + 1
+    assert "Slips of the paper" in page
 
 
 def test_models_that_are_to_be_trained_are_named(done):

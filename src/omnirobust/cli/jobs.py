@@ -75,3 +75,4 @@ def reproduce(
     for name in dict.fromkeys(name for outcome in found.outcomes for name in outcome.untrained):
         say(f"To be trained, and then reproduced by the same command: omnirobust zoo train {name}")
     say(f"Results: {found.page}")
+    say(f"Report: {found.site}")

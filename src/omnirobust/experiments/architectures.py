@@ -212,6 +212,7 @@ class ArchitectureOutcome:
     networks: Mapping[str, Network]
 
     name = NAME
+    title = TITLE
 
     def verdict(self, claim: ArchitectureClaim) -> Literal["true", "false"]:
         """Say whether a claim holds: there is nothing to be uncertain of."""

@@ -19,6 +19,7 @@ from omnirobust._types import WeightRule
 from omnirobust.data import ImageData
 from omnirobust.experiments.bench import Bench, Trial
 from omnirobust.experiments.cells import CellFolder, Measured, join
+from omnirobust.experiments.machines import note_machine
 from omnirobust.experiments.spec import Cell
 from omnirobust.experiments.tasks import Distortion
 from omnirobust.results import AttackResult
@@ -65,6 +66,11 @@ class Laboratory:
         self._bench = Bench(load_model, load_images)
         self._locks: dict[Path, BaseFileLock] = {}
 
+    @property
+    def cells(self) -> Path:
+        """The folder of the cells."""
+        return self._cells
+
     def measure(self, cell: Cell, images: int, on_steps: StepHook = lambda n: None) -> Measured:
         """Return the cell on the first ``images`` test images; only what is not in the cache is computed.
 
@@ -109,6 +115,7 @@ class Laboratory:
         for begin, end in spans:
             found = folder.get(begin, end)
             if found is None:
+                note_machine(self._cells)
                 found = self._run(cell, rule, self._bench.trial(cell, begin, end), on_steps)
             else:
                 on_steps((end - begin) * cell.group * max(cell.steps, 1))

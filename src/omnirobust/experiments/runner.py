@@ -12,10 +12,14 @@ from omnirobust._files import replacing
 from omnirobust.experiments.architectures import NAME as ARCHITECTURES
 from omnirobust.experiments.architectures import ArchitectureOutcome, networks
 from omnirobust.experiments.figures import PICTURED, draw
+from omnirobust.experiments.machines import machines
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.outcome import Outcome
+from omnirobust.experiments.overview import overview
 from omnirobust.experiments.registry import experiments
 from omnirobust.experiments.render import markdown, variants_list
+from omnirobust.experiments.site import write_site
+from omnirobust.experiments.slips import slips
 from omnirobust.experiments.spec import BUDGETS, Budget, Experiment, Row
 from omnirobust.experiments.training_cells import TrainingLaboratory
 from omnirobust.experiments.training_figures import draw_training
@@ -54,11 +58,13 @@ class Reproduction:
         trainings: one for each experiment on robust training, in order.
         architectures: Table A1; None if it was not asked for.
         page: Markdown file that holds them all.
+        site: the same as one HTML file that needs nothing but itself.
         files: every file written.
     """
 
     outcomes: tuple[Outcome, ...]
     page: Path
+    site: Path
     files: tuple[Path, ...]
     trainings: tuple[TrainingOutcome, ...] = ()
     architectures: ArchitectureOutcome | None = None
@@ -125,7 +131,7 @@ def reproduce(
         measure_trainings(findings.laboratory, trained, findings.budget, progress)
     outcomes = tuple(_recall(lab, experiment, count) for experiment, count in plan)
     built = ArchitectureOutcome(networks()) if not names or ARCHITECTURES in names else None
-    written = _write(outcomes, tuple(TrainingOutcome(e, findings) for e in trained), built, folder)
+    written = _write(outcomes, tuple(TrainingOutcome(e, findings) for e in trained), built, folder, machines(lab.cells))
     return written if docs is None else replace(written, files=(*written.files, *publish(written, Path(docs))))
 
 
@@ -205,7 +211,11 @@ def _recall(lab: Laboratory, experiment: Experiment, count: int) -> Outcome:
 
 
 def _write(
-    outcomes: Sequence[Outcome], trainings: Sequence[TrainingOutcome], built: ArchitectureOutcome | None, folder: Path
+    outcomes: Sequence[Outcome],
+    trainings: Sequence[TrainingOutcome],
+    built: ArchitectureOutcome | None,
+    folder: Path,
+    measured_on: Sequence[str],
 ) -> Reproduction:
     files: list[Path] = []
     sections: list[str] = []
@@ -224,9 +234,11 @@ def _write(
         sections.append(training_markdown(outcome, [f"figures/{file.name}" for file in drawn]))
     occurring = [v for v in VARIANTS if any(v in o.experiment.variants for o in outcomes)]
     notes = [_NOTES.strip(), "Versions of the attack:\n\n" + variants_list(occurring)] if outcomes else []
-    page = "\n\n".join([_TITLE, *notes, *sections])
+    everything = [*outcomes, *([] if built is None else [built]), *trainings]
+    page = "\n\n".join([_TITLE, *notes, overview(everything, measured_on), *sections, slips()])
     written = _text(folder / "reproduction.md", page)
-    return Reproduction(tuple(outcomes), written, (written, *files), tuple(trainings), built)
+    site = write_site(written)
+    return Reproduction(tuple(outcomes), written, site, (written, site, *files), tuple(trainings), built)
 
 
 def _facts(folder: Path, name: str, outcome: Outcome | TrainingOutcome | ArchitectureOutcome) -> Path:
@@ -252,7 +264,7 @@ def publish(reproduction: Reproduction, docs: Path) -> tuple[Path, ...]:
     copies = [
         _text(docs / "reproduction" / file.name, file.read_text(encoding="utf-8"))
         for file in reproduction.files
-        if file != reproduction.page
+        if file not in (reproduction.page, reproduction.site)
     ]
     return (_text(page, "\n\n".join(part for part in (head, MARK, body) if part)), *copies)
 

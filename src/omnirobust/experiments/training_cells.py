@@ -19,6 +19,7 @@ from omnirobust import data as image_data
 from omnirobust._files import replacing
 from omnirobust.data import ImageData
 from omnirobust.experiments.cells import fingerprint
+from omnirobust.experiments.machines import note_machine
 from omnirobust.experiments.training_judging import judge_images
 from omnirobust.experiments.training_spec import Judging, Training
 from omnirobust.training import fit
@@ -85,6 +86,7 @@ class TrainingLaboratory:
             return known
         folder, effort = self._folder(training), training.effort
         _note(folder, describe(training))
+        note_machine(self._cells, self._device)
         images = self._split("train")
         if (effort.images or 0) + effort.holdout > len(images):
             raise ValueError(f"images and holdout must be at most {len(images)} together, got {effort}")

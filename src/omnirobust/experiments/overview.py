@@ -1,0 +1,71 @@
+"""What was run, at which scale, on which machine: the first table of the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from omnirobust.experiments.architectures import CLAIMS as NETWORK_CLAIMS
+from omnirobust.experiments.architectures import ArchitectureOutcome
+from omnirobust.experiments.outcome import Outcome
+from omnirobust.experiments.render import NONE, table
+from omnirobust.experiments.training_outcome import TrainingOutcome
+
+Anything: TypeAlias = Outcome | ArchitectureOutcome | TrainingOutcome
+
+TITLE = "What was run"
+
+NOTE = """\
+Claims are counted once, on the paper's attack where an experiment has several versions, and for robust training under
+the attack of the training; "open" is undecided or not yet measured. Minutes are by the wall clock, of attacks that an
+experiment asks for, also where another one has them measured; of robust training, of the trainings.\
+"""
+
+
+def overview(found: Sequence[Anything], machines: Sequence[str]) -> str:
+    """Return the section.
+
+    Args:
+        found: the experiments, in order.
+        machines: what the cells were measured on, a sentence each.
+    """
+    head = ["experiment", "of", "images, or trainings", "measured", "true", "false", "open", "minutes"]
+    parts = [f"## {TITLE}", NOTE]
+    if machines:
+        parts.append("Measured on:\n\n" + "\n".join(f"- {machine}" for machine in machines))
+    return "\n\n".join([*parts, table(head, [_line(one) for one in found])]) + "\n"
+
+
+def _line(one: Anything) -> list[str]:
+    scale, measured, minutes = _scale(one)
+    counts = Counter(_verdicts(one))
+    judged = [str(counts[verdict]) for verdict in ("true", "false")]
+    left = str(sum(counts.values()) - counts["true"] - counts["false"])
+    if isinstance(one, ArchitectureOutcome):
+        return [one.name, one.title, scale, measured, *judged, left, minutes]
+    return [one.experiment.name, one.experiment.title, scale, measured, *judged, left, minutes]
+
+
+def _scale(one: Anything) -> tuple[str, str, str]:
+    """Return how many images rows have, how many rows have any, and the time that they took."""
+    if isinstance(one, ArchitectureOutcome):
+        return NONE, f"{len(one.networks)} of {len(one.networks)}", NONE
+    if isinstance(one, TrainingOutcome):
+        done, wanted = one.progress
+        work = one.experiment.work(one.findings.budget)
+        there = [one.findings.laboratory.trained(training) for training, _ in work]
+        minutes = sum(trained.seconds for trained in there if trained is not None) / 60
+        return f"{wanted} trainings", f"{done} of {wanted}", f"{minutes:.1f}"
+    rows = one.experiment.rows
+    counts = sorted({one.images(row) for row in rows} - {0})
+    scale = f"{counts[0]:,} to {counts[-1]:,}" if len(counts) > 1 else f"{counts[0]:,}" if counts else "0"
+    return scale, f"{sum(one.images(row) > 0 for row in rows)} of {len(rows)}", f"{one.seconds / 60:.1f}"
+
+
+def _verdicts(one: Anything) -> Iterable[str]:
+    if isinstance(one, ArchitectureOutcome):
+        return [one.verdict(claim) for claim in NETWORK_CLAIMS]
+    if isinstance(one, TrainingOutcome):
+        return [j.verdict for j in one.judgements if j.how == one.hows[0]]
+    return [j.verdict for j in one.judgements if j.variant == one.variants[0]]
