@@ -144,7 +144,7 @@ def run(
                     store.put(index, done)
             else:
                 advance(plan.restarts * (plan.steps + 1))
-            parts.append(done)
+            parts.append(done.to(x.device))  # a store keeps results on the processor
     blind.judge(enough=1)
     joined = join_results(parts)
     return replace(joined, settings=replace(plan, draws=joined.draws).describe())

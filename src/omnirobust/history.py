@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class HistoryRows:
             None if self.fooled is None or other.fooled is None else pick(self.fooled, other.fooled),
             pick(self.best, other.best),
         )
+
+    def to(self, device: torch.device | str) -> HistoryRows:
+        """Move all tensors to ``device``."""
+        fooled = None if self.fooled is None else self.fooled.to(device)
+        return HistoryRows(self.losses.to(device), self.weights.to(device), fooled, self.best.to(device))
 
     def means(self, *, keep_rows: bool) -> History:
         """Average over problems; keep the rows too if asked."""
@@ -75,6 +80,12 @@ class History:
     best_all_fooled: Tensor
     problems: int
     rows: HistoryRows | None = None
+
+    def to(self, device: torch.device | str) -> History:
+        """Move all tensors to ``device``."""
+        names = ("losses", "weights", "fooled", "all_fooled", "best_all_fooled")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, rows=None if self.rows is None else self.rows.to(device), **moved)
 
     def choose(self, other: History, rows: Tensor, better: Tensor) -> History:
         """Put ``other``, of the problems ``rows``, in the place of this one where ``better`` (len(rows),).

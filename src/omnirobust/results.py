@@ -79,6 +79,12 @@ class AttackResult:
         """Accuracy of each domain on the attacked inputs, (K,): the fraction not fooled, a mean over draws likewise."""
         return 1 - self.success.float().sum(dim=0) / max(len(self.success), 1)
 
+    def to(self, device: torch.device | str) -> AttackResult:
+        """Move all tensors to ``device``; ``zero_gradient`` stays on the processor."""
+        names = ("adversarial", "delta", "weights", "losses", "fooled", "success")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, history=self.history.to(device), **moved)
+
     def marginal(self, axis: str) -> Tensor:
         """Return the weights summed over all factors but ``axis``, (B, n): how much each of its members counts.
 

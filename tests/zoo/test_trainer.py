@@ -109,12 +109,16 @@ def test_an_early_end_is_judged_on_the_held_out_end_of_the_training_data(
     assert card.validation_accuracy == int(right) / 297 >= 0.9
 
 
-def test_a_processor_without_bf16_gets_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_bf16_gets_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(RECIPES["mnist/b"])
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    assert trainer._for_this_machine(recipe).precision == "bf16"
+    assert trainer._for_this_machine(recipe, torch.device("cpu")).precision == "bf16"
+    assert trainer._for_this_machine(recipe, torch.device("mps")).precision == "fp32"
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
-    assert trainer._for_this_machine(recipe).precision == "fp32"
+    assert trainer._for_this_machine(recipe, torch.device("cpu")).precision == "fp32"
+    for able, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
+        assert trainer._for_this_machine(recipe, torch.device("cuda")).precision == precision
 
 
 def test_going_on_with_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

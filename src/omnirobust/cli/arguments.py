@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
+    import torch
+
     from omnirobust._types import WeightRule
     from omnirobust.directions import Direction
     from omnirobust.jobs import Grouping
     from omnirobust.losses import Loss
     from omnirobust.threat_models import Clip, ThreatModel
+
+DEVICE = typer.Option(
+    metavar="DEVICE", help="Where to compute: auto, cpu, cuda, cuda:N or mps; auto takes cuda where there is one."
+)
 
 _RADIUS = re.compile(r"(\d*\.?\d+(?:e[+-]?\d+)?)(?:/(\d*\.?\d+))?", re.IGNORECASE)
 """A number, or a fraction of two."""
@@ -222,6 +230,19 @@ def weight_rule(name: RuleName, beta: float | None, gamma: float | None, eta: fl
             raise ValueError("eta must be given with rule exponentiated")
         return ExponentiatedGradient(eta, gamma or 0.0)
     return {RuleName.AVERAGE: Uniform(), RuleName.WORST: WorstCase()}.get(name)
+
+
+def chosen_device(name: str) -> torch.device:
+    """Return the device of that name, set to compute what it is asked to, the same at every call.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    from omnirobust._device import make_exact, resolved
+
+    device = resolved(name)
+    make_exact(device)
+    return device
 
 
 def attack_loss(name: LossName | None) -> Loss | None:

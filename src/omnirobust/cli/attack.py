@@ -82,6 +82,7 @@ def _run(given: Given, common: CommonOptions, job: AttackJob) -> None:
     from omnirobust.jobs import run_attack
     from omnirobust.jobs.shards import workers
 
+    args.chosen_device(common.device)
     if launched(given, common.processes, common.out):
         return
     team = workers()

@@ -39,6 +39,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images attacked together, and saved together.")] = 250,
     precision: Annotated[args.PrecisionName, typer.Option(help="During our attacks.")] = args.PrecisionName.FP32,
+    device: Annotated[str, args.DEVICE] = "auto",
     processes: Annotated[int, typer.Option(help="Processes that share the batches on this machine.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
 ) -> None:  # fmt: skip
@@ -49,7 +50,9 @@ def evaluate(
     job = EvaluationJob(
         data, tuple(models), args.threats(threat), attacks=attack.value, steps=steps, restarts=restarts, images=images,
         start=start, split=split, seed=seed, batch_size=batch_size, precision=precision.value,
+        device=device,
     )  # fmt: skip
+    args.chosen_device(device)
     if launched(given, processes, out):
         return
     team = workers()

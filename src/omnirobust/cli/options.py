@@ -64,6 +64,7 @@ class CommonOptions:
         ),
     ] = None
     precision: Annotated[args.PrecisionName, typer.Option(help="During the attack.")] = args.PrecisionName.FP32
+    device: Annotated[str, args.DEVICE] = "auto"
     processes: Annotated[int, typer.Option(help="Processes that share the batches on this machine.")] = 1
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None
 
@@ -102,6 +103,7 @@ class CommonOptions:
             labels=self.labels.value,
             target=self.target,
             transfer=tuple(self.transfer or ()),
+            device=self.device,
         )
 
 

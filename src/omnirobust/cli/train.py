@@ -51,14 +51,6 @@ class InitName(StrEnum):
     ZERO = "zero"
 
 
-class DeviceName(StrEnum):
-    """Where to train."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
 @configurable
 def train(
     given: Given,
@@ -112,7 +104,7 @@ def train(
     test_steps: Annotated[int, typer.Option(help="Steps of every attack that judges it.")] = 100,
     precision: Annotated[args.PrecisionName, typer.Option(help="Of attack and training.")] = args.PrecisionName.FP32,
     seed: Annotated[int, typer.Option(help="Seed of weights, order, dropout and noise.")] = 0,
-    device: Annotated[DeviceName, typer.Option(help="Where to train.")] = DeviceName.AUTO,
+    device: Annotated[str, args.DEVICE] = "auto",
     processes: Annotated[
         int, typer.Option("--devices", "--processes", help="Processes that share each mini-batch, on a device each.")
     ] = 1,
@@ -122,7 +114,6 @@ def train(
     """Train a model against several attacks at once, judge it, and write a report; interrupted, it goes on."""
     from omnirobust.jobs import TrainingJob, run_training
     from omnirobust.jobs.shards import workers
-    from omnirobust.jobs.train import resolved_device
     from omnirobust.zoo import Recipe
 
     recipe = Recipe(
@@ -136,12 +127,12 @@ def train(
     job = TrainingJob(
         data, wanted, recipe, model=model, start=start, images=images, patience=patience,
         keep=None if keep is None else keep.value, test_images=test_images, test_steps=test_steps, seed=seed,
-        tensorboard=tensorboard, device=device.value,
+        tensorboard=tensorboard, device=device,
     )  # fmt: skip
-    where = resolved_device(job)
+    where = args.chosen_device(device)
     if launched(given, processes, out):
         return
-    team = workers(job.recipe.precision, where)
+    team = workers(job.recipe.precision, where.type)
     with progress_bars(shown=team.rank == 0) as progress:
         record = run_training(job, out, progress, given.text(), team, _say_epoch)
     if team.rank == 0:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from omnirobust.cli.arguments import DEVICE, chosen_device
 from omnirobust.cli.console import progress_bars, say
 
 
@@ -56,11 +57,13 @@ def train(
     recipe: Annotated[
         RecipeKind | None, typer.Option(help="The paper's, or ours, which is the default where there is one.")
     ] = None,
+    device: Annotated[str, DEVICE] = "auto",
     anew: Annotated[bool, typer.Option("--anew", help="Replace what was trained before.")] = False,
 ) -> None:
     """Train a model by its recipe; killed and called again, it goes on after the last whole epoch."""
     from omnirobust import zoo
 
+    chosen_device(device)
     with progress_bars() as progress:
         card = zoo.train(
             name,
@@ -68,6 +71,7 @@ def train(
             epochs,
             recipe=None if recipe is None else recipe.value,
             resume=not anew,
+            device=device,
             progress=lambda epoch, total, _: progress(f"train {name}", epoch, total),
         )
     fgsm = "" if card.fgsm_accuracy is None else f", under FGSM (linf 0.2) {100 * card.fgsm_accuracy:.2f} %"

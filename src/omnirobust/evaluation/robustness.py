@@ -7,7 +7,7 @@ that is run on what still stands.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -51,6 +51,16 @@ class RobustnessReport:
     breaks: dict[str, dict[str, int]]
     notes: tuple[str, ...]
     settings: dict[str, Any]
+
+    def to(self, device: torch.device | str) -> RobustnessReport:
+        """Move all tensors to ``device``."""
+        return replace(
+            self,
+            clean_correct=self.clean_correct.to(device),
+            correct=self.correct.to(device),
+            margin=self.margin.to(device),
+            delta={name: delta.to(device) for name, delta in self.delta.items()},
+        )
 
     @property
     def clean(self) -> float:

@@ -29,6 +29,8 @@ from omnirobust.zoo import RECIPES, MissingWeightsError
 SPLIT = 10_000
 """Images in the test split of each data set: groups are made of all of them."""
 
+CPU = torch.device("cpu")
+
 _LABELS, _VERDICT = 2**29, 2**29 + 1
 """Restart numbers that key the draws on which images get their labels, and those on which success is counted."""
 
@@ -61,9 +63,16 @@ class Bench:
     Args:
         load_model: name to model, in eval mode.
         load_images: name of the data and N to its first N test images.
+        device: where models run. Images, and all that is returned, are on the processor.
     """
 
-    def __init__(self, load_model: Callable[[str], nn.Module], load_images: Callable[[str, int], ImageData]) -> None:
+    def __init__(
+        self,
+        load_model: Callable[[str], nn.Module],
+        load_images: Callable[[str, int], ImageData],
+        device: torch.device = CPU,
+    ) -> None:
+        self._device = device
         self._load_model, self._load_images = load_model, load_images
         self._models: dict[str, nn.Module] = {}
         self._fingerprints: dict[str, str] = {}
@@ -73,7 +82,7 @@ class Bench:
     def model(self, name: str) -> nn.Module:
         """Return a model."""
         if name not in self._models:
-            self._models[name] = self._load_model(name)
+            self._models[name] = self._load_model(name).to(self._device)
         return self._models[name]
 
     def trained(self, name: str) -> bool:
@@ -139,8 +148,8 @@ class Bench:
         drawn = task if isinstance(task, Transformed) else None
         return attack_product(
             {name: self.model(name) for name in cell.models},
-            x,
-            y if drawn is None else y[:, None, :, None],
+            x.to(self._device),
+            (y if drawn is None else y[:, None, :, None]).to(self._device),
             ThreatModel(NORMS[cell.norm], cell.eps),
             transforms=None if drawn is None else dict(drawn.transforms),
             shared=isinstance(task, Universal),
@@ -155,11 +164,11 @@ class Bench:
             keep=attack.keep,
             seed=cell.seed,
             precision=cell.precision,
-            init=_start(cell, trial)[rows],
+            init=_start(cell, trial)[rows].to(self._device),
             history="full",
             first_row=trial.begin,
             progress=progress,
-        )
+        ).to("cpu")
 
     def fooled(self, cell: Cell, trial: Trial, rows: Tensor, result: AttackResult) -> Tensor:
         """Return whether each column is fooled, judged by its label, (n, columns) bool: on every draw, where drawn."""
@@ -169,7 +178,8 @@ class Bench:
         draws = cell.task.draws if isinstance(cell.task, Transformed) else 1
         hit = torch.ones_like(labels, dtype=torch.bool)
         for draw in range(draws):
-            seen = _seen(cell.task, result.adversarial, trial.numbers[rows], DrawKey(cell.seed, _VERDICT, draw))
+            x, numbers = result.adversarial.to(self._device), trial.numbers[rows].to(self._device)
+            seen = _seen(cell.task, x, numbers, DrawKey(cell.seed, _VERDICT, draw))
             logits = self._logits(cell.judged, seen)
             hit &= torch.stack([losses.fooled(z, labels[:, k]) for k, z in enumerate(logits)], 1)
         return hit
@@ -177,28 +187,31 @@ class Bench:
     def distortion(self, cell: Cell, trial: Trial) -> Tensor:
         """Return the least distortion of every image of a trial by itself, in the cell's norm, (n, E)."""
         (model,) = (self.model(name) for name in cell.models)
-        x, y = trial.x.flatten(0, 1), self.labels(cell, trial, judged=False).flatten()
+        x = trial.x.flatten(0, 1).to(self._device)
+        y = self.labels(cell, trial, judged=False).flatten().to(self._device)
         if cell.norm == "l2":
             found = minimal_l2(model, x, y, steps=cell.steps)
         else:
             found = minimal_eps(model, x, y, cell.norm, steps=cell.steps)
-        return found.distortion.view(trial.y.shape)
+        return found.distortion.cpu().view(trial.y.shape)
 
     def _predicted(self, cell: Cell, name: str, trial: Trial) -> Tensor:
         """Return the class that a model gives to the clean image of each of its columns, (n, columns)."""
         asked = (name, cell.task, cell.seed, trial.begin, trial.end)
         if asked not in self._predictions:
-            seen = _seen(cell.task, trial.x, trial.numbers, DrawKey(cell.seed, _LABELS))
+            x, numbers = trial.x.to(self._device), trial.numbers.to(self._device)
+            seen = _seen(cell.task, x, numbers, DrawKey(cell.seed, _LABELS))
             self._predictions[asked] = torch.stack([z.argmax(1) for z in self._logits((name,), seen)], 1)
         return self._predictions[asked]
 
     def _logits(self, names: tuple[str, ...], seen: Sequence[Tensor]) -> list[Tensor]:
-        """Return the logits of every column: several models see one tensor, or one model several."""
+        """Return the logits of every column, on the processor: several models see one tensor, or one model several."""
         found: list[Tensor] = []
         for x in seen:
             models = {name: self.model(name) for name in names}
-            grid = DomainGrid(models, x, torch.zeros(len(x), dtype=torch.int64), loss=losses.margin)
-            found += grid.logits(torch.zeros_like(x))
+            labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+            grid = DomainGrid(models, x, labels, loss=losses.margin)
+            found += [logits.cpu() for logits in grid.logits(torch.zeros_like(x))]
         return found
 
     def _split(self, name: str, count: int) -> ImageData:

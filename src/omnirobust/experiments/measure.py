@@ -17,7 +17,7 @@ from omnirobust import data as image_data
 from omnirobust import zoo
 from omnirobust._types import WeightRule
 from omnirobust.data import ImageData
-from omnirobust.experiments.bench import Bench, Trial
+from omnirobust.experiments.bench import CPU, Bench, Trial
 from omnirobust.experiments.cells import CellFolder, Measured, join
 from omnirobust.experiments.machines import note_machine
 from omnirobust.experiments.spec import Cell
@@ -54,6 +54,7 @@ class Laboratory:
         cells: folder of the cells' cache.
         load_model: name to model, in eval mode.
         load_images: name of the data and N to its first N test images.
+        device: where models run.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class Laboratory:
         cells: str | Path,
         load_model: Callable[[str], nn.Module] = finished_model,
         load_images: Callable[[str, int], ImageData] = _test_images,
+        device: torch.device = CPU,
     ) -> None:
-        self._cells = Path(cells)
-        self._bench = Bench(load_model, load_images)
+        self._cells, self._device = Path(cells), device
+        self._bench = Bench(load_model, load_images, device)
         self._locks: dict[Path, BaseFileLock] = {}
 
     @property
@@ -115,7 +117,7 @@ class Laboratory:
         for begin, end in spans:
             found = folder.get(begin, end)
             if found is None:
-                note_machine(self._cells)
+                note_machine(self._cells, self._device)
                 found = self._run(cell, rule, self._bench.trial(cell, begin, end), on_steps)
             else:
                 on_steps((end - begin) * cell.group * max(cell.steps, 1))

@@ -185,8 +185,8 @@ def _attack(
     store = folder.store(name)
     return attack_product(
         setting.models,
-        setting.x[rows],
-        setting.y[rows],
+        setting.x[rows].to(setting.device),
+        setting.y[rows].to(setting.device),
         job.threat_model,
         transforms=setting.transforms,
         shared=setting.shared,
@@ -210,4 +210,4 @@ def _attack(
         history="full",
         first_row=(0 if setting.shared else job.start) + begin,
         store=store if batch is None else OneBatch(store, batch),
-    )
+    ).to("cpu")

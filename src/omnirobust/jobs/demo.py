@@ -51,6 +51,7 @@ class DemoJob:
             steps=self.steps,
             images=self.images,
             seed=self.seed,
+            device="cpu",  # it takes less time than to wake a GPU
         )
 
 
@@ -102,7 +103,7 @@ def train_missing(names: list[str], progress: JobProgress | None = None) -> None
     """Train the models of the zoo that are not on this machine, or whose training was interrupted."""
     for name in names:
         if name not in zoo.names() or not zoo.card(name).finished:
-            zoo.train(name, progress=_epochs(progress, name))
+            zoo.train(name, device="cpu", progress=_epochs(progress, name))
 
 
 def _epochs(progress: JobProgress | None, name: str) -> Progress | None:

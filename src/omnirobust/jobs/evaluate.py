@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from omnirobust._device import check_name, resolved
 from omnirobust._models import Precision
 from omnirobust.data import ImageData, load
 from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustness
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
-from omnirobust.jobs.models import describe_models, load_models
+from omnirobust.jobs.models import describe_models, load_models, moved
 from omnirobust.jobs.shards import Share, finished, meeting_place, share_out, wait
 from omnirobust.runs import RunFolder
 from omnirobust.threat_models import ThreatModel
@@ -48,6 +49,7 @@ class EvaluationJob:
         seed: keys noise.
         batch_size: images attacked together, and saved together when done, >= 1.
         precision: "fp32" or "bf16", during gradient attacks.
+        device: where to attack, as in ``AttackJob``.
     """
 
     data: str
@@ -62,8 +64,10 @@ class EvaluationJob:
     seed: int = 0
     batch_size: int = 250
     precision: Precision = "fp32"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        check_name(self.device)
         for name in ("steps", "restarts", "images", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -151,7 +155,7 @@ def run_evaluation(
     images = load(job.data, job.split, limit=job.images, start=job.start)
     if not len(images):
         raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
-    models = load_models(job.models, job.data)
+    models = moved(load_models(job.models, job.data), resolved(job.device))
     config = _describe(job, images, models)
     folder = meeting_place(team, out if out is not None else _default_folder(config), config)
     if not finished(team, folder):
@@ -203,11 +207,12 @@ def _batch(
     rows = slice(begin, begin + job.batch_size)
     done = read_part(folder, part)
     if done is None:
+        device = resolved(job.device)
         done = evaluate_robustness(
-            model, images.x[rows], images.y[rows], job.threats, attacks=job.attacks, steps=job.steps,
-            restarts=job.restarts, seed=job.seed, precision=job.precision, first_row=job.start + begin,
+            model, images.x[rows].to(device), images.y[rows].to(device), job.threats, attacks=job.attacks,
+            steps=job.steps, restarts=job.restarts, seed=job.seed, precision=job.precision, first_row=job.start + begin,
             progress=partial(tell, batch, len(starts)),
-        )  # fmt: skip
+        ).to("cpu")  # fmt: skip
         write_part(folder, part, done)
     tell(batch, len(starts), 1, 1)
     return done

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from omnirobust._device import check_name
 from omnirobust._models import Precision
 from omnirobust._types import WeightRule
 from omnirobust.directions import Direction
@@ -69,6 +70,8 @@ class AttackJob:
         labels: "true", or "predicted" for each model's own prediction.
         target: class to reach instead of the label to leave; None for untargeted.
         transfer: names of models that are not attacked, but scored.
+        device: where to attack: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is one. Results do not
+            say where they were found.
     """
 
     data: str
@@ -99,9 +102,11 @@ class AttackJob:
     labels: Literal["true", "predicted"] = "true"
     target: int | None = None
     transfer: tuple[str, ...] = ()
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         self._check_counts()
+        check_name(self.device)
         if self.labels not in ("true", "predicted"):
             raise ValueError(f"labels must be true or predicted, got {self.labels!r}")
         if isinstance(self.threat_model.eps, Tensor):

@@ -53,22 +53,43 @@ def load_models(names: Sequence[str], data: str) -> dict[str, nn.Module]:
     return models
 
 
+def moved(models: dict[str, nn.Module], device: torch.device) -> dict[str, nn.Module]:
+    """Move models to ``device``.
+
+    Raises:
+        ValueError: if one cannot be moved, or its memory does not suffice.
+    """
+    for name, model in models.items():
+        try:
+            model.to(device)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"device must be one that {name} can be moved to, got {device}: {reason}") from error
+    return models
+
+
 def describe_models(models: dict[str, nn.Module]) -> dict[str, dict[str, str]]:
     """Return a fingerprint of every model's weights, so that runs on other weights are told apart."""
     return {name: {"weights": fingerprint(dict(model.state_dict()))} for name, model in models.items()}
 
 
-def predict(models: dict[str, nn.Module], x: Tensor) -> Tensor:
-    """Return every model's class of every input (B, *S), (B, K) int64.
+def predict(models: dict[str, nn.Module], x: Tensor, device: torch.device | None = None) -> Tensor:
+    """Return every model's class of every input (B, *S), (B, K) int64, where ``x`` is.
+
+    Args:
+        models: K models.
+        x: inputs.
+        device: where the models are; None for where ``x`` is.
 
     Raises:
         ValueError: if a model cannot take such inputs.
     """
     with torch.no_grad():
-        return torch.stack([_predict(Classifier(name, model), x) for name, model in models.items()], 1)
+        found = [_predict(Classifier(name, model), x, device or x.device) for name, model in models.items()]
+        return torch.stack(found, 1)
 
 
-def _predict(classifier: Classifier, x: Tensor) -> Tensor:
-    classifier.check_device(x)
-    parts = [classifier(classifier.arrange(part)).argmax(1) for part in x.split(classifier.pieces(len(x), x))]
-    return torch.cat(parts)
+def _predict(classifier: Classifier, x: Tensor, device: torch.device) -> Tensor:
+    classifier.check_device(x[:0].to(device))
+    parts = (part.to(device) for part in x.split(classifier.pieces(len(x), x)))
+    return torch.cat([classifier(classifier.arrange(part)).argmax(1).to(x.device) for part in parts])

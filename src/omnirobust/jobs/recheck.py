@@ -53,6 +53,7 @@ def recheck(
     clip: Clip = "image",
     draws: int = 1,
     seed: int = 0,
+    device: torch.device | None = None,
 ) -> Recheck:
     """Check perturbations that were read back from a file.
 
@@ -69,6 +70,7 @@ def recheck(
         clip: how shared perturbations are kept within the data range.
         draws: draws of random transformations on which all must be fooled.
         seed: of those draws.
+        device: where the models are; None for where ``clean`` is.
 
     Cost: 2 ``draws`` forwards of each model under each transformation.
     """
@@ -81,7 +83,9 @@ def recheck(
     norms = threat_model.around(flat[0]).norm(flat[1] - flat[0])
 
     def fools(inputs: Tensor) -> Tensor:
-        fooled, _ = success_of(models, inputs, y, transforms, shared=shared, draws=draws, seed=seed, targeted=targeted)
+        fooled, _ = success_of(
+            models, inputs, y, transforms, shared=shared, draws=draws, seed=seed, targeted=targeted, device=device
+        )
         return fooled.all(1)
 
     return Recheck(
@@ -109,6 +113,7 @@ def success_of(
     draws: int = 1,
     seed: int = 0,
     targeted: bool = False,
+    device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Say which domains ``inputs`` fool as they are.
 
@@ -121,10 +126,14 @@ def success_of(
         draws: how often random transformations are drawn.
         seed: of the draws.
         targeted: whether ``y`` are classes to reach.
+        device: where the models are; None for where ``inputs`` are.
 
     Returns:
-        Whether a domain is fooled on every draw, (B, K) bool; and the share of draws on which it is, (B, K).
+        Whether a domain is fooled on every draw, (B, K) bool; and the share of draws on which it is, (B, K). Both
+        where ``inputs`` are.
     """
+    home = inputs.device
+    inputs, y = inputs.to(device or home), y.to(device or home)
     grid = DomainGrid(
         models, inputs, y, loss=margin, transforms=transforms, shared=shared, targeted=targeted, seed=seed,
         clip="intersection",  # inputs are judged as they are
@@ -136,7 +145,7 @@ def success_of(
         assert fooled is not None
         hits.append(fooled)
     all_hits = torch.stack(hits)
-    return all_hits.all(0), all_hits.double().mean(0)
+    return all_hits.all(0).to(home), all_hits.to(home).double().mean(0)
 
 
 def _rate(flags: Tensor) -> float:

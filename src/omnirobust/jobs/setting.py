@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from omnirobust._device import resolved
 from omnirobust.data import ImageData, load
 from omnirobust.groups import make_groups
 from omnirobust.jobs.job import AttackJob
-from omnirobust.jobs.models import load_models, predict
+from omnirobust.jobs.models import load_models, moved, predict
 from omnirobust.jobs.transforms import Transform, load_transforms
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Setting:
         others: those only scored.
         transforms: those to withstand; None for none.
         clean: class of every clean image by every model attacked, then by the others, (N, M + others).
+        device: where the models are; the images, and all that is written, are on the processor.
     """
 
     job: AttackJob
@@ -37,6 +41,7 @@ class Setting:
     others: dict[str, nn.Module]
     transforms: dict[str, Transform] | None
     clean: Tensor
+    device: torch.device = CPU
 
     @property
     def all_models(self) -> dict[str, nn.Module]:
@@ -94,13 +99,14 @@ def load_setting(job: AttackJob) -> Setting:
         raise ValueError(f"start must be an index of the {job.split} split of {job.data}, got {job.start}")
     if job.target is not None and not 0 <= job.target < len(found.classes):
         raise ValueError(f"target must be in [0, {len(found.classes)}), got {job.target}")
+    device = resolved(job.device)
     transforms = load_transforms(job.transforms) if job.transforms else None
-    models = load_models(job.models, job.data)
-    others = load_models(job.transfer, job.data) if job.transfer else {}
+    models = moved(load_models(job.models, job.data), device)
+    others = moved(load_models(job.transfer, job.data), device) if job.transfer else {}
     order = _order(job, found)
     images = _chosen(found, order)
-    clean = predict(models | others, images.x)
-    return Setting(job, images, order + job.start, len(found) - len(order), models, others, transforms, clean)
+    clean = predict(models | others, images.x, device)
+    return Setting(job, images, order + job.start, len(found) - len(order), models, others, transforms, clean, device)
 
 
 def _order(job: AttackJob, images: ImageData) -> Tensor:

@@ -30,7 +30,9 @@ def write_results(
         results: of each attack, by name.
         progress: called with how many checks are done, and how many there are.
     """
-    predicted = {name: predict(setting.all_models, setting.listed(r.adversarial)) for name, r in results.items()}
+    predicted = {
+        name: predict(setting.all_models, setting.listed(r.adversarial), setting.device) for name, r in results.items()
+    }
     folder.write_tensors("perturbations.safetensors", _perturbations(setting, results))
     folder.write_tensors("history.safetensors", _histories(results))
     folder.write_table("examples.parquet", _examples(setting, results, predicted))
@@ -129,7 +131,7 @@ def _clean_by(setting: Setting, like: AttackResult) -> dict[str, dict[str, float
     """Return the accuracy on clean images of every member of every factor, and of every class where images share."""
     _, missed = success_of(
         setting.models, setting.x, setting.arranged(setting.images.y), setting.transforms, shared=setting.shared,
-        draws=like.draws, seed=setting.job.seed + 1,
+        draws=like.draws, seed=setting.job.seed + 1, device=setting.device,
     )  # fmt: skip
     by = {axis: _named(1 - values, like.axes[axis]) for axis, values in _means(like, missed).items()}
     if setting.shared:
@@ -162,6 +164,7 @@ def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult
         setting.models, setting.job.threat_model, saved["clean"], saved[f"{name}.delta"], saved[f"{name}.adversarial"],
         setting.y, targeted=setting.targeted, transforms=setting.transforms, shared=setting.shared,
         clip=setting.job.resolved_clip, draws=result.draws, seed=setting.job.seed + 1,
+        device=setting.device,
     )  # fmt: skip
     return {
         "asr_all": success.estimate,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from omnirobust._device import resolved
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
 from omnirobust.jobs.models import trained_file
@@ -79,18 +80,6 @@ def run_training(
     return TrainingRecord.open(folder.path)
 
 
-def resolved_device(job: TrainingJob) -> str:
-    """Return "cpu" or "cuda".
-
-    Raises:
-        ValueError: if cuda is asked for and not there.
-    """
-    there = torch.cuda.is_available()
-    if job.device == "cuda" and not there:
-        raise ValueError("device must be one that is there, got cuda: torch finds none")
-    return "cuda" if there and job.device != "cpu" else "cpu"
-
-
 def _loggers(job: TrainingJob, out: str | Path, config: Mapping[str, Any], team: Workers) -> list[MetricLogger]:
     if not job.tensorboard or team.rank:
         return []
@@ -107,7 +96,7 @@ def _fit(
     job, model = setting.job, setting.model
     fabric = team.fabric if isinstance(team, Launched) else None
     if fabric is None:
-        model.to(resolved_device(job))
+        model.to(resolved(job.device))
     ahead = [0]
 
     def on_epoch(epoch: int, epochs: int, row: Mapping[str, float]) -> None:
@@ -154,7 +143,8 @@ def _judge(job: TrainingJob, folder: RunFolder, team: Workers, progress: JobProg
         names.append(job.start)
     threats = dict(zip(job.scheme.names, job.scheme.threats, strict=True))
     judged = EvaluationJob(
-        job.data, tuple(names), threats, steps=job.test_steps, images=job.test_images, seed=job.seed
+        job.data, tuple(names), threats, steps=job.test_steps, images=job.test_images, seed=job.seed,
+        device=job.device,
     )  # fmt: skip
     return run_evaluation(judged, folder.file(EVALUATION), progress, None, team).metrics
 

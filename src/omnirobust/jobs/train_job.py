@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
+from omnirobust._device import check_name
 from omnirobust.training.fit import Keep
 from omnirobust.training.schemes import Scheme
 from omnirobust.zoo.recipes import Recipe
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class TrainingJob:
         test_steps: of every attack that judges it, >= 1.
         seed: of initial weights, shuffling, dropout and random starts.
         tensorboard: whether to write the epochs' metrics for TensorBoard too.
-        device: "cpu", "cuda", or "auto" for cuda where there is one.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is one.
     """
 
     data: str
@@ -46,11 +44,10 @@ class TrainingJob:
     test_steps: int = 100
     seed: int = 0
     tensorboard: bool = False
-    device: Device = "auto"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.device not in get_args(Device):
-            raise ValueError(f"device must be one of {', '.join(get_args(Device))}, got {self.device!r}")
+        check_name(self.device)
         if self.model is None and self.start is None:
             raise ValueError(
                 "model must name an architecture or code of your own, or from a trained model, got neither"

@@ -91,9 +91,9 @@ def fgsm_accuracy(model: nn.Module, x: Tensor, y: Tensor, eps: float = FGSM_EPS,
 
     Reference: Goodfellow et al. 2014, "Explaining and harnessing adversarial examples".
     """
-    right = 0
+    right, device = 0, next((parameter.device for parameter in model.parameters()), x.device)
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        images = images.clone().requires_grad_()
+        images, labels = images.to(device, copy=True).requires_grad_(), labels.to(device)
         # Summed, not averaged: the sign of an image's gradient must not depend on its batch.
         (grad,) = torch.autograd.grad(cross_entropy(model(images), labels, reduction="sum"), images)
         attacked = (images.detach() + eps * grad.sign()).clamp_(0, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from omnirobust._device import resolved
 from omnirobust.data import ImageData, load
 from omnirobust.training.accuracy import accuracy
 from omnirobust.training.fit import BatchProgress, Progress, fit
@@ -28,6 +29,7 @@ def train(
     cache: str | Path | None = None,
     root: str | Path | None = None,
     resume: bool = True,
+    device: str = "auto",
     progress: Progress | None = None,
     on_batch: BatchProgress | None = None,
 ) -> Card:
@@ -45,6 +47,7 @@ def train(
         cache: cache folder; None for $OMNIROBUST_CACHE or ~/.cache/omnirobust.
         root: folder of the data, as for ``data.load``.
         resume: False starts anew.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is one.
         progress: called after each epoch, as in ``fit``.
         on_batch: called after each batch, as in ``fit``.
 
@@ -61,13 +64,14 @@ def train(
             raise ValueError(f"seed must be >= 0, got {seed}")
         parsed = replace(parsed, seed=seed)
     kind, settings = recipe_of(parsed.recipe, recipe)
-    settings = _for_this_machine(settings)
+    where = resolved(device)
+    settings = _for_this_machine(settings, where)
     if epochs is not None:
         settings = replace(settings, epochs=epochs)
     images, test = (load(parsed.data, split, root=root) for split in ("train", "test"))
     job = _Job(parsed, kind, settings, test, cache, progress)
     kept = len(images) - settings.holdout
-    model = _initial(parsed, images, settings)
+    model = _initial(parsed, images, settings).to(where)
     result = fit(
         model,
         (images.x[:kept], images.y[:kept]),
@@ -88,10 +92,14 @@ def train(
     return job.finish(model, result.epochs, result.history[-1])
 
 
-def _for_this_machine(recipe: Recipe) -> Recipe:
-    # A processor without bf16 units emulates it, many times slower than fp32. The card says which was used.
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return recipe if probe is not None and probe() else replace(recipe, precision="fp32")
+def _for_this_machine(recipe: Recipe, device: torch.device) -> Recipe:
+    # A device without bf16 units emulates it, many times slower than fp32. The card says which was used.
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        able = device.type == "cpu" and probe is not None and probe()
+    return recipe if able else replace(recipe, precision="fp32")
 
 
 def _initial(name: ModelName, images: ImageData, recipe: Recipe) -> nn.Module:
