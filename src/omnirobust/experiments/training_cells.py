@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -63,14 +64,12 @@ class TrainingLaboratory:
     Args:
         cells: the folder.
         load_images: where images come from.
-        device: where models run; None for a GPU if there is one.
+        device: where models run.
     """
 
-    def __init__(
-        self, cells: str | Path, load_images: LoadImages = mnist, device: torch.device | str | None = None
-    ) -> None:
+    def __init__(self, cells: str | Path, load_images: LoadImages = mnist, device: torch.device | str = "cpu") -> None:
         self._cells, self._load = Path(cells), load_images
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = torch.device(device)
         self._images: dict[str, ImageData] = {}
         self._trained: dict[Training, Trained] = {}
 
@@ -104,13 +103,34 @@ class TrainingLaboratory:
             precision=effort.precision,
             progress=lambda *_: on_epoch(),
         )
-        weights = torch.zeros(0, 0) if result.weights is None else result.weights.half()
+        weights = torch.zeros(0, 0) if result.weights is None else result.weights.cpu().half()
         _write(folder / "trained.safetensors", _state(model) | {"weights/": weights}, _facts(result.history, images))
         (folder / "fit" / "checkpoint.pt").unlink(missing_ok=True)
         (folder / "fit").rmdir()
         found = self.trained(training)
         assert found is not None
         return found
+
+    def attempt(self, training: Training, asked: Sequence[tuple[Judging, int]], *, wait: bool = False) -> bool:
+        """Train, and measure all that is ``asked`` of the model, unless another process is at it; say whether it was.
+
+        The lock is one of the operating system: it goes with the process that holds it, however that ends.
+
+        Args:
+            training: the training.
+            asked: what to measure of its model, on how many images each.
+            wait: for the other process, and then see what it has left to do.
+        """
+        file = self._cells / ".locks" / _key(describe(training))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(file).acquire(timeout=-1 if wait else 0):
+                self.train(training)
+                for judging, images in asked:
+                    self.judge(judging, images)
+        except Timeout:
+            return False
+        return True
 
     def trained(self, training: Training) -> Trained | None:
         """Return the trained model if its training has ended."""

@@ -21,18 +21,25 @@ def measure_trainings(
     budget: TrainingBudget,
     progress: ProgressHook | None = None,
 ) -> None:
-    """Measure whatever is missing, the most urgent first; a training that was begun goes on."""
+    """Measure whatever is missing, the most urgent first; a training that was begun goes on.
+
+    Several processes may do so in one folder: each takes trainings that no other one is at, and all end together.
+    """
     jobs = [(e.name, t, j) for e in experiments for t, j in e.work(budget)]
     totals = {e.name: sum(1 + len(j) for name, _, j in jobs if name == e.name) for e in experiments}
     done = dict.fromkeys(totals, 0)
     # Sorting is stable: among equally urgent ones the order of experiments and rows stands.
-    for name, training, asked in sorted(jobs, key=lambda job: urgency(job[1])):
-        laboratory.train(training)
-        for judging, images in sorted(asked, key=_order):
-            laboratory.judge(judging, images)
-        done[name] += 1 + len(asked)
-        if progress is not None:
-            progress(name, done[name], totals[name])
+    left, wait = sorted(jobs, key=lambda job: urgency(job[1])), False
+    while left:
+        busy = []
+        for name, training, asked in left:
+            if not laboratory.attempt(training, sorted(asked, key=_order), wait=wait and not busy):
+                busy.append((name, training, asked))
+                continue
+            done[name] += 1 + len(asked)
+            if progress is not None:
+                progress(name, done[name], totals[name])
+        left, wait = busy, True
 
 
 def _order(asked: tuple[Judging, int]) -> int:
