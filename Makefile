@@ -4,8 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 BUDGET ?= quick
+GPU_DATA ?= runs/gpu/data
+GPU_OUT ?= runs/gpu
+LIMIT ?= 540
+DEVICE ?= cuda
 
-.PHONY: help demo test test-lowest lint format bench reproduce clean
+.PHONY: gpu help demo test test-lowest lint format bench reproduce clean
 
 help:
 	@echo "make demo       train four digit classifiers in seconds, attack all of them at once, write a report"
@@ -15,6 +19,7 @@ help:
 	@echo "make format     apply the style"
 	@echo "make bench      measure speed against peers, into benchmarks/*.md"
 	@echo "make reproduce  recompute the paper's tables and figures, into runs/reproduction (BUDGET=smoke|quick|paper)"
+	@echo "make gpu        train the large models and measure the tables on a GPU, in calls of under ten minutes (docs/scaling.md)"
 	@echo "make clean      remove .venv and caches"
 
 $(VENV)/.created:
@@ -40,14 +45,14 @@ demo: $(VENV)/.core
 	$(BIN)/omnirobust demo
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks docs examples
-	$(BIN)/ruff format --check src tests benchmarks docs examples
+	$(BIN)/ruff check src tests benchmarks docs examples scripts
+	$(BIN)/ruff format --check src tests benchmarks docs examples scripts
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(VENV)/.test
-	$(BIN)/ruff format src tests benchmarks docs examples
-	$(BIN)/ruff check --fix src tests benchmarks docs examples
+	$(BIN)/ruff format src tests benchmarks docs examples scripts
+	$(BIN)/ruff check --fix src tests benchmarks docs examples scripts
 
 # One thread a worker: torch's own threads would fight over the cores.
 test: lint
@@ -66,6 +71,12 @@ bench: $(VENV)/.bench
 
 reproduce: $(VENV)/.core
 	$(BIN)/omnirobust reproduce --all --budget $(BUDGET) --out runs/reproduction
+
+# One call of at most LIMIT seconds, which ends with code 75 until all is done: call it again. Where torch for the GPU is
+# installed already, name its Python: make gpu GPU_PYTHON=python3 needs no .venv.
+gpu: $(if $(GPU_PYTHON),,$(VENV)/.core)
+	PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python) scripts/gpu/run.py go --data $(GPU_DATA) --out $(GPU_OUT) \
+	  --limit $(LIMIT) --device $(DEVICE)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -59,7 +59,13 @@ class Source:
     folder: bool = False
 
     def decoded(self, split: str) -> Path:
-        """Return the safetensors file of the decoded images and labels, made on first use."""
+        """Return the safetensors file of the decoded images and labels, made on first use.
+
+        A folder may hold it already, as SPLIT.safetensors, in place of encoded images.
+        """
+        ready = Path(self.path) / f"{split}.safetensors"
+        if self.folder and ready.is_file():
+            return ready
         dataset = None if self.folder else self.open(split)
         files = _data_files(self.path) if dataset is None else [Path(row["filename"]) for row in dataset.cache_files]
         file = cache_dir() / "data" / f"{_key(self, split, files)}.safetensors"

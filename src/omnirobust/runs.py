@@ -11,7 +11,7 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -162,13 +162,21 @@ class RunFolder:
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
 
+def version_of(package: str) -> str:
+    """Return the version of a package; "not installed" where it is run from its sources, or not there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def versions() -> dict[str, Any]:
     """Return what the numbers of a run may depend on beside its settings."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        **{name: version(name) for name in ("omnirobust", "torch", "numpy", "datasets", "safetensors")},
+        **{name: version_of(name) for name in ("omnirobust", "torch", "numpy", "datasets", "safetensors")},
     }
 
 

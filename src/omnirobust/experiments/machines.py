@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from omnirobust._files import replacing
+from omnirobust.runs import version_of
 
 
 def note_machine(cells: str | Path, device: torch.device | str = "cpu") -> None:
@@ -41,5 +41,5 @@ def machine(device: torch.device | str = "cpu") -> str:
     chip = torch.cuda.get_device_name(where) if where.type == "cuda" else "no accelerator"
     return (
         f"{platform.system()}, {platform.machine()}, {os.cpu_count()} processor cores, {chip}; Python "
-        f"{platform.python_version()}, torch {torch.__version__}, omnirobust {version('omnirobust')}"
+        f"{platform.python_version()}, torch {torch.__version__}, omnirobust {version_of('omnirobust')}"
     )
