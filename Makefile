@@ -9,7 +9,7 @@ GPU_OUT ?= runs/gpu
 LIMIT ?= 540
 DEVICE ?= cuda
 
-.PHONY: gpu help demo test test-lowest lint format bench reproduce clean
+.PHONY: gpu help demo test test-lowest lint format bench reproduce site clean
 
 help:
 	@echo "make demo       train four digit classifiers in seconds, attack all of them at once, write a report"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench      measure speed against peers, into benchmarks/*.md"
 	@echo "make reproduce  recompute the paper's tables and figures, into runs/reproduction (BUDGET=smoke|quick|paper)"
 	@echo "make gpu        train the large models and measure the tables on a GPU, in calls of under ten minutes (docs/scaling.md)"
+	@echo "make site       build the documentation site into site/"
 	@echo "make clean      remove .venv and caches"
 
 $(VENV)/.created:
@@ -35,6 +36,10 @@ $(VENV)/.core: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.core
 	$(PIP) -e ".[test]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(PIP) -e ".[docs]"
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.core
@@ -78,5 +83,9 @@ gpu: $(if $(GPU_PYTHON),,$(VENV)/.core)
 	PYTHONPATH=src $(or $(GPU_PYTHON),$(BIN)/python) scripts/gpu/run.py go --data $(GPU_DATA) --out $(GPU_OUT) \
 	  --limit $(LIMIT) --device $(DEVICE)
 
+site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The site: site/index.html"
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -28,6 +28,18 @@ def test_every_piece_of_the_page_on_extending_runs(models, x, y) -> None:
     run.select(torch.tensor([0]))
 
 
+def test_every_piece_of_the_page_on_ensembles_runs(digits) -> None:
+    space = {}
+    pieces = re.findall(r"```python\n(.*?)```", (DOCS / "ensembles.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(pieces) == 1
+    exec(compile(pieces[0], "ensembles.md", "exec"), space)
+    result, average = space["result"], space["average"]
+    assert result.adversarial.shape == result.delta.shape == (40, 1, 8, 8)
+    assert result.fooled.shape == result.weights.shape == (40, 2)
+    assert torch.allclose(result.weights.sum(1), torch.ones(40))
+    assert average.weights.unique().tolist() == [0.5]
+
+
 def test_every_piece_of_the_page_on_transformations_runs(models, x, y) -> None:
     space = {"orb": orb, "models": models, "x": x, "y": y}
     pieces = re.findall(r"```python\n(.*?)```", (DOCS / "transforms.md").read_text(encoding="utf-8"), re.DOTALL)
