@@ -12,7 +12,7 @@ from omnirobust.cli import attack, evaluate, jobs, train, zoo
 from omnirobust.cli.arguments import expand_lists
 from omnirobust.cli.console import INTERRUPTED, one_sentence, tell_error
 
-LISTS = ("--model", "--models", "--threat", "--transfer", "--transforms")
+LISTS = ("--model", "--models", "--threat", "--transfer", "--transforms", "--only")
 """Options that take several values, with or without repeating the option."""
 
 app = typer.Typer(

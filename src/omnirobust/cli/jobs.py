@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from omnirobust.cli.arguments import DEVICE, chosen_device
 from omnirobust.cli.console import progress_bars, say
+from omnirobust.cli.launch import in_processes
 
 
 def demo(
@@ -55,24 +57,36 @@ def report(
 def reproduce(
     names: Annotated[list[str] | None, typer.Argument(help="Experiments, such as table-1a figure-1.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All experiments.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="The same as naming experiments without it.")] = None,
     images: Annotated[int | None, typer.Option(help="Images a cell, instead of the budget's.")] = None,
     budget: Annotated[str, typer.Option(help="smoke (minutes), quick or paper.")] = "quick",
     out: Annotated[Path, typer.Option(help="Where cells are kept and tables written.")] = Path("runs/reproduction"),
     docs: Annotated[Path | None, typer.Option(help="Folder that gets a copy of the page and its figures.")] = None,
     measure: Annotated[bool, typer.Option(help="--no-measure only writes down what the cells hold.")] = True,
     training_budget: Annotated[str | None, typer.Option(help="Of robust training, in place of the budget.")] = None,
+    device: Annotated[str, DEVICE] = "auto",
+    processes: Annotated[int, typer.Option(help="Processes that share the cells on this machine.")] = 1,
 ) -> None:
     """Measure the paper's tables and figures again, beside the printed values; interrupted, it goes on."""
-    if bool(names) == everything:
+    chosen = [*(names or ()), *(only or ())]
+    if not only and bool(chosen) == everything:
         raise typer.BadParameter("name the experiments to reproduce, or give --all")
+    chosen_device(device)
+    if measure and processes != 1:
+        given = {"images": images, "budget": budget, "out": out, "training-budget": training_budget, "device": device}
+        options = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        in_processes(["reproduce", *(chosen or ["--all"]), *options], processes)
+        measure = False  # all is there: it remains to write it down
     from omnirobust.experiments.runner import reproduce as run
+    from omnirobust.jobs import shards
 
-    with progress_bars() as progress:
+    with progress_bars(shown=shards.rank() == 0) as progress:
         found = run(
-            names or (), images=images, budget=budget, out=out, progress=progress, docs=docs, measure=measure,
-            training_budget=training_budget,
+            chosen, images=images, budget=budget, out=out, progress=progress, docs=docs, measure=measure,
+            training_budget=training_budget, device=device,
         )  # fmt: skip
+    if shards.launched():
+        return
     for name in dict.fromkeys(name for outcome in found.outcomes for name in outcome.untrained):
         say(f"To be trained, and then reproduced by the same command: omnirobust zoo train {name}")
-    say(f"Results: {found.page}")
-    say(f"Report: {found.site}")
+    say(f"Results: {found.page}", f"Report:  {found.site}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -31,6 +32,12 @@ def launched(given: Given, processes: int, out: Path | None) -> bool:
         SystemExit: if one of them failed.
         ValueError: if ``processes`` is less than 1, or this is already one of several.
     """
+    words = [*given.words(), *([] if out is None else [f"--out={out}"])]
+    return in_processes(words, processes)
+
+
+def in_processes(words: Sequence[str], processes: int) -> bool:
+    """Run ``omnirobust WORDS`` in ``processes`` processes to its end: see ``launched``."""
     from omnirobust.jobs import shards
 
     most = max(_MOST, os.cpu_count() or 1)
@@ -41,9 +48,8 @@ def launched(given: Given, processes: int, out: Path | None) -> bool:
     if shards.launched():
         raise ValueError(f"processes must be left out under torchrun, which has started several, got {processes}")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    words = ["-m", "omnirobust", *given.words(), *([] if out is None else [f"--out={out}"])]
     with TemporaryDirectory(prefix="omnirobust-") as logs:
-        _launch(words, processes, logs)
+        _launch(["-m", "omnirobust", *words], processes, logs)
     return True
 
 

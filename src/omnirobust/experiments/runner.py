@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from omnirobust._device import resolved
 from omnirobust._files import replacing
 from omnirobust.experiments.architectures import NAME as ARCHITECTURES
 from omnirobust.experiments.architectures import ArchitectureOutcome, networks
@@ -84,6 +85,7 @@ def reproduce(
     laboratory: Laboratory | None = None,
     training_budget: str | None = None,
     training_laboratory: TrainingLaboratory | None = None,
+    device: str = "auto",
 ) -> Reproduction:
     """Reproduce experiments of the paper.
 
@@ -108,6 +110,8 @@ def reproduce(
         training_budget: of the experiments on robust training; None for ``budget``. A training of another budget is
             another training: a larger one does not add to a smaller.
         training_laboratory: trains and judges, in place of one over ``cells`` and MNIST.
+        device: where laboratories made here compute: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is
+            one. Cells do not say where they were measured: their folder does.
 
     Returns:
         What came out, and the files.
@@ -121,10 +125,12 @@ def reproduce(
     plan = [(limits.limit(experiment), limits.images(experiment)) for experiment in chosen]
     folder = Path(out)
     kept = folder / "cells" if cells is None else cells
-    lab = laboratory or Laboratory(kept)
+    where = resolved(device)
+    lab = laboratory or Laboratory(kept, device=where)
     trained = [e for name, e in training_experiments().items() if not names or name in names]
     findings = Findings(
-        training_laboratory or TrainingLaboratory(kept), _training_budget(training_budget or budget, images)
+        training_laboratory or TrainingLaboratory(kept, device=where),
+        _training_budget(training_budget or budget, images),
     )
     if measure:
         _measure_all(lab, plan, progress)

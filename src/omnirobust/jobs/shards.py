@@ -48,6 +48,11 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def rank() -> int:
+    """Return the number of this process among those that torchrun started; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0")) if launched() else 0
+
+
 def workers(precision: Precision = "fp32", device: str = "cpu") -> Workers:
     """Return the processes of this job: those that torchrun started, or this one alone.
 

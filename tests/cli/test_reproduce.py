@@ -1,0 +1,128 @@
+"""``omnirobust reproduce`` on a small stand-in for MNIST, and the models that come with the package."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from omnirobust.cli import launch, main
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    """Put random images where MNIST is looked for, decoded already."""
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        file = tmp_path / "data" / "mnist" / f"{split}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        images = torch.randint(0, 256, (100, 1, 28, 28), generator=generator, dtype=torch.uint8)
+        facts = {"classes": json.dumps(list("0123456789")), "jpeg": "false"}
+        save_file({"images": images, "labels": torch.arange(100) % 10}, file, metadata=facts)
+    monkeypatch.setenv("OMNIROBUST_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("OMNIROBUST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main(["reproduce", *words])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+def cells(folder):
+    return {f.relative_to(folder): f for f in sorted((folder / "cells").rglob("rows-*"))}
+
+
+def test_only_names_experiments(mnist, tmp_path, capsys):
+    words = ["--all", "--only", "table-a1,table-a9", "--no-measure", "--budget", "smoke", "--device", "cpu"]
+    code, out, err = run(capsys, *words, "--out", f"{tmp_path}/o")
+    assert (code, err) == (0, "")
+    assert {f.name for f in (tmp_path / "o").glob("*.json")} == {"table-a9.json", "table-a1.json"}
+    assert f"Results: {tmp_path}/o/reproduction.md" in out
+
+
+def forked(rank: int, *words: str) -> int:
+    """Run the command as one of two processes, as the launcher starts them; return its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        main(["reproduce", *words])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    finally:
+        os._exit(code)
+
+
+def exit_code(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_two_processes_measure_what_one_does_and_nothing_twice(mnist, tmp_path, capsys):
+    words = ["table-a9", "--budget", "smoke", "--images", "10", "--out"]
+    pids = [forked(rank, *words, f"{tmp_path}/two") for rank in (0, 1)]
+    until = time.monotonic() + 120
+    while len(cells(tmp_path / "two")) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert [exit_code(pid) for pid in pids] == [-signal.SIGKILL] * 2
+    kept = {name: file.stat().st_mtime_ns for name, file in cells(tmp_path / "two").items()}
+    assert kept
+    assert not (tmp_path / "two" / "reproduction.md").exists()
+
+    assert [exit_code(pid) for pid in [forked(rank, *words, f"{tmp_path}/two") for rank in (0, 1)]] == [0, 0]
+    assert run(capsys, *words, f"{tmp_path}/one")[0] == 0
+    one, both = cells(tmp_path / "one"), cells(tmp_path / "two")
+    assert one.keys() == both.keys()
+    assert all(both[name].stat().st_mtime_ns == when for name, when in kept.items())
+    for name, file in one.items():
+        first, second = load_file(file), load_file(both[name])
+        assert all(torch.equal(value, second[key]) for key, value in first.items())
+    pages = [(tmp_path / name / "table-a9.json").read_text() for name in ("one", "two")]
+    assert len({re.sub(r'"seconds": [\d.]+', "", page) for page in pages}) == 1
+
+
+def test_several_processes_are_given_the_same_words(mnist, tmp_path, capsys, monkeypatch):
+    started: list[list[str]] = []
+    monkeypatch.setattr(launch, "_launch", lambda words, processes, logs: started.append([*words, str(processes)]))
+    given = ["table-a1", "--budget", "smoke", "--images", "5", "--device", "cpu", "--training-budget", "smoke"]
+    code, out, _ = run(capsys, *given, "--out", f"{tmp_path}/o", "--processes", "3", "--docs", f"{tmp_path}/docs")
+    assert code == 0
+    (words,) = started
+    assert words[:4] == ["-m", "omnirobust", "reproduce", "table-a1"]
+    assert set(words[4:-1]) == {
+        "--budget=smoke", "--images=5", "--device=cpu", "--training-budget=smoke", f"--out={tmp_path}/o",
+    }  # fmt: skip
+    assert words[-1] == "3"
+    assert (tmp_path / "docs" / "reproduction.md").is_file()  # written once, by the process that started the others
+    assert out.count("Results:") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "table-99"], "names must be among"),
+        (["table-1a", "--device", "gpu"], "device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
+        (["table-1a", "--device", "cuda:99"], "device must be one that is there, got cuda:99"),
+        (["table-1a", "--images", "0"], "images must be >= 1, got 0"),
+        (["table-1a", "--processes", "0"], "processes must be >= 1"),
+        (["table-1a", "--budget", "large"], "budget must be one of smoke, quick, paper, got 'large'"),
+    ],
+)
+def test_bad_input_is_one_sentence(mnist, tmp_path, capsys, words, message):
+    code, out, err = run(capsys, *words, "--out", f"{tmp_path}/o")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "o").exists()
