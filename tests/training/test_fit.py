@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from omnirobust.data import load
@@ -171,9 +172,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(tmp_path: Path) -> N
     model = network()
     fit(model, [(x[:77], y[:77]), (x[77:], y[77:])], NATURAL, epochs=2, out=tmp_path)
     good = weights(model).clone()
-    x[77] = math.nan
+    x[77:] = 3e38
     with pytest.raises(
-        TrainingDivergedError, match=r"loss became nan in batch \d+ of epoch 3: .* epoch 2; try a smaller"
+        TrainingDivergedError, match=r"loss became (nan|inf) in batch \d+ of epoch 3: .* epoch 2; try a smaller"
     ):
         fit(model, [(x[:77], y[:77]), (x[77:], y[77:])], NATURAL, epochs=5, out=tmp_path)
     assert torch.equal(weights(model), good)
@@ -270,6 +271,7 @@ def test_a_named_set_trains_on_its_training_split() -> None:
     ("settings", "message"),
     [
         ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
         ({"stop_at": 1.2, "validation": blobs()}, r"stop_at must be in \[0, 1\], got 1.2"),
         ({"stop_at": 0.9}, "validation must be given with stop_at, got None with stop_at 0.9"),
@@ -279,6 +281,77 @@ def test_a_named_set_trains_on_its_training_split() -> None:
 def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(network(), blobs(), NATURAL, **({"epochs": 1} | settings))  # type: ignore[arg-type]
+
+
+def other_sgd() -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optimizer": other_sgd()}, "optimizer must be a function of the parameters, such as .*, got SGD"),
+        ({"optimizer": lambda _: None}, "optimizer must be a function .*, got one that returns NoneType"),
+        ({"optimizer": lambda _: other_sgd()}, "optimizer must hold parameters of the model, got one that holds none"),
+        ({"scheduler": StepLR(other_sgd(), 1)}, "scheduler must be a function of the optimizer, .*, got StepLR"),
+        ({"scheduler": lambda _: None}, "scheduler must be a function .*, got one that returns NoneType"),
+        ({"scheduler": lambda _: StepLR(other_sgd(), 1)}, "scheduler must be made of the optimizer that it is given"),
+        ({"scheme": "minmax"}, "scheme must be a Scheme such as .*, got 'minmax'"),
+        ({"model": abs}, "model must be a torch.nn.Module, got <built-in function abs>"),
+        ({"validation": (torch.zeros(4, 5), torch.zeros(4).long())}, r"validation must hold inputs .*, got \(1, 5\)"),
+        ({"validation": (blobs()[0], blobs()[1] + 1)}, "validation must hold labels from 0 to 2, .* got 1 to 3"),
+        ({"data": (blobs()[0] * math.nan, blobs()[1])}, "data must hold finite inputs, got NaN or infinity"),
+        ({"data": [(blobs()[0] * math.nan, blobs()[1])]}, "data must yield finite inputs, got NaN or infinity"),
+    ],
+)
+def test_what_cannot_train_is_told_before_the_first_epoch(tmp_path: Path, given, message: str) -> None:
+    model = network()
+    before = weights(model)
+    with pytest.raises(ValueError, match=message):
+        fit(**({"model": model, "data": blobs(), "scheme": NATURAL, "epochs": 1, "out": tmp_path} | given))
+    assert torch.equal(weights(model), before)
+    assert not list(tmp_path.iterdir())
+
+
+class Doubled(torch.autograd.Function):
+    """Twice its input, with a derivative but no second one."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        return 2 * grad
+
+
+class Through(nn.Module):
+    """A linear network whose input or output goes through a function."""
+
+    def __init__(self, before, after) -> None:
+        super().__init__()
+        self.linear, self.before, self.after = nn.Linear(3, 3), before, after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after(self.linear(self.before(x)))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Through(torch.detach, torch.tanh), "model must let gradients through to its inputs"),
+        (Through(torch.tanh, Doubled.apply), "dpar must be 0 for this model, which has no second derivatives"),
+        (Through(Doubled.apply, torch.tanh), "dpar must be 0 for this model, which has no second derivatives"),
+    ],
+)
+def test_a_model_without_the_derivatives_is_told_and_left_alone(model: nn.Module, message: str) -> None:
+    x, y = blobs()
+    before = weights(model)
+    scheme = Scheme("average", (Linf(0.1, (-9.0, 9.0)), L2(0.2, (-9.0, 9.0))), 2, dpar=0.1)
+    with pytest.raises(ValueError, match=message):
+        fit(model, (x, y), scheme, epochs=1)
+    assert torch.equal(weights(model), before)
 
 
 def test_labels_beyond_the_models_classes_are_refused() -> None:
@@ -304,7 +377,7 @@ def test_frozen_models_and_empty_loaders_are_refused() -> None:
     [
         ({"seed": 1}, "seed must be 0 as in the checkpoint"),
         ({"batch_size": 64}, "batch_size must be 128 as in"),
-        ({"optimizer": sgd(0.1)}, r"(?s)optimizer must be 'Adam .*, got 'SGD"),
+        ({"optimizer": sgd(0.1)}, r"optimizer must be 'Adam .*, got 'SGD"),
         ({"precision": "bf16"}, "precision must be 'fp32' as in"),
     ],
 )
@@ -335,7 +408,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         ((Linf(0.1),), 1e-3, r"x must lie in bounds \[0.0, 1.0\], got values from"),
         ((Linf(0.1, (-1.0, 1.0)),), 0.7, r"x must lie in bounds \[-1.0, 1.0\]"),
         ((Linf(0.1, mask=torch.ones(4, dtype=torch.bool)),), 0.0, r"mask must broadcast to \(3,\), got \(4,\)"),
-        ((Linf(0.1),), math.nan, "x must be finite, got NaN"),
+        ((Linf(0.1),), math.nan, r"(data|validation) must hold finite inputs, got NaN"),
     ],
 )
 @pytest.mark.parametrize("where", ["data", "validation"])

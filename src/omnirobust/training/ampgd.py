@@ -15,7 +15,7 @@ from omnirobust.directions import Stepper
 from omnirobust.threat_models import FeasibleSet
 from omnirobust.training.diversity import diversity
 from omnirobust.training.moves import drawn_seeds, row_seeds, starts, steppers
-from omnirobust.training.outputs import check_labels
+from omnirobust.training.outputs import check_differentiable, check_labels, needs_second_derivatives
 from omnirobust.training.schemes import Scheme
 
 
@@ -137,6 +137,7 @@ def evaluate(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor],
     """Evaluate K perturbations (B, *S) in one forward pass, with their input gradients and, for DPAR, those of h."""
     points = _displaced(x, deltas).requires_grad_(True)
     losses = _losses(classifier, points, y, len(deltas))
+    check_differentiable(losses)
     (grads,) = torch.autograd.grad(losses.sum(), points, create_graph=dpar > 0)
     by_attack = losses.detach().view(len(deltas), -1).t()
     grads = grads.view(len(deltas), *x.shape)
@@ -162,13 +163,8 @@ def _displaced(x: Tensor, deltas: list[Tensor]) -> Tensor:
 
 def second_gradient(h: Tensor, points: Tensor) -> Tensor:
     """Return the gradient of ``h``, itself made of gradients, or say that the model cannot give it."""
-    try:
+    with needs_second_derivatives():
         return torch.autograd.grad(h, points)[0]
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"dpar must be 0 for this model, which has no second derivatives: {reason}") from error
 
 
 def _losses(classifier: Classifier, points: Tensor, y: Tensor, count: int) -> Tensor:

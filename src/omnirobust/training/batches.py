@@ -138,6 +138,8 @@ def _checked(given: object) -> tuple[Tensor, Tensor]:
             "data must yield float inputs and as many int64 labels (B,), at least one, got "
             f"{x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}"
         )
+    if not bool(x.isfinite().all()):
+        raise ValueError("data must yield finite inputs, got NaN or infinity")
     if len(parts) == 3 and (parts[2].dtype != torch.int64 or parts[2].shape != y.shape or bool((parts[2] < 0).any())):
         raise ValueError(
             f"data must yield rows (B,) of int64 >= 0 after inputs and labels, got {parts[2].dtype} "

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from omnirobust._models import Precision as Precision
 from omnirobust.stores import fingerprint
 from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.attackers import PrivateAttacker, attacker_of
-from omnirobust.training.batches import Batches, Data, LoaderBatches, batches, generators
+from omnirobust.training.batches import Data, LoaderBatches, batches, generators
+from omnirobust.training.checks import Keep as Keep
+from omnirobust.training.checks import OptimizerFactory as OptimizerFactory
+from omnirobust.training.checks import SchedulerFactory as SchedulerFactory
+from omnirobust.training.checks import (
+    check_data,
+    check_settings,
+    check_stopping,
+    check_validation,
+    made_optimizer,
+    made_scheduler,
+)
 from omnirobust.training.logs import MetricLogger, log, replay
 from omnirobust.training.loop import BatchProgress as BatchProgress
 from omnirobust.training.loop import Loop, one_epoch
@@ -29,10 +40,7 @@ from omnirobust.training.workers import Alone, Launched, Workers
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 Progress = Callable[[int, int, Mapping[str, float]], None]
-Keep = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
@@ -141,22 +149,21 @@ def fit(
     if fabric is not None:
         workers = Launched(fabric)
         precision = workers.precision
-    _check(epochs, batch_size, precision)
-    _check_stopping(stop_at, patience, keep, validation)
+    check_settings(model, scheme, epochs, batch_size, precision)
+    check_stopping(stop_at, patience, keep, validation)
     train = batches("data", data, "train", batch_size, seed)
     held_out = None if validation is None else batches("validation", validation, "test", 512, None)
-    _check_scheme(scheme, train, held_out)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("model must have parameters that require gradients, got none: model.requires_grad_(True)")
-    step = (optimizer or _adam)(model.parameters())
+    check_data(scheme, train, held_out)
+    step = made_optimizer(optimizer, model)
     images = "" if out is None or isinstance(train, LoaderBatches) else fingerprint({"x": train.x, "y": train.y})
     settings = Settings(scheme.fingerprint(), batch_size, len(train), seed, precision, repr(step), images)
     attacker = attacker_of(model, scheme, seed, precision, workers)
     if lr_factor is not None and scheduler is not None:
         raise ValueError("scheduler must be None with lr_factor, got both")
-    file, rate = None if out is None else Path(out) / CHECKPOINT, _made(scheduler, step, validation)
+    file, rate = None if out is None else Path(out) / CHECKPOINT, made_scheduler(scheduler, step, validation)
     run = Run(model, step, settings, file, attacker, rate, generators(train, held_out))
     objective, stepping = workers.setup(Objective(model, scheme, precision), step)
+    check_validation(model, held_out)
     if resume:
         run.resume(workers)
         if keep == "best" and run.history and run.best is None:
@@ -204,51 +211,3 @@ def _result(run: Run, stopped: Stopped, keep: Keep) -> FitResult:
     table = run.attacker.table if isinstance(run.attacker, PrivateAttacker) else None
     weights = table if table is not None and len(table) else None
     return FitResult(run.model, run.epoch, tuple(run.history), stopped, best, weights)
-
-
-def _check(epochs: int, batch_size: int, precision: str) -> None:
-    if epochs < 1:
-        raise ValueError(f"epochs must be >= 1, got {epochs}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-
-
-def _check_stopping(stop_at: float | None, patience: int | None, keep: str, validation: Data | None) -> None:
-    if stop_at is not None and not 0 <= stop_at <= 1:
-        raise ValueError(f"stop_at must be in [0, 1], got {stop_at}")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience must be >= 1, got {patience}")
-    if keep not in get_args(Keep):
-        raise ValueError(f"keep must be one of {', '.join(get_args(Keep))}, got {keep!r}")
-    for name, value in (("stop_at", stop_at), ("patience", patience), ("keep", None if keep == "last" else keep)):
-        if value is not None and validation is None:
-            raise ValueError(f"validation must be given with {name}, got None with {name} {value}")
-
-
-def _check_scheme(scheme: Scheme, train: Batches, held_out: Batches | None) -> None:
-    """Find data outside the threat models' bounds before the first epoch; a loader's is found batch by batch."""
-    for data in (train, held_out):
-        if data is None or isinstance(data, LoaderBatches) or not scheme.threats:
-            continue
-        flat = data.x.flatten(1)
-        extremes = torch.stack([flat.amin(1).argmin(), flat.amax(1).argmax()])
-        for threat in scheme.threats:
-            threat.around(data.x[extremes])
-
-
-def _made(
-    factory: SchedulerFactory | None, optimizer: torch.optim.Optimizer, validation: Data | None
-) -> LRScheduler | None:
-    made = None if factory is None else factory(optimizer)
-    if isinstance(made, ReduceLROnPlateau):
-        if validation is None:
-            raise ValueError("validation must be given with a ReduceLROnPlateau, which watches its score, got None")
-        if made.mode != "max":
-            raise ValueError(f"scheduler must have mode 'max', since it watches an accuracy, got mode {made.mode!r}")
-    return made
-
-
-def _adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from omnirobust.training.batches import Batch, Batches, epoch_seed
 from omnirobust.training.objective import widest
-from omnirobust.training.outputs import check_not_probabilities
+from omnirobust.training.outputs import check_not_probabilities, needs_second_derivatives
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import Run, own_randomness
 from omnirobust.training.stopping import validate
@@ -118,12 +118,20 @@ def _one_batch(run: Run, loop: Loop, batch: Batch, number: int, sums: _Sums) -> 
     if not math.isfinite(value):
         raise TrainingDivergedError(
             f"The loss became {value} in batch {number} of epoch {run.epoch + 1}: the model holds the "
-            f"parameters of epoch {run.epoch}; try a smaller learning rate."
+            f"parameters of epoch {run.epoch}; {_advice(run, number)}."
         )
-    loop.workers.backward(loss)
+    with needs_second_derivatives(loop.scheme.dpar > 0 and attack is not None):
+        loop.workers.backward(loss)
     loop.optimizer.step()
     sums.add(means, batch.size)
     return value
+
+
+def _advice(run: Run, number: int) -> str:
+    """Say what to try: before the first step no learning rate can be to blame."""
+    if run.epoch == 0 and number == 1:
+        return "no step had been taken, so look at what the model returns"
+    return "try a smaller learning rate"
 
 
 class _Sums:

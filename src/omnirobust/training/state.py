@@ -140,14 +140,19 @@ class Run:
                 )
             if saved != value:
                 raise ValueError(
-                    f"{name} must be {saved!r} as in the checkpoint {self.file} to resume it, got "
-                    f"{value!r}; pass resume=False to start anew"
+                    f"{name} must be {_told(saved)} as in the checkpoint {self.file} to resume it, got "
+                    f"{_told(value)}; pass resume=False to start anew"
                 )
         if (self.scheduler is not None) != ("scheduler" in state):
             raise ValueError(
                 f"scheduler must be {'given' if 'scheduler' in state else 'None'} as in the checkpoint {self.file} "
                 "to resume it; pass resume=False to start anew"
             )
+
+
+def _told(setting: object) -> str:
+    """Return a setting on one line: torch's optimizers describe themselves on many."""
+    return repr(" ".join(setting.split()) if isinstance(setting, str) else setting)
 
 
 @contextmanager

@@ -1,0 +1,123 @@
+"""What ``fit`` finds wrong before the first epoch, each in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from omnirobust._models import Precision
+from omnirobust.training.accuracy import restored_modes
+from omnirobust.training.batches import Batches, Data, LoaderBatches
+from omnirobust.training.outputs import check_labels, logits_of
+from omnirobust.training.schemes import Scheme
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
+Keep = Literal["last", "best"]
+
+
+def check_settings(model: object, scheme: object, epochs: int, batch_size: int, precision: str) -> None:
+    """Raise a ValueError for arguments of the wrong kind or out of range."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {model!r:.80}")
+    if not isinstance(scheme, Scheme):
+        raise ValueError(f"scheme must be a Scheme such as Scheme('minmax', (Linf(0.2), L2(2.0))), got {scheme!r:.80}")
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1 or value != int(value):
+            raise ValueError(f"{name} must be {'>= 1' if value < 1 else 'a whole number'}, got {value}")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model must have parameters that require gradients, got none: model.requires_grad_(True)")
+
+
+def check_stopping(stop_at: float | None, patience: int | None, keep: str, validation: Data | None) -> None:
+    """Raise a ValueError for settings of early stopping that do not fit."""
+    if stop_at is not None and not 0 <= stop_at <= 1:
+        raise ValueError(f"stop_at must be in [0, 1], got {stop_at}")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience must be >= 1, got {patience}")
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep must be one of {', '.join(get_args(Keep))}, got {keep!r}")
+    for name, value in (("stop_at", stop_at), ("patience", patience), ("keep", None if keep == "last" else keep)):
+        if value is not None and validation is None:
+            raise ValueError(f"validation must be given with {name}, got None with {name} {value}")
+
+
+def check_data(scheme: Scheme, train: Batches, held_out: Batches | None) -> None:
+    """Find inputs that are not finite or outside the threat models' bounds; a loader's are found batch by batch."""
+    for name, data in (("data", train), ("validation", held_out)):
+        if data is None or isinstance(data, LoaderBatches):
+            continue
+        flat = data.x.flatten(1)
+        # where there is a NaN, it is both
+        extremes = torch.stack([flat.amin(1).argmin(), flat.amax(1).argmax()])
+        if not bool(data.x[extremes].isfinite().all()):
+            raise ValueError(f"{name} must hold finite inputs, got NaN or infinity")
+        for threat in scheme.threats:
+            threat.around(data.x[extremes])
+
+
+def check_validation(model: nn.Module, held_out: Batches | None) -> None:
+    """Send one validation input through the model: a first epoch trained for nothing would be lost.
+
+    Raises:
+        ValueError: if the model cannot take it, or a label is none of its classes.
+    """
+    if held_out is None or isinstance(held_out, LoaderBatches):
+        return
+    x = held_out.x[:1].to(next(model.parameters()).device)
+    with restored_modes(model), torch.no_grad():
+        model.eval()
+        try:
+            logits = logits_of(model, x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"validation must hold inputs that the model takes, got {tuple(x.shape)}: {reason}"
+            ) from error
+        check_labels(logits, held_out.y, "validation")
+
+
+def made_optimizer(factory: OptimizerFactory | None, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of the model's parameters; Adam at 1e-3 by default."""
+    if factory is None:
+        return torch.optim.Adam(model.parameters(), lr=1e-3)
+    wanted = "optimizer must be a function of the parameters, such as lambda p: torch.optim.SGD(p, lr=0.1)"
+    if isinstance(factory, torch.optim.Optimizer) or not callable(factory):
+        raise ValueError(f"{wanted}, got {type(factory).__name__}")
+    made = factory(model.parameters())
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(f"{wanted}, got one that returns {type(made).__name__}")
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in own for group in made.param_groups for parameter in group["params"]):
+        raise ValueError("optimizer must hold parameters of the model, got one that holds none of them")
+    return made
+
+
+def made_scheduler(
+    factory: SchedulerFactory | None, optimizer: torch.optim.Optimizer, validation: Data | None
+) -> LRScheduler | None:
+    """Return the scheduler of ``optimizer``; None without a factory."""
+    if factory is None:
+        return None
+    wanted = "scheduler must be a function of the optimizer, such as lambda o: torch.optim.lr_scheduler.StepLR(o, 30)"
+    if isinstance(factory, LRScheduler) or not callable(factory):
+        raise ValueError(f"{wanted}, got {type(factory).__name__}")
+    made = factory(optimizer)
+    if not isinstance(made, LRScheduler):
+        raise ValueError(f"{wanted}, got one that returns {type(made).__name__}")
+    if made.optimizer is not optimizer:
+        raise ValueError("scheduler must be made of the optimizer that it is given, got one of another optimizer")
+    if isinstance(made, ReduceLROnPlateau):
+        if validation is None:
+            raise ValueError("validation must be given with a ReduceLROnPlateau, which watches its score, got None")
+        if made.mode != "max":
+            raise ValueError(f"scheduler must have mode 'max', since it watches an accuracy, got mode {made.mode!r}")
+    return made
