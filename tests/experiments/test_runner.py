@@ -87,6 +87,7 @@ def test_the_page_begins_with_what_was_run(done):
         assert [int(true), int(false), int(left)] == [*counts, len(first) - sum(counts)], name
         assert measured.split(" of ")[0] == str(len(facts["rows"]))
     assert f"torch {torch.__version__}" in section
+    assert f"\n    omnirobust reproduce {' '.join(experiments())} --budget smoke --images 12\n" in section
     assert found.site.read_text().count("<section ") == page.count("\n## ") + 1
     assert "Slips of the paper" in page
 

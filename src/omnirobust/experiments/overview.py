@@ -23,15 +23,16 @@ experiment asks for, also where another one has them measured; of robust trainin
 """
 
 
-def overview(found: Sequence[Anything], machines: Sequence[str]) -> str:
+def overview(found: Sequence[Anything], command: str, machines: Sequence[str]) -> str:
     """Return the section.
 
     Args:
         found: the experiments, in order.
+        command: what asks for them.
         machines: what the cells were measured on, a sentence each.
     """
     head = ["experiment", "of", "images, or trainings", "measured", "true", "false", "open", "minutes"]
-    parts = [f"## {TITLE}", NOTE]
+    parts = [f"## {TITLE}", f"    {command}", NOTE]
     if machines:
         parts.append("Measured on:\n\n" + "\n".join(f"- {machine}" for machine in machines))
     return "\n\n".join([*parts, table(head, [_line(one) for one in found])]) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ from omnirobust.experiments.figures import PICTURED, draw
 from omnirobust.experiments.machines import machines
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.outcome import Outcome
-from omnirobust.experiments.overview import overview
+from omnirobust.experiments.overview import Anything, overview
 from omnirobust.experiments.registry import experiments
 from omnirobust.experiments.render import markdown, variants_list
 from omnirobust.experiments.site import write_site
@@ -137,7 +138,9 @@ def reproduce(
         measure_trainings(findings.laboratory, trained, findings.budget, progress)
     outcomes = tuple(_recall(lab, experiment, count) for experiment, count in plan)
     built = ArchitectureOutcome(networks()) if not names or ARCHITECTURES in names else None
-    written = _write(outcomes, tuple(TrainingOutcome(e, findings) for e in trained), built, folder, machines(lab.cells))
+    judged = tuple(TrainingOutcome(e, findings) for e in trained)
+    summary = partial(overview, command=_command(names, budget, images, training_budget), machines=machines(lab.cells))
+    written = _write(outcomes, judged, built, folder, summary)
     return written if docs is None else replace(written, files=(*written.files, *publish(written, Path(docs))))
 
 
@@ -221,7 +224,7 @@ def _write(
     trainings: Sequence[TrainingOutcome],
     built: ArchitectureOutcome | None,
     folder: Path,
-    measured_on: Sequence[str],
+    summary: Callable[[Sequence[Anything]], str],
 ) -> Reproduction:
     files: list[Path] = []
     sections: list[str] = []
@@ -240,11 +243,18 @@ def _write(
         sections.append(training_markdown(outcome, [f"figures/{file.name}" for file in drawn]))
     occurring = [v for v in VARIANTS if any(v in o.experiment.variants for o in outcomes)]
     notes = [_NOTES.strip(), "Versions of the attack:\n\n" + variants_list(occurring)] if outcomes else []
-    everything = [*outcomes, *([] if built is None else [built]), *trainings]
-    page = "\n\n".join([_TITLE, *notes, overview(everything, measured_on), *sections, slips()])
+    everything: list[Anything] = [*outcomes, *([] if built is None else [built]), *trainings]
+    page = "\n\n".join([_TITLE, *notes, summary(everything), *sections, slips()])
     written = _text(folder / "reproduction.md", page)
     site = write_site(written)
     return Reproduction(tuple(outcomes), written, site, (written, site, *files), tuple(trainings), built)
+
+
+def _command(names: Sequence[str], budget: str, images: int | None, training_budget: str | None) -> str:
+    words = ["omnirobust reproduce", *(names or ["--all"]), f"--budget {budget}"]
+    words += [] if images is None else [f"--images {images}"]
+    words += [] if training_budget is None else [f"--training-budget {training_budget}"]
+    return " ".join(words)
 
 
 def _facts(folder: Path, name: str, outcome: Outcome | TrainingOutcome | ArchitectureOutcome) -> Path:
