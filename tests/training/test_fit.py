@@ -494,3 +494,34 @@ def test_two_epochs_are_the_outer_loop_of_algorithm_2_written_out(kind, ratio: f
                     parameter -= 0.5 * grad
         assert row["loss"] == pytest.approx(total / 10, abs=1e-10)
     torch.testing.assert_close(weights(model), weights(mine), rtol=0, atol=1e-10)
+
+
+def test_the_regulariser_warms_up_by_epochs_and_resumes_where_it_was(tmp_path: Path) -> None:
+    threats = (Linf(0.1, (-9.0, 9.0)), L2(0.3, (-9.0, 9.0)))
+    plain, full, warm = (Scheme("average", threats, 2, **more) for more in ({}, {"dpar": 0.1}, WARM))
+    x, y = blobs()
+
+    def trained(scheme: Scheme, epochs: int, out: Path | None = None) -> torch.Tensor:
+        model = smooth()
+        fit(model, (x, y), scheme, epochs=epochs, batch_size=40, out=out)
+        return weights(model)
+
+    assert torch.equal(trained(warm, 1), trained(plain, 1))
+    assert not torch.equal(trained(warm, 1), trained(full, 1))
+    # the second epoch is one with the regulariser that begins where the first one without it ended
+    trained(plain, 1, tmp_path)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    state["settings"]["scheme"] = full.fingerprint()
+    torch.save(state, tmp_path / CHECKPOINT)
+    assert torch.equal(trained(full, 2, tmp_path), trained(warm, 2))
+    trained(warm, 1, tmp_path / "warm")
+    assert torch.equal(trained(warm, 2, tmp_path / "warm"), trained(warm, 2))
+
+
+WARM = {"dpar": 0.1, "dpar_warmup": 1}
+
+
+def smooth() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))

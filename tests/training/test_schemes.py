@@ -32,6 +32,7 @@ def test_sensible_schemes() -> None:
         ({"kind": "single", "threats": BOTH[0]}, "threats must be a sequence of threat models, got ThreatModel"),
         ({"kind": "average", "threats": BOTH, "rule": Uniform()}, "rule must be None unless kind is minmax"),
         ({"kind": "minmax", "threats": BOTH, "dpar": -0.1}, "dpar must be >= 0, got -0.1"),
+        ({"kind": "minmax", "threats": BOTH, "dpar_warmup": -1}, "dpar_warmup must be a whole number >= 0, got -1"),
         ({"kind": "minmax", "threats": BOTH, "dpar": float("nan")}, "dpar must be >= 0, got nan"),
         ({"kind": "minmax", "threats": BOTH, "persist": "all"}, "persist must be one of none, example, got 'all'"),
         ({"kind": "average", "threats": BOTH, "persist": "example"}, "persist must be 'none' unless kind is minmax"),
@@ -82,6 +83,13 @@ def test_fingerprints_differ_wherever_training_does() -> None:
         Scheme("average", BOTH), Scheme("minmax", BOTH), Scheme("average", BOTH[::-1]), Scheme("average", BOTH, 19),
         Scheme("average", (Linf(0.2, (-1.0, 1.0)), BOTH[1])), Scheme("average", BOTH, step_sizes=(0.1, 0.1)),
         Scheme("minmax", BOTH, rule=ProjectedAscent(0.1, 1.0)), Scheme("average", BOTH, preset="paper"),
+        Scheme("average", BOTH, dpar=0.1), Scheme("average", BOTH, dpar=0.1, dpar_warmup=2),
     ]  # fmt: skip
     assert len({scheme.fingerprint() for scheme in schemes}) == len(schemes)
     assert Scheme("average", [*BOTH]).fingerprint() == schemes[0].fingerprint()  # type: ignore[arg-type]
+
+
+def test_the_regulariser_rises_linearly_over_its_warm_up() -> None:
+    scheme = Scheme("average", BOTH, dpar=0.1, dpar_warmup=4)
+    assert [scheme.at(epoch).dpar for epoch in range(6)] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1, 0.1])
+    assert Scheme("average", BOTH, dpar=0.1).at(0).dpar == 0.1

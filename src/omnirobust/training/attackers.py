@@ -72,7 +72,9 @@ class PrivateAttacker:
             )
         rows = batch.rows.to(batch.x.device)
         seeds = row_seeds(DrawKey(self.seed, epoch), rows, len(self.scheme.threats))
-        deltas, weights = attack_rows(self.classifier, batch.x, batch.y, self.scheme, seeds, self._first(batch))
+        deltas, weights = attack_rows(
+            self.classifier, batch.x, batch.y, self.scheme.at(epoch), seeds, self._first(batch)
+        )
         if batch.known:
             everyone = self.workers.join(weights, batch)
             self._reach(int(batch.all_rows.max()))

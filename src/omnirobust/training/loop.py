@@ -106,7 +106,8 @@ def _one_batch(run: Run, loop: Loop, batch: Batch, number: int, sums: _Sums) -> 
     attack = None if run.attacker is None else run.attacker.attack(batch, run.epoch)
     loop.optimizer.zero_grad(set_to_none=True)
     # The mean over processes of their shares' means, each times its factor, is the mean over the mini-batch.
-    loss, right, logits = loop.objective(batch.x, batch.y, *(attack or ()))
+    dpar = loop.scheme.at(run.epoch).dpar
+    loss, right, logits = loop.objective(batch.x, batch.y, *((None, None) if attack is None else attack), dpar)
     loss = loss * batch.factor
     if number == 1:
         check_not_probabilities(logits)
@@ -120,7 +121,7 @@ def _one_batch(run: Run, loop: Loop, batch: Batch, number: int, sums: _Sums) -> 
             f"The loss became {value} in batch {number} of epoch {run.epoch + 1}: the model holds the "
             f"parameters of epoch {run.epoch}; {_advice(run, number)}."
         )
-    with needs_second_derivatives(loop.scheme.dpar > 0 and attack is not None):
+    with needs_second_derivatives(dpar > 0 and attack is not None):
         loop.workers.backward(loss)
     loop.optimizer.step()
     sums.add(means, batch.size)

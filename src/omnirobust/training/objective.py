@@ -26,7 +26,7 @@ class Objective(nn.Module):
 
     Args:
         model: maps (B, *S) to logits (B, C), or to an object with ``.logits``.
-        scheme: gives r and lambda.
+        scheme: gives r and, unless ``forward`` is given another, lambda.
         precision: "bf16" runs the model under autocast; losses and h are taken in fp32.
     """
 
@@ -37,7 +37,12 @@ class Objective(nn.Module):
         self.dpar = scheme.dpar
 
     def forward(
-        self, x: Tensor, y: Tensor, points: Tensor | None = None, weights: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        points: Tensor | None = None,
+        weights: Tensor | None = None,
+        dpar: float | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss (), the share classified right, weighed as the loss is, (), and the logits of all inputs.
 
@@ -46,19 +51,20 @@ class Objective(nn.Module):
             y: (B,) int64.
             points: attacked inputs x + delta_k, (K, B, *S); None for the natural loss.
             weights: w, (B, K).
+            dpar: lambda >= 0 of this mini-batch; None for the scheme's.
         """
         # whatever wraps this module, autocast holds for the model alone
         with torch.autocast(x.device.type, enabled=False):
-            return self._loss(x, y, points, weights)
+            return self._loss(x, y, points, weights, self.dpar if dpar is None else dpar)
 
     def _loss(
-        self, x: Tensor, y: Tensor, points: Tensor | None, weights: Tensor | None
+        self, x: Tensor, y: Tensor, points: Tensor | None, weights: Tensor | None, dpar: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         if points is None or weights is None:
             logits = self._logits(x)
             check_labels(logits, y)
             return cross_entropy(logits, y), _right(logits, y).mean(), logits.detach()
-        attacked = self._kept(points, y, weights)
+        attacked = self._kept(points, y, weights, dpar > 0)
         inputs, targets = attacked.points, attacked.y
         if self.ratio < 1:
             inputs, targets = torch.cat([x, inputs]), torch.cat([y, targets])
@@ -66,15 +72,15 @@ class Objective(nn.Module):
         check_labels(logits, y)
         losses = cross_entropy(logits, targets, reduction="none")
         loss, right = self._mix(losses, attacked, len(x)), self._mix(_right(logits, targets), attacked, len(x))
-        if self.dpar:
+        if dpar:
             (grads,) = torch.autograd.grad(losses[-len(attacked.y) :].sum(), attacked.points, create_graph=True)
-            loss = loss + self.ratio * self.dpar * diversity(grads.view(points.shape)).mean()
+            loss = loss + self.ratio * dpar * diversity(grads.view(points.shape)).mean()
         return loss, right, logits.detach()
 
-    def _kept(self, points: Tensor, y: Tensor, weights: Tensor) -> _Attacked:
+    def _kept(self, points: Tensor, y: Tensor, weights: Tensor, every: bool) -> _Attacked:
         """Lay the attacked inputs out as rows; those of weight 0 add nothing to the loss and are left out."""
         flat, target, w = points.detach().flatten(0, 1), y.repeat(len(points)), weights.t().reshape(-1)
-        if self.dpar:  # h takes in every attack, whatever its weight
+        if every:  # h takes in every attack, whatever its weight
             return _Attacked(flat.clone().requires_grad_(True), target, w)
         keep = w != 0  # NaN counts, so that the loss shows it
         return _Attacked(flat, target, w) if bool(keep.all()) else _Attacked(flat[keep], target[keep], w[keep])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ TrainingStart = Literal["random", "zero"]
 DEFAULT_RULE = ProjectedAscent(1 / 50, 4.0)
 """How the weights answer the losses for "minmax": beta and gamma of the paper's Table A8."""
 
-_ADDED = ("preset", "start", "step_sizes")
+_ADDED = ("preset", "start", "step_sizes", "dpar_warmup")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Scheme:
         step_sizes: one a threat model, in units of the input (l0: a share of the radius). None: for linf and l2 five
             radii over ``steps``, at most 1.25, falling linearly; for l1 and l0 the adaptive direction's own; for the
             preset 1/6 for linf (Table A8) and those of the paper's ensemble attack for other norms.
+        dpar_warmup: epochs >= 0 over which ``dpar`` rises linearly from 0, so that the network has begun to learn
+            before its gradients are to agree; 0 as in the paper.
     """
 
     kind: Kind = "natural"
@@ -65,6 +67,7 @@ class Scheme:
     preset: Preset | None = None
     start: TrainingStart = "random"
     step_sizes: tuple[float, ...] | None = None
+    dpar_warmup: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
@@ -107,6 +110,12 @@ class Scheme:
             return self.rule or DEFAULT_RULE
         return WorstCase() if self.kind == "worst" else Uniform()
 
+    def at(self, epoch: int) -> Scheme:
+        """Return the scheme of one epoch, from 0: with the share min(1, epoch / dpar_warmup) of ``dpar``."""
+        if epoch >= self.dpar_warmup:
+            return self
+        return replace(self, dpar=self.dpar * epoch / self.dpar_warmup)
+
     def fingerprint(self) -> str:
         """Return a text that differs for schemes that train differently.
 
@@ -139,6 +148,8 @@ class Scheme:
                 f"dpar must be 0 unless two or more attacks can differ, got {self.dpar} with kind {self.kind!r} and "
                 f"{len(self.threats)} threat models"
             )
+        if self.dpar_warmup < 0 or self.dpar_warmup != int(self.dpar_warmup):
+            raise ValueError(f"dpar_warmup must be a whole number >= 0, got {self.dpar_warmup}")
         if self.dpar and self.start == "zero":
             raise ValueError("start must be 'random' with dpar: attacks that start alike have the same gradient")
 
