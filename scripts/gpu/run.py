@@ -154,7 +154,7 @@ def collect(out: Path) -> None:
     results = out / "results"
     results.mkdir(parents=True, exist_ok=True)
     made = out / "reproduction"
-    for file in (made / "reproduction.md", made / "reproduction.html", out / "speed.md", out / "done.json"):
+    for file in (made / "reproduction.md", made / "report.html", out / "speed.md", out / "done.json"):
         if file.is_file():
             shutil.copyfile(file, results / file.name)
     tables = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(made.glob("*.json"))}
