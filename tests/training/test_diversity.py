@@ -27,15 +27,15 @@ def test_value_is_the_log_determinant_of_the_gram_matrix(K: int) -> None:
     h, cos = diversity(grads), cosines(grads)
     for b in range(4):
         G = np.stack([g[b].flatten().numpy() / np.linalg.norm(g[b].numpy()) for g in grads], axis=1)
-        np.testing.assert_allclose(h[b], np.log(np.linalg.det(G.T @ G + RIDGE * np.eye(K))), atol=1e-10)
+        np.testing.assert_allclose(h[b], np.log(np.linalg.det(G.T @ G + RIDGE * np.eye(K))) / (K - 1), atol=1e-10)
         np.testing.assert_allclose(cos[b], G.T @ G, atol=1e-12)
 
 
 def test_orthogonal_gradients_reach_the_top_and_equal_ones_the_bottom() -> None:
     orthogonal = torch.eye(3, dtype=torch.float64).unsqueeze(1) * torch.tensor([1e-8, 1.0, 1e8]).view(3, 1, 1)
-    assert diversity(orthogonal).item() == pytest.approx(3 * math.log1p(RIDGE), abs=1e-12)
+    assert diversity(orthogonal).item() == pytest.approx(3 * math.log1p(RIDGE) / 2, abs=1e-12)
     equal = drawn(1, 1, 5).expand(3, 1, 5)
-    assert diversity(equal).item() == pytest.approx(2 * math.log(RIDGE) + math.log(3 + RIDGE), abs=1e-6)
+    assert diversity(equal).item() == pytest.approx(math.log(RIDGE) + math.log(3 + RIDGE) / 2, abs=1e-6)
     assert diversity(equal[:2]).item() == pytest.approx(-13.12, abs=0.01)
 
 
@@ -50,7 +50,7 @@ def test_bounded_whatever_the_gradients(K: int, seed: int, mix: float, scale: fl
         grads = grads.float()
     grads.requires_grad_(True)
     h = diversity(grads)
-    low, high = (K - 1) * math.log(RIDGE) + math.log(K), K * math.log1p(RIDGE)
+    low, high = math.log(RIDGE) + math.log(K) / (K - 1), K * math.log1p(RIDGE)
     assert (h >= low - (0.5 if single else 1e-3)).all() and (h <= high + 1e-5).all()
     (push,) = torch.autograd.grad(h.sum(), grads)
     assert push.isfinite().all()
@@ -71,7 +71,7 @@ def test_vanished_gradients_are_finite_and_pass_nothing_on() -> None:
     grads.requires_grad_(True)
     h = diversity(grads)
     (push,) = torch.autograd.grad(h.sum(), grads)
-    assert h[0].item() == pytest.approx(math.log(RIDGE) + diversity(grads[[0, 2], :1]).item(), abs=1e-9)
+    assert h[0].item() == pytest.approx((math.log(RIDGE) + diversity(grads[[0, 2], :1]).item()) / 2, abs=1e-9)
     assert push.isfinite().all() and (push[1, 0] == 0).all() and (push[0, 0] != 0).any()
 
 

@@ -12,19 +12,23 @@ RIDGE = 1e-6
 def diversity(grads: Tensor, ridge: float = RIDGE) -> Tensor:
     """Return the orthogonality of the K attacks' input gradients for every example.
 
-        h = log det(G^T G + ridge I),    G = (u_1, ..., u_K), u_k = g_k / ||g_k||_2                        (16)
+        h = log det(G^T G + ridge I) / (K - 1),    G = (u_1, ..., u_K), u_k = g_k / ||g_k||_2              (16)
 
-    The greatest value, K log(1 + ridge), is reached where the gradients are orthogonal. The paper's h, without the
-    ridge, is minus infinity where two gradients agree, and the defender of (17) drives it there. The ridge bounds it:
+    For K = 2, the paper's case, this is (16) but for the ridge. Dividing by K - 1 keeps the range, and with it what
+    lambda means, for any number of attacks: undivided, each further one lowers the bottom by log ridge = -13.8.
 
-        (K - 1) log ridge + log(K + ridge) <= h    (K log ridge if gradients vanish),
+    The greatest value, K log(1 + ridge) / (K - 1), is reached where the gradients are orthogonal. The paper's h,
+    without the ridge, is minus infinity where two gradients agree, and the defender of (17) drives it there. The ridge
+    bounds it:
 
-    about -13.1 for K = 2, so that lambda h stays within lambda times that of the loss. Its slope in the angle between
-    two gradients is bounded too, by (2 ridge)^(-1/2), and goes to zero as they align, so that an aligned pair exerts
-    no force. A zero gradient has no direction: its column is zero and nothing flows through it.
+        log ridge + log(K + ridge) / (K - 1) <= h    (K log ridge / (K - 1) if gradients vanish),
+
+    about -13.1 for K = 2 and -13.3 for K = 3, so that lambda h stays within lambda times that of the loss. Its slope
+    in the angle between two gradients is bounded too, by (2 ridge)^(-1/2), and goes to zero as they align, so that an
+    aligned pair exerts no force. A zero gradient has no direction: its column is zero and nothing flows through it.
 
     Args:
-        grads: g_k, (K, B, *S), of any scale.
+        grads: g_k, (K, B, *S), of any scale, K >= 2.
         ridge: > 0.
 
     Returns:
@@ -40,7 +44,7 @@ def diversity(grads: Tensor, ridge: float = RIDGE) -> Tensor:
         gram = unit @ unit.transpose(1, 2)
         eye = torch.eye(len(grads), dtype=wide, device=grads.device)
         # positive definite but for rounding: logabsdet where logdet could answer NaN
-        return torch.linalg.slogdet(gram + ridge * eye).logabsdet
+        return torch.linalg.slogdet(gram + ridge * eye).logabsdet / max(len(grads) - 1, 1)
 
 
 def cosines(grads: Tensor) -> Tensor:
