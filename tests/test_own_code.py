@@ -46,7 +46,11 @@ def test_an_edited_file_is_told_apart(tmp_path, monkeypatch):
     file.write_text(OWN)
     names = ["a", "rot:-30..30", f"{file}:double", "flh:p=0.8"]
     before = digests(names)
-    assert list(before) == [str(file)] and digests(names) == before
+    assert list(before) == [file.name] and digests(names) == before
+    (tmp_path / "apart").mkdir()
+    other = tmp_path / "apart" / file.name
+    other.write_text("pass")
+    assert digests([*names, f"{other}:x"]) not in (before, digests([f"{other}:x"]))
     file.write_text(OWN.replace("2 * x", "3 * x"))
     assert digests(names) != before
     monkeypatch.syspath_prepend(tmp_path)

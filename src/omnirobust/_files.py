@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -32,3 +33,9 @@ def replacing(file: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(file)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message on an unknown name: the known one that it is like, if there is one."""
+    found = get_close_matches(name, sorted(known), 1)
+    return f"; did you mean {found[0]}?" if found else ""

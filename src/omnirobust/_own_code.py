@@ -38,12 +38,16 @@ def load_own(name: str, argument: str) -> tuple[str, Any]:
 
 
 def digests(names: Iterable[str]) -> dict[str, str]:
-    """Return a digest of every file of one's own code among ``names``, so that runs of edited code are told apart."""
+    """Return a digest of every file of one's own code among ``names``, so that runs of edited code are told apart.
+
+    Files go by their names, wherever they lie: two of one name have both their digests under it.
+    """
     found: dict[str, str] = {}
     for where in sorted({where for where in map(_code_of, names) if where}):
         file = _file_of(where)
         if file is not None and file.is_file():
-            found[where] = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+            name = Path(where).name if where.endswith(".py") else where
+            found[name] = found.get(name, "") + hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
     return found
 
 

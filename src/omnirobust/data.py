@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from omnirobust._files import nearest
 from omnirobust._hub import DataUnavailableError, Source
 
 __all__ = ["HUB_IDS", "DataUnavailableError", "ImageData", "load"]
@@ -131,7 +132,9 @@ def _find(name: str, root: str | Path | None) -> Source:
     if Path(name).is_dir():
         return Source(name, folder=True)
     known = ", ".join(["digits", *HUB_IDS, "hub:ORG/NAME", "the path of a folder in hub layout"])
-    raise ValueError(f"name must be one of {known}, got {name!r}")
+    places = [] if root is None else [f.name for f in Path(root).glob("*") if f.is_dir()]
+    hint = nearest(name, ["digits", *HUB_IDS, *places])
+    raise ValueError(f"name must be one of {known}, got {name!r}{hint}")
 
 
 def _read_decoded(file: Path, name: str, split: str, start: int, limit: int | None) -> ImageData:

@@ -121,8 +121,8 @@ BASE = {"data": "digits", "models": "a", "norm": "linf", "eps": "0.1"}
         ("config: other.yaml", "The key 'config' of FILE is no option of attack ensemble: the nearest is "),
         ("eps: 0.1\neps: 0.2", "config must be YAML, got FILE, line 5: eps stands there twice"),
         ("eps: [0.1", "config must be YAML, got FILE, line 4: expected ',' or ']'"),
-        ("eps: [0.1, 0.2]", "eps must be text or a number, got a list"),
-        ("steps: {a: 1}", "steps must be text or a number, got a mapping"),
+        ("eps: [0.1, 0.2]", "eps must be text or a number, got a list, in FILE"),
+        ("steps: {a: 1}", "steps must be text or a number, got a mapping, in FILE"),
         ("eps: yes", "eps must be text or a number, got True: write text such as yes or no in quotes"),
         ("models: [a, off]", "models must be text or a number, got False: write text such as yes or no in quotes"),
         ("stop_when_fooled: maybe", "stop_when_fooled must be true or false, got 'maybe'"),
@@ -130,9 +130,11 @@ BASE = {"data": "digits", "models": "a", "norm": "linf", "eps": "0.1"}
         ("data: 2020-99-99", "config must be YAML in UTF-8, got FILE: month must be in 1..12"),
         ("eps: !!python/object/apply:os.getcwd []", "config must be YAML, got FILE, line 4: could not determine"),
         ("command: attack universal", "config must be for attack ensemble, got FILE, which is for attack universal"),
-        ("steps: 2.5", "Invalid value for '--steps': "),
-        ("norm: l3", "Invalid value for '--norm': "),
-        ("eps: -1", "eps must be >= 0, got -1.0"),
+        ("steps: 2.5", "The value 2.5 of 'steps' of FILE does not fit: "),
+        ("norm: l3", "The value 'l3' of 'norm' of FILE does not fit: 'l3' is not one of "),
+        ("eps: x", "The value 'x' of 'eps' of FILE does not fit: eps must be a number or a fraction such as 8/255"),
+        ("eps: -1", "eps must be >= 0, got -1.0, in FILE"),
+        ("batch-size: 0", "batch_size must be >= 1, got 0, in FILE"),
         ("eps: " + "[" * 3000, "config must be YAML in UTF-8, got FILE: "),
         ("eps: " + "9" * 5000, "config must be YAML in UTF-8, got FILE: "),
         ("eps: \x00", "config must be YAML in UTF-8, got FILE: "),
@@ -149,6 +151,12 @@ def test_a_file_that_is_no_mapping_is_told(file, capsys, content):
     file.write_text(content)
     told = sentence(capsys, "attack", "ensemble", "--config", str(file))
     assert told == f"config must map option names to values, such as 'eps: 0.1', got {file}"
+
+
+def test_a_value_of_the_command_line_is_not_laid_on_the_file(file, capsys):
+    file.write_text("".join(f"{key}: {value}\n" for key, value in BASE.items()))
+    told = sentence(capsys, "attack", "ensemble", "--config", str(file), "--eps=-1")
+    assert told == "eps must be >= 0, got -1.0"
 
 
 def test_files_that_are_none_are_told(tmp_path, capsys):

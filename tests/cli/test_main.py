@@ -7,6 +7,9 @@ import time
 from importlib.metadata import version
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
 
 from omnirobust.cli import main
 from omnirobust.cli.app import app
@@ -130,12 +133,43 @@ def test_the_report_is_written_again(digits, tmp_path, capsys):
     assert (tmp_path / "run" / "report.html").read_bytes() == page
 
 
+def test_a_config_finds_its_files_from_any_folder(tmp_path, capsys, monkeypatch):
+    """A run goes on, and can be made again, from its config.yaml in another working directory."""
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom torch import nn\ntorch.manual_seed(0)\n"
+        "net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\ndef same(x):\n    return x\n"
+    )
+    images = tmp_path / "images" / "test.safetensors"
+    images.parent.mkdir()
+    facts = {"classes": '["a", "b"]', "jpeg": "false"}
+    pixels = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+    save_file({"images": pixels, "labels": torch.tensor([0, 1, 0, 1])}, images, metadata=facts)
+    monkeypatch.chdir(tmp_path)
+    words = "attack transforms --data ./images --models own.py:net --transforms own.py:same flh --norm linf --eps 0.1"
+    assert run(capsys, f"{words} --steps 1 --images 4 --out first")[0] == 0
+    written = yaml.safe_load((tmp_path / "first" / "config.yaml").read_text())
+    assert written["data"] == str(tmp_path / "images")
+    assert written["models"] == [f"{tmp_path}/own.py:net"]
+    assert written["transforms"] == [f"{tmp_path}/own.py:same", "flh"]
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    (tmp_path / "first" / "metrics.json").unlink()
+    for name in ("first", "second"):
+        code, _, err = run(capsys, f"attack transforms --config ../first/config.yaml --out ../{name}")
+        assert (code, err) == (0, "")
+    first, second = ((tmp_path / name / "config.json").read_text() for name in ("first", "second"))
+    assert first == second
+
+
 def test_zoo_lists_what_can_be_trained(digits, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     code, out, _ = run(capsys, "zoo list")
     assert code == 0
-    assert "omnirobust zoo train cifar10/b" in out
-    assert "trained" in out
+    states = {row[1]: row[-2] for line in out.splitlines() if len(row := [c.strip() for c in line.split("│")]) > 3}
+    assert states["digits/a"] == "trained here"
+    assert states["mnist/a"] == "comes with the package"
+    assert states["cifar10/g"] == "not trained"
+    assert out.endswith("omnirobust zoo train NAME\n")
 
 
 def test_zoo_trains(tmp_path, monkeypatch, capsys):
@@ -219,3 +253,45 @@ def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(digits, tmp_path, capsys):
     assert "Traceback" not in err
     assert first.exists()
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        ("--eps 0.1 --steps 0", "Note: with 0 steps it is the starting point that is judged, not an attack."),
+        ("--eps 0.1 --steps 1 --start 495", "Note: 5 images were taken, all that there are; 12 were asked for."),
+        ("--norm l0 --eps 2.5 --steps 1", "Note: l0 with eps 2.5 changes at most 2 pixel values."),
+        ("--norm l0 --eps 3 --steps 1", None),
+    ],
+)
+def test_what_may_not_be_meant_is_noted(digits, tmp_path, capsys, words, note):
+    code, out, err = run(capsys, f"attack ensemble --models a {SMALL} {words} --out {tmp_path}/run")
+    assert (code, err) == (0, "")
+    assert [line for line in out.splitlines() if line.startswith("Note")] == ([note] if note else [])
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("--data nmist --models a", "mnist"),
+        ("--data digits --models mnits/a", "mnist/a"),
+        ("--data zzz --models a", None),
+    ],
+)
+def test_a_slip_of_the_pen_gets_a_hint(digits, tmp_path, capsys, words, hint):
+    code, _, err = run(capsys, f"attack ensemble {words} --norm linf --eps 0.1 --out {tmp_path}/run")
+    assert code == 2
+    assert err.rstrip().endswith(f"; did you mean {hint}?") if hint else "did you mean" not in err
+
+
+def test_a_model_that_does_not_fit_is_named_as_given_before_anything_is_written(digits, tmp_path, capsys, monkeypatch):
+    (tmp_path / "own.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n")
+    monkeypatch.chdir(tmp_path)
+    for line in (
+        f"attack ensemble --models own.py:net {SMALL} --eps 0.1",
+        "evaluate --data digits --model own.py:net --threat l2:1",
+    ):
+        code, _, err = run(capsys, f"{line} --out run")
+        assert code == 2
+        assert err.startswith("omnirobust: model 'own.py:net' cannot take inputs of shape ")
+        assert not (tmp_path / "run").exists()

@@ -209,27 +209,49 @@ def threats(texts: Sequence[str]) -> dict[str, ThreatModel]:
     return found
 
 
-def weight_rule(name: RuleName, beta: float | None, gamma: float | None, eta: float | None) -> WeightRule | None:
-    """Make a weight rule; None for min-max as the preset has it.
+RULES = f"[{'|'.join(RuleName)}|FILE.py:NAME]"
+
+
+def rule_name(text: str) -> str:
+    """Check the name of a weight rule: one of ``RuleName``, or of one's own code.
 
     Raises:
-        ValueError: if a parameter is given that the rule does not have, or one is missing.
+        typer.BadParameter: if it is neither.
+    """
+    if ":" not in str(text) and str(text) not in tuple(RuleName):
+        raise typer.BadParameter(
+            f"{str(text)!r} is not one of {', '.join(map(repr, map(str, RuleName)))}, FILE.py:NAME."
+        )
+    return str(text)
+
+
+def weight_rule(name: str, beta: float | None, gamma: float | None, eta: float | None) -> tuple[str, WeightRule | None]:
+    """Return what tables call a weight rule, and the rule; None for min-max as the preset has it.
+
+    Raises:
+        ValueError: if a parameter is given that the rule does not have, or one is missing; or for code that is no rule.
+        FileNotFoundError: if there is no such file of one's own code.
     """
     from omnirobust.weights import ExponentiatedGradient, ProjectedAscent, Uniform, WorstCase
 
-    takes = {RuleName.ASCENT: ("beta", "gamma"), RuleName.EXPONENTIATED: ("eta", "gamma")}.get(name, ())
+    takes = {"ascent": ("beta", "gamma"), "exponentiated": ("eta", "gamma")}.get(name, ())
     for key, value in (("beta", beta), ("gamma", gamma), ("eta", eta)):
         if value is not None and key not in takes:
             raise ValueError(f"{key} must be left out with rule {name}, got {value}")
-    if name is RuleName.ASCENT:
+    if ":" in name:
+        from omnirobust.jobs.rules import load_rule
+
+        return load_rule(name)
+    if name == RuleName.ASCENT:
         if beta is None or gamma is None:
             raise ValueError("beta and gamma must be given with rule ascent")
-        return ProjectedAscent(beta, gamma)
-    if name is RuleName.EXPONENTIATED:
+        return name, ProjectedAscent(beta, gamma)
+    if name == RuleName.EXPONENTIATED:
         if eta is None:
             raise ValueError("eta must be given with rule exponentiated")
-        return ExponentiatedGradient(eta, gamma or 0.0)
-    return {RuleName.AVERAGE: Uniform(), RuleName.WORST: WorstCase()}.get(name)
+        return name, ExponentiatedGradient(eta, gamma or 0.0)
+    plain = {"average": Uniform(), "worst": WorstCase()}.get(name)
+    return ("min-max" if name == RuleName.MINMAX else str(name)), plain
 
 
 def chosen_device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ import typer
 
 from omnirobust.cli import arguments as args
 from omnirobust.cli.config import Given, configurable
-from omnirobust.cli.console import progress_bars, say
+from omnirobust.cli.console import notes, progress_bars, say
 from omnirobust.cli.launch import launched
 from omnirobust.cli.options import CommonOptions, with_common
 
@@ -94,4 +94,6 @@ def _run(given: Given, common: CommonOptions, job: AttackJob) -> None:
     from omnirobust.report import build_report
 
     show_attack(record)
+    taken = record.config["data"]["images"] + record.metrics["left_out"]
+    say(*notes([job.threat_model], job.steps, job.images, taken))
     say(f"Results: {record.folder.path}", f"Report:  {build_report(record.folder.path)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,6 +22,9 @@ APART = ("out", "processes", "config", "settings", "help")
 COMMAND = "command"
 """The key under which a file says which command its settings are for."""
 
+_FILE = "omnirobust.config"
+"""Where a context keeps the file that was read, and its keys."""
+
 _Settings = dict[str, str | list[str]]
 
 
@@ -37,9 +41,10 @@ class Given:
     settings: dict[str, Any]
 
     def text(self) -> str:
-        """Return the YAML file that gives the same settings again."""
+        """Return the YAML file that gives the same settings again, from any working directory."""
         head = f"# omnirobust {' '.join(self.command)} --config THIS_FILE\n"
-        content = {COMMAND: " ".join(self.command), **self.settings}
+        own = {name: _anywhere(name, value) for name, value in self.settings.items()}
+        content = {COMMAND: " ".join(self.command), **own}
         return head + _dump(content, sort_keys=False, default_flow_style=None, width=100)
 
     def words(self) -> list[str]:
@@ -56,7 +61,11 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(ctx: typer.Context, **values: Any) -> None:
         del values["config"], values["settings"]
-        command(_given(ctx, values), **values)
+        try:
+            command(_given(ctx, values), **values)
+        except ValueError as error:
+            _tell_file(ctx, error)
+            raise
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     extra = [
@@ -112,7 +121,22 @@ def _from_file(ctx: typer.Context, file: Path | None) -> Path | None:
         content = read_config(file)
         _check_command(ctx, content.pop(COMMAND, None), file)
         ctx.default_map = _checked(ctx, content.items(), f" of {file}") | dict(ctx.default_map or {})
+        ctx.meta[_FILE] = (file, {key.replace("-", "_") for key in content})
     return file
+
+
+def _tell_file(ctx: typer.Context, error: ValueError) -> None:
+    """Raise the error again with the name of the file, if the option that it begins with was set there."""
+    file, keys = ctx.meta.get(_FILE, (None, set()))
+    option = next((o for name, o in _options(ctx).items() if str(error).startswith(f"{name} must ")), None)
+    if option is None or type(error) is not ValueError or not keys & _names(option):
+        return
+    if getattr(ctx.get_parameter_source(option.name), "name", "") == "DEFAULT_MAP":
+        raise ValueError(f"{error}, in {file}") from error
+
+
+def _names(option: Any) -> set[str]:
+    return {str(option.name), *(o.removeprefix("--").replace("-", "_") for o in option.opts)}
 
 
 def _from_words(ctx: typer.Context, words: list[str] | None) -> list[str] | None:
@@ -174,8 +198,27 @@ def _checked(ctx: typer.Context, pairs: Iterable[tuple[str, Any]], where: str) -
             hint = f"the nearest is {nearest[0]}" if nearest else "it has none"
             raise ValueError(f"The key {key!r}{where} is no option of {' '.join(_command(ctx))}: {hint}")
         if value is not None:
-            found[str(option.name)] = _texts(key, value, option)
+            found[str(option.name)] = _fitting(ctx, key, value, option, where)
     return found
+
+
+def _fitting(ctx: typer.Context, key: str, value: object, option: Any, where: str) -> str | list[str]:
+    """Return the value as it would stand on the command line, if the option takes it.
+
+    Raises:
+        ValueError: if not; it names key, value and file.
+    """
+    try:
+        texts = _texts(key, value, option)
+    except ValueError as error:
+        raise ValueError(f"{error}{where.replace(' of ', ', in ', 1)}") from error
+    try:
+        option.process_value(ctx, texts)
+    except Exception as error:  # of click, or of a parser of ours
+        reason = str(getattr(error, "message", error)).strip().splitlines()[0].removeprefix("Value error, ")
+        said = reason.rstrip(".")
+        raise ValueError(f"The value {_shown(value)} of {key!r}{where} does not fit: {said}") from error
+    return texts
 
 
 def _options(ctx: typer.Context) -> dict[str, Any]:
@@ -184,7 +227,7 @@ def _options(ctx: typer.Context) -> dict[str, Any]:
         name: option
         for option in ctx.command.params
         if option.name not in ("config", "settings", "help")
-        for name in (str(option.name), *(o.removeprefix("--").replace("-", "_") for o in option.opts))
+        for name in _names(option)
     }
 
 
@@ -231,6 +274,35 @@ def _written(value: Any) -> Any:
     if isinstance(value, Enum):
         return str(value.value)
     return value if isinstance(value, (bool, int, float)) else str(value)
+
+
+_OF_FILES = ("data", "model", "models", "transfer", "transforms", "from", "rule")
+"""Options whose values may name files and folders."""
+
+
+def _anywhere(option: str, value: Any) -> Any:
+    """Return the value of an option with its paths made absolute."""
+    if option not in _OF_FILES or not isinstance(value, (str, list)):
+        return value
+    if isinstance(value, list):
+        return [_anywhere(option, part) for part in value]
+    file, colon, rest = value.partition(":")
+    if file == "hf" and Path(rest).is_dir():
+        return f"hf:{Path(rest).resolve()}"
+    if file.endswith((".py", ".safetensors")) and Path(file).is_file():
+        return f"{Path(file).resolve()}{colon}{_anywhere(option, rest)}"
+    return str(Path(value).expanduser().resolve()) if _is_folder(option, value) else value
+
+
+def _is_folder(option: str, value: str) -> bool:
+    """Say whether the command takes a value for a folder of the working directory, not for a name that it knows."""
+    from omnirobust.data import HUB_IDS
+
+    path, root = Path(value).expanduser(), os.environ.get("OMNIROBUST_DATA")
+    if option == "data":
+        known = value in ("digits", *HUB_IDS) or (root is not None and (Path(root) / value).is_dir())
+        return path.is_dir() and (not known or value.startswith((".", "~")))
+    return (path / "model.safetensors").is_file() or (path / "config.json").is_file()
 
 
 def _flow(value: Any) -> str:

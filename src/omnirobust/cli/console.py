@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from omnirobust.threat_models import ThreatModel
 
 INTERRUPTED = "Interrupted. Give the same command again to go on from where it stopped."
 
@@ -31,6 +35,27 @@ def say(*lines: str) -> None:
     """Write lines to stdout."""
     for line in lines:
         typer.echo(line)
+
+
+def notes(threats: Iterable[ThreatModel], steps: int, images: int | None, taken: int) -> list[str]:
+    """Return what is legitimate and yet may not be what was meant, a line each.
+
+    Args:
+        threats: what the attacker may do.
+        steps: of the attack.
+        images: how many were asked for; None for all.
+        taken: how many there were.
+    """
+    found = [
+        f"Note: l0 with eps {threat.eps:g} changes at most {int(threat.eps)} pixel values."
+        for threat in threats
+        if threat.p == 0 and float(threat.eps) % 1
+    ]
+    if steps == 0:
+        found.append("Note: with 0 steps it is the starting point that is judged, not an attack.")
+    if images is not None and taken < images:
+        found.append(f"Note: {taken} images were taken, all that there are; {images} were asked for.")
+    return found
 
 
 @contextmanager

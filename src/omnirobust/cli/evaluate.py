@@ -9,7 +9,7 @@ import typer
 
 from omnirobust.cli import arguments as args
 from omnirobust.cli.config import Given, configurable
-from omnirobust.cli.console import progress_bars, say
+from omnirobust.cli.console import notes, progress_bars, say
 from omnirobust.cli.launch import launched
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def evaluate(
     from omnirobust.report import build_report
 
     show_evaluation(record)
+    say(*notes(job.threats.values(), steps, images, record.metrics["images"]))
     say(f"Results: {record.folder.path}", f"Report:  {build_report(record.folder.path)}")
 
 

@@ -37,9 +37,14 @@ class CommonOptions:
     images: Annotated[int, typer.Option(help="How many images to attack.")] = 200
     start: Annotated[int, typer.Option(help="Index of the first image.")] = 0
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test"
-    rule: Annotated[RuleName, typer.Option(help="How weights answer the losses, held against the average.")] = (
-        RuleName.MINMAX
-    )
+    rule: Annotated[
+        str,
+        typer.Option(
+            parser=args.rule_name,
+            metavar=args.RULES,
+            help="How weights answer the losses, held against the average; FILE.py:NAME is one of your own.",
+        ),
+    ] = RuleName.MINMAX.value
     beta: Annotated[float | None, typer.Option(help="Step size of the weights, for --rule ascent.")] = None
     gamma: Annotated[float | None, typer.Option(help="Pull towards equal weights, for ascent, exponentiated.")] = None
     eta: Annotated[float | None, typer.Option(help="Step size of the weights, for --rule exponentiated.")] = None
@@ -74,6 +79,7 @@ class CommonOptions:
 
         domains = args.Domains() if domains is None else domains
         alone = domains.groups is None and not domains.transforms
+        name, rule = args.weight_rule(self.rule, self.beta, self.gamma, self.eta)
         return AttackJob(
             data=self.data,
             models=tuple(self.models),
@@ -88,8 +94,9 @@ class CommonOptions:
             samples=domains.samples,
             draws=domains.draws,
             preset=None if self.preset is None else "paper",
-            rule=args.weight_rule(self.rule, self.beta, self.gamma, self.eta),
-            rule_name="min-max" if self.rule is RuleName.MINMAX else self.rule.value,
+            rule=rule,
+            rule_name=name,
+            own_rule=self.rule if ":" in self.rule else "",
             direction=args.direction(self.direction),
             step_size=self.step_size,
             loss=args.attack_loss(self.loss),

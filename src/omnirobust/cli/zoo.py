@@ -35,7 +35,7 @@ def list_models() -> None:
     trained = zoo.names()
     for name in sorted({*zoo.RECIPES, *trained}):
         if name not in trained:
-            table.add_row(name, "", "", "", f"omnirobust zoo train {name}", style="dim")
+            table.add_row(name, "", "", "", "not trained", style="dim")
             continue
         card = zoo.card(name)
         fgsm = "" if card.fgsm_accuracy is None else f"{100 * card.fgsm_accuracy:.2f}"
@@ -44,9 +44,16 @@ def list_models() -> None:
             str(card.epochs),
             f"{100 * card.clean_accuracy:.2f}",
             fgsm,
-            "trained" if card.finished else "partly trained",
+            _state(name) if card.finished else "partly trained",
         )
     Console().print(table)
+    say("Train one, or go on with it: omnirobust zoo train NAME")
+
+
+def _state(name: str) -> str:
+    from omnirobust.zoo.checkpoints import is_packaged
+
+    return "comes with the package" if is_packaged(name) else "trained here"
 
 
 @app.command()

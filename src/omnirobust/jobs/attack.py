@@ -16,6 +16,7 @@ from omnirobust.data import ImageData
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.models import describe_models
 from omnirobust.jobs.record import AttackRecord
+from omnirobust.jobs.rules import told_rule
 from omnirobust.jobs.setting import Setting, load_setting
 from omnirobust.jobs.shards import OneBatch, Share, finished, meeting_place, share_out, wait
 from omnirobust.jobs.summary import write_results
@@ -105,7 +106,7 @@ def describe_job(setting: Setting) -> dict[str, Any]:
         **_describe_own_code(job),
         "labels": job.labels,
         "target": job.target,
-        "rules": {name: repr(rule) for name, rule in job.rules().items()},
+        "rules": {name: told_rule(rule) for name, rule in job.rules().items()},
         **_describe_domains(setting),
         "attack": _describe_attack(job),
     }
@@ -113,20 +114,26 @@ def describe_job(setting: Setting) -> dict[str, Any]:
 
 def _describe_own_code(job: AttackJob) -> dict[str, Any]:
     """Return digests of the files of the user's own code, if there are any."""
-    found = digests([*job.models, *job.transfer, *(job.transforms or ())])
+    found = digests([*job.models, *job.transfer, *(job.transforms or ()), job.own_rule])
     return {"own_code": found} if found else {}
 
 
 def describe_data(images: ImageData, start: int) -> dict[str, Any]:
     """Return what images these are, the first of them number ``start`` of its split, as plain values."""
     return {
-        "name": images.name,
+        "name": _own_name(images.name),
         "split": images.split,
         "start": start,
         "images": len(images),
         "note": images.note,
         "fingerprint": fingerprint({"x": images.x, "y": images.y}),
     }
+
+
+def _own_name(name: str) -> str:
+    """Return the name of a set; of a folder its own name, wherever it lies: what it holds is told by a fingerprint."""
+    path = Path(name).expanduser()
+    return path.resolve().name if not name.startswith("hub:") and path.is_dir() else name
 
 
 def _describe_domains(setting: Setting) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from omnirobust.data import ImageData, load
 from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustness
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
-from omnirobust.jobs.models import describe_models, load_models, moved
+from omnirobust.jobs.models import describe_models, load_models, moved, predict
 from omnirobust.jobs.shards import Share, finished, meeting_place, share_out, wait
 from omnirobust.runs import RunFolder
 from omnirobust.threat_models import ThreatModel
@@ -156,6 +156,7 @@ def run_evaluation(
     if not len(images):
         raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
     models = moved(load_models(job.models, job.data), resolved(job.device))
+    predict(dict(zip(job.models, models.values(), strict=True)), images.x[:2], resolved(job.device))  # or say why not
     config = _describe(job, images, models)
     folder = meeting_place(team, out if out is not None else _default_folder(config), config)
     if not finished(team, folder):

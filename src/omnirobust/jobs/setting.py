@@ -105,7 +105,8 @@ def load_setting(job: AttackJob) -> Setting:
     others = moved(load_models(job.transfer, job.data), device) if job.transfer else {}
     order = _order(job, found)
     images = _chosen(found, order)
-    clean = predict(models | others, images.x, device)
+    every = (*models.values(), *others.values())
+    clean = predict(dict(zip((*job.models, *job.transfer), every, strict=True)), images.x, device)
     return Setting(job, images, order + job.start, len(found) - len(order), models, others, transforms, clean, device)
 
 

@@ -186,7 +186,7 @@ def _describe(setting: TrainingSetting) -> dict[str, Any]:
         "job": JOB,
         "data": describe_data(setting.train, 0),
         "validation": 0 if held_out is None else fingerprint({"x": held_out.x, "y": held_out.y}),
-        "model": {"name": job.model, "from": job.start, **setting.source},
+        "model": {"name": _unplaced(job.model), "from": _unplaced(job.start), **setting.source},
         "scheme": _describe_scheme(job.scheme),
         "recipe": asdict(job.recipe) | {"milestones": list(job.recipe.milestones)},
         "first_weights": setting.first_weights,
@@ -195,6 +195,15 @@ def _describe(setting: TrainingSetting) -> dict[str, Any]:
         "test": {"images": job.test_images, "steps": job.test_steps},
         "seed": job.seed,
     }
+
+
+def _unplaced(name: str | None) -> str | None:
+    """Return a name without the folder that its file lies in: a run may go on from another working directory."""
+    if name is None:
+        return None
+    file, colon, rest = name.partition(":")
+    placed = file.endswith((".py", ".safetensors")) or Path(file).is_dir()
+    return f"{Path(file).resolve().name}{colon}{rest}" if placed else name
 
 
 def _describe_scheme(scheme: Scheme) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import nn
 
-from omnirobust._files import cache_dir, replacing
+from omnirobust._files import cache_dir, nearest, replacing
 from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.cards import Card, read_card
 from omnirobust.zoo.recipes import RECIPES
@@ -48,7 +48,8 @@ def parse_name(name: str) -> ModelName:
     """
     match = _NAME.fullmatch(name.lower())
     if match is None or match["model"] not in RECIPES:
-        raise ValueError(f"name must be one of {', '.join(RECIPES)}, each perhaps with @seedN, got {name!r}")
+        hint = nearest(name.lower().split("@")[0], RECIPES)
+        raise ValueError(f"name must be one of {', '.join(RECIPES)}, each perhaps with @seedN, got {name!r}{hint}")
     data, letter = match["model"].split("/")
     return ModelName(data, letter, int(match["seed"] or 0))
 
@@ -74,6 +75,16 @@ def card(name: str, cache: str | Path | None = None) -> Card:
         MissingWeightsError: if the model has not been trained.
     """
     return read_card(_find(name, cache) / "card.json")
+
+
+def is_packaged(name: str, cache: str | Path | None = None) -> bool:
+    """Say whether a model is taken from the package, not from the cache.
+
+    Raises:
+        ValueError: for an unknown name.
+        MissingWeightsError: if the model is in neither.
+    """
+    return _find(name, cache).is_relative_to(_packaged())
 
 
 def load(name: str, cache: str | Path | None = None) -> nn.Module:
