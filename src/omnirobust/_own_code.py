@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +69,20 @@ def _file_of(where: str) -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin)
 
 
+def is_own(code: Any) -> bool:
+    """Say whether a class or function is of the user's own code."""
+    module = getattr(code, "__module__", None) or "builtins"
+    return module.partition(".")[0] not in ("omnirobust", "torch", *sys.stdlib_module_names)
+
+
+def source_digest(code: Any) -> str:
+    """Return a digest of the source of a class or function; "unknown" where it has no file."""
+    try:
+        return hashlib.blake2b(inspect.getsource(code).encode(), digest_size=4).hexdigest()
+    except (OSError, TypeError):
+        return "unknown"
+
+
 def broken(name: str, argument: str, error: Exception) -> str:
     """Say in one sentence that the code of ``name`` raised ``error``."""
     return f"{argument} must name code that runs, got {name}: {type(error).__name__}: {error}"
@@ -84,5 +100,9 @@ def _module(where: str, argument: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for their module there, and so does who asks for their source
+    beside = str(Path(where).resolve().parent)
+    if beside not in sys.path:  # last, so that what lies beside a file hides nothing that is installed
+        sys.path.append(beside)
     spec.loader.exec_module(module)
     return module

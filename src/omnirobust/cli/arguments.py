@@ -225,8 +225,13 @@ def rule_name(text: str) -> str:
     return str(text)
 
 
-def weight_rule(name: str, beta: float | None, gamma: float | None, eta: float | None) -> tuple[str, WeightRule | None]:
-    """Return what tables call a weight rule, and the rule; None for min-max as the preset has it.
+def rule_label(name: str) -> str:
+    """Return what tables call a weight rule: NAME of FILE.py:NAME."""
+    return "min-max" if name == RuleName.MINMAX else name.rpartition(":")[2]
+
+
+def weight_rule(name: str, beta: float | None, gamma: float | None, eta: float | None) -> WeightRule | None:
+    """Make a weight rule; None for min-max as the preset has it.
 
     Raises:
         ValueError: if a parameter is given that the rule does not have, or one is missing; or for code that is no rule.
@@ -245,13 +250,12 @@ def weight_rule(name: str, beta: float | None, gamma: float | None, eta: float |
     if name == RuleName.ASCENT:
         if beta is None or gamma is None:
             raise ValueError("beta and gamma must be given with rule ascent")
-        return name, ProjectedAscent(beta, gamma)
+        return ProjectedAscent(beta, gamma)
     if name == RuleName.EXPONENTIATED:
         if eta is None:
             raise ValueError("eta must be given with rule exponentiated")
-        return name, ExponentiatedGradient(eta, gamma or 0.0)
-    plain = {"average": Uniform(), "worst": WorstCase()}.get(name)
-    return ("min-max" if name == RuleName.MINMAX else str(name)), plain
+        return ExponentiatedGradient(eta, gamma or 0.0)
+    return {"average": Uniform(), "worst": WorstCase()}.get(name)
 
 
 def chosen_device(name: str) -> torch.device:

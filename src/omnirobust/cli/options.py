@@ -79,7 +79,6 @@ class CommonOptions:
 
         domains = args.Domains() if domains is None else domains
         alone = domains.groups is None and not domains.transforms
-        name, rule = args.weight_rule(self.rule, self.beta, self.gamma, self.eta)
         return AttackJob(
             data=self.data,
             models=tuple(self.models),
@@ -94,8 +93,8 @@ class CommonOptions:
             samples=domains.samples,
             draws=domains.draws,
             preset=None if self.preset is None else "paper",
-            rule=rule,
-            rule_name=name,
+            rule=args.weight_rule(self.rule, self.beta, self.gamma, self.eta),
+            rule_name=args.rule_label(self.rule),
             own_rule=self.rule if ":" in self.rule else "",
             direction=args.direction(self.direction),
             step_size=self.step_size,

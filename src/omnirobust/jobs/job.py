@@ -61,6 +61,7 @@ class AttackJob:
         preset: "paper" for the paper's settings, None for the tuned default of the norm.
         rule: weight rule held against the average; None for that of the preset.
         rule_name: what tables call it.
+        own_rule: where it comes from if it is of one's own code, see ``load_rule``; empty if not.
         direction, step_size, loss, init, keep: instead of those of the preset.
         seed: keys noise and draws.
         batch_size: perturbations found together, and saved together when done, >= 1.
@@ -89,6 +90,7 @@ class AttackJob:
     preset: Literal["paper"] | None = None
     rule: WeightRule | None = None
     rule_name: str = "min-max"
+    own_rule: str = ""
     direction: Direction | None = None
     step_size: float | None = None
     loss: Loss | None = None

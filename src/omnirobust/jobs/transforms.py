@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from omnirobust._own_code import load_own
+from omnirobust._own_code import load_own, source_digest
 from omnirobust.transforms import NAMES, PAPER_DETERMINISTIC, PAPER_STOCHASTIC, ImageTransform, named
 
 Transform: TypeAlias = Callable[..., Any]
@@ -73,8 +72,4 @@ def _describe(transform: Transform) -> str:
     if isinstance(transform, ImageTransform):
         return str(transform)
     code = transform if inspect.isfunction(transform) else type(transform)
-    try:
-        digest = hashlib.blake2b(inspect.getsource(code).encode(), digest_size=4).hexdigest()
-    except (OSError, TypeError):
-        digest = "unknown"
-    return f"{code.__module__}.{code.__qualname__}, source {digest}"
+    return f"{code.__module__}.{code.__qualname__}, source {source_digest(code)}"
