@@ -194,14 +194,20 @@ def judge(claim: Claim, variant: str, rates: Rates, drawn: Sequence[Rates]) -> J
         variant: on which version of the attack.
         rates: of its rows.
         drawn: resamples of them, see ``bootstrap``: the same for all claims, so that each rate is computed once.
+
+    Raises:
+        ValueError: if the code of the claim fails.
     """
     seen = rates.resampled({})
     try:
         held = claim.holds(seen)
         shown = claim.shows(rates)
+        support = sum(bool(claim.holds(some)) for some in drawn) / max(len(drawn), 1)
     except KeyError:
         return Judgement(claim, variant, "not measured", None, "")
-    support = sum(map(claim.holds, drawn)) / max(len(drawn), 1)
+    except Exception as error:  # whatever the code of a claim raises
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"claims must be functions of rates that run, got {claim.name!r}: {told}") from error
     verdict: Verdict = "undecided"
     if min(seen.asked, default=0) < ENOUGH:
         pass

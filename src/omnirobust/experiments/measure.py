@@ -37,11 +37,14 @@ def _test_images(name: str, limit: int) -> ImageData:
 
 
 def finished_model(name: str) -> nn.Module:
-    """Load a model of the zoo whose training is over.
+    """Load a model of the zoo whose training is over, or one of one's own as ``zoo.load_model`` takes it.
 
     Raises:
+        ValueError: if there is no such model.
         MissingWeightsError: if it has not been trained, or not to the end: its numbers would soon be those of no model.
     """
+    if ":" in name:
+        return zoo.load_model(name)
     if not zoo.card(name).finished:
         raise zoo.MissingWeightsError(f"{name} is not trained to the end yet: omnirobust zoo train {name} goes on")
     return zoo.load(name)

@@ -13,7 +13,6 @@ from torch import Tensor
 from omnirobust.evaluation import Interval, compare_paired, lift, wilson_interval
 from omnirobust.experiments.cells import Measured
 from omnirobust.experiments.claims import RESAMPLES, Judgement, Rates, bootstrap, judge
-from omnirobust.experiments.registry import CLAIMS, PRINTED
 from omnirobust.experiments.spec import Experiment, Key, Row
 from omnirobust.experiments.tables import Printed
 from omnirobust.experiments.weight_claims import STATISTICS, Statistic
@@ -92,17 +91,21 @@ class Outcome:
         return Rates(kept, {row.key: row.cell.columns for row in rows})
 
     def printed(self, key: Key) -> Printed | None:
-        """Return the paper's printed row, if there is one."""
-        return PRINTED.get(self.experiment.name, {}).get(key)
+        """Return the printed row, if there is one."""
+        return self.experiment.printed.get(key)
+
+    @property
+    def held(self) -> str:
+        """The variant that is held against what is printed: the paper's attack, or else the first."""
+        return next((v for v in ("paper", *self.experiment.variants) if v in self.experiment.variants), "paper")
 
     @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
         """Every claim, judged on every variant that has rows."""
-        claims = CLAIMS.get(self.experiment.name, ())
         return tuple(
             judge(claim, variant, self.rates(variant), self._resamples[variant])
             for variant in self.variants
-            for claim in claims
+            for claim in self.experiment.claims
         )
 
     @cached_property

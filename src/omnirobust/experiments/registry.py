@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from omnirobust.experiments import ensembles, interpretability, printed_groups, tables, transformed, universals
 from omnirobust.experiments.cifar_claims import TABLE_1B, TABLE_A3
 from omnirobust.experiments.claims import Claim
@@ -41,7 +43,8 @@ PRINTED: dict[str, dict[Key, Printed]] = tables.PRINTED | {
 
 
 def experiments() -> dict[str, Experiment]:
-    """Return every experiment by name, in the order in which they are worth computing."""
+    """Return every experiment of the paper by name, in the order in which they are worth computing."""
     weights = [interpretability.table(name) for name in interpretability.DIGITS]
     others = (universals.table_2(), *transformed.tables(), *weights)
-    return ensembles.experiments() | {experiment.name: experiment for experiment in others}
+    every = (*ensembles.experiments().values(), *others)
+    return {e.name: replace(e, claims=CLAIMS[e.name], printed=PRINTED.get(e.name, {})) for e in every}

@@ -8,6 +8,7 @@ from omnirobust.evaluation import Interval
 from omnirobust.experiments.claims import Judgement
 from omnirobust.experiments.outcome import Outcome
 from omnirobust.experiments.printed_groups import STATISTICS as PRINTED_STATISTICS
+from omnirobust.experiments.registry import CLAIMS
 from omnirobust.experiments.spec import Key, Row
 from omnirobust.experiments.variants import VARIANTS
 from omnirobust.experiments.weight_claims import STATISTICS
@@ -37,7 +38,8 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
     judgements = outcome.judgements
     if judgements:
         note = "In brackets: the share of resamples on which the claim holds."
-        parts += [f"### {experiment.name}: the paper's claims", note, _claims_table(judgements)]
+        whose = "the paper's claims" if experiment.name in CLAIMS else "claims"
+        parts += [f"### {experiment.name}: {whose}", note, _claims_table(judgements)]
     if experiment.kind in ("table", "groups") and outcome.measured:
         parts += [f"### {experiment.name}: every row", _detail_table(outcome)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -55,7 +57,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def variants_list(variants: Iterable[str]) -> str:
     """Return what the versions of the attack mean, as a Markdown list."""
-    return "\n".join(f"- **{name}**: {VARIANTS[name]}" for name in variants)
+    return "\n".join(f"- **{name}**: {VARIANTS.get(name, NONE)}" for name in variants)
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -78,15 +80,16 @@ def _summary_table(outcome: Outcome) -> str:
     first = [row.variant for row in outcome.experiment.rows if outcome.waits(row)][:1]  # its cells say so
     shown = {*first, *outcome.variants} or {*outcome.experiment.variants[:1]}
     variants = [v for v in outcome.experiment.variants if v in shown]
-    head = [*outcome.experiment.heads, "printed", *variants, "paper: ours − printed"]
+    held = outcome.held
+    head = [*outcome.experiment.heads, "printed", *variants, f"{held}: ours − printed"]
     lines = []
     for key, rows in _rows_by_key(outcome, waiting=True).items():
         printed = outcome.printed(key)
         cells = [_rate(outcome, rows.get(v)) for v in variants]
         known = printed is not None and printed.asr_all is not None
         shift = NONE
-        if printed is not None and printed.asr_all is not None and ("paper", key) in outcome.measured:
-            shift = f"{100 * outcome.interval('paper', key).estimate - printed.asr_all:+.1f}"
+        if printed is not None and printed.asr_all is not None and (held, key) in outcome.measured:
+            shift = f"{100 * outcome.interval(held, key).estimate - printed.asr_all:+.1f}"
         lines.append([*key, f"{printed.asr_all:.2f}" if printed and known else NONE, *cells, shift])
     return f"{_joint(outcome)} in percent, with 95 % intervals.\n\n" + table(head, lines)
 
@@ -109,7 +112,7 @@ def _detail_table(outcome: Outcome) -> str:
         if printed is not None:
             own = [_number(printed.accuracy.get(m)) for m in letters]
             rates = [_number(printed.asr_avg), _number(printed.asr_all), *([NONE] if joint == "ASR_all" else ())]
-            count = 10_000 // next(iter(rows.values())).cell.group
+            count = printed.images // next(iter(rows.values())).cell.group
             lines.append([*key, "*printed*", *own, *rates, _signed(printed.lift, " %"), NONE, str(count)])
         for variant, row in rows.items():
             lines.append([*key, variant, *_details(outcome, row, letters)])

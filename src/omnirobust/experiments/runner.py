@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from omnirobust.experiments.machines import machines
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.outcome import Outcome
 from omnirobust.experiments.overview import Anything, overview
+from omnirobust.experiments.own import with_own
 from omnirobust.experiments.registry import experiments
 from omnirobust.experiments.render import markdown, variants_list
 from omnirobust.experiments.site import write_site
@@ -38,6 +39,12 @@ ProgressHook: TypeAlias = Callable[[str, int, int], None]
 training, how many trainings and measurements."""
 
 _TITLE = "# The paper's experiments, reproduced"
+_OWN_TITLE = "# Experiments"
+_OWN_NOTES = """\
+"any iterate" counts images for which some step fooled every model. A claim is "true" or "false" where the images (or
+groups of them) at hand and at least 95 % of their resamples (bootstrap, all rows paired) agree, and "undecided"
+otherwise, as it always is on fewer than 100.\
+"""
 _NOTES = """\
 Models are those of the zoo, trained from scratch; the paper's own weights are not public. Every attack takes the same
 number of gradient evaluations as the paper's: steps times models, images of a group, or transformations. "any iterate"
@@ -73,7 +80,7 @@ class Reproduction:
 
 
 def reproduce(
-    names: Iterable[str],
+    names: Iterable[str | Experiment],
     *,
     images: int | None = None,
     budget: str = "quick",
@@ -98,7 +105,8 @@ def reproduce(
     processes, on one machine or many, may run this on one folder: each measures cells that no other one is at.
 
     Args:
-        names: of experiments, such as "table-1a"; none at all stands for every one.
+        names: of experiments, such as "table-1a"; none at all stands for every one of the paper. Of one's own,
+            "FILE.py:NAME" or "package.module:NAME" of an ``Experiment``, or itself.
         images: test images for each experiment, >= 1; None for the budget's.
         budget: "smoke" (minutes), "quick" or "paper".
         out: folder for tables (Markdown and JSON) and figures (SVG).
@@ -118,11 +126,12 @@ def reproduce(
         What came out, and the files.
 
     Raises:
-        ValueError: for an unknown name, budget or variant.
+        ValueError: for an unknown name, budget or variant, or an experiment of one's own that does not fit.
         DataUnavailableError: if the images cannot be had.
     """
-    names = tuple(names)
-    chosen, limits = _chosen(names, variants), _budget(budget, images)
+    given = tuple(names)
+    names, own = with_own(given, (*experiments(), ARCHITECTURES, *training_experiments()))
+    chosen, limits = _chosen(names, variants, own), _budget(budget, images)
     plan = [(limits.limit(experiment), limits.images(experiment)) for experiment in chosen]
     folder = Path(out)
     kept = folder / "cells" if cells is None else cells
@@ -139,20 +148,26 @@ def reproduce(
     outcomes = tuple(_recall(lab, experiment, count) for experiment, count in plan)
     built = ArchitectureOutcome(networks()) if not names or ARCHITECTURES in names else None
     judged = tuple(TrainingOutcome(e, findings) for e in trained)
-    summary = partial(overview, command=_command(names, budget, images, training_budget), machines=machines(lab.cells))
+    summary = partial(
+        overview, command=_command(_told(given), budget, images, training_budget), machines=machines(lab.cells)
+    )
     written = _write(outcomes, judged, built, folder, summary)
     return written if docs is None else replace(written, files=(*written.files, *publish(written, Path(docs))))
 
 
-def _chosen(names: Sequence[str], variants: Sequence[str] | None) -> list[Experiment]:
-    known, others = experiments(), training_experiments()
+def _told(given: Sequence[str | Experiment]) -> list[str]:
+    return [one.name if isinstance(one, Experiment) else one for one in given]
+
+
+def _chosen(names: Sequence[str], variants: Sequence[str] | None, own: Mapping[str, Experiment]) -> list[Experiment]:
+    known, others = experiments() | dict(own), training_experiments()
     for name in names:
         if name not in (every := (*known, ARCHITECTURES, *others)):
             raise ValueError(f"names must be among {', '.join(every)}, got {name!r}")
     asked = [name for name in names if name in known] if names else tuple(known)
     for variant in variants or ():
-        if variant not in VARIANTS:
-            raise ValueError(f"variants must be among {', '.join(VARIANTS)}, got {variant!r}")
+        if variant not in (every := dict.fromkeys((*VARIANTS, *(v for e in own.values() for v in e.variants)))):
+            raise ValueError(f"variants must be among {', '.join(every)}, got {variant!r}")
     chosen = [known[name] for name in dict.fromkeys(asked)]
     if variants is None:
         return chosen
@@ -182,7 +197,8 @@ def _measure_all(lab: Laboratory, plan: Sequence[tuple[Experiment, int]], progre
     totals = {name: sum(_pairs(row, count) for row, n, count in jobs if n == name) for _, name, _ in jobs}
     done = dict.fromkeys(totals, 0)
     # Sorting is stable: within a variant the order of experiments and rows stands.
-    left = sorted(jobs, key=lambda job: list(VARIANTS).index(job[0].variant))
+    order = dict.fromkeys((*VARIANTS, *(job[0].variant for job in jobs)))
+    left = sorted(jobs, key=lambda job: list(order).index(job[0].variant))
     while left:
         busy = []
         for row, name, count in left:
@@ -242,9 +258,12 @@ def _write(
         files += [*drawn, _facts(folder, outcome.experiment.name, outcome)]
         sections.append(training_markdown(outcome, [f"figures/{file.name}" for file in drawn]))
     occurring = [v for v in VARIANTS if any(v in o.experiment.variants for o in outcomes)]
-    notes = [_NOTES.strip(), "Versions of the attack:\n\n" + variants_list(occurring)] if outcomes else []
+    own = not (built or trainings) and not any(o.experiment.name in experiments() for o in outcomes)
+    notes = [(_OWN_NOTES if own else _NOTES).strip()] if outcomes else []
+    notes += ["Versions of the attack:\n\n" + variants_list(occurring)] if occurring else []
     everything: list[Anything] = [*outcomes, *([] if built is None else [built]), *trainings]
-    page = "\n\n".join([_TITLE, *notes, summary(everything), *sections, slips()])
+    title, end = (_OWN_TITLE, []) if own else (_TITLE, [slips()])
+    page = "\n\n".join([title, *notes, summary(everything), *sections, *end])
     written = _text(folder / "reproduction.md", page)
     site = write_site(written)
     return Reproduction(tuple(outcomes), written, site, (written, site, *files), tuple(trainings), built)

@@ -8,14 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor
 
+from omnirobust._own_code import is_own, source_digest
 from omnirobust._types import NORMS, Norm, WeightRule
 from omnirobust.experiments.tasks import Task
 from omnirobust.settings import AttackSettings
+
+if TYPE_CHECKING:
+    from omnirobust.experiments.claims import Claim
+    from omnirobust.experiments.tables import Printed
 
 Labels: TypeAlias = Literal["predicted", "true", "released"]
 Key: TypeAlias = tuple[str, ...]
@@ -33,7 +39,8 @@ class Cell:
     """One attack on one set of models: everything that decides its numbers but the number of images.
 
     Attributes:
-        models: names in the zoo of the models attacked together, K of them.
+        models: names in the zoo of the models attacked together, K of them, or of one's own as ``zoo.load_model`` takes
+            them: "FILE.py:NAME". These must come with the same weights every time.
         norm: of the perturbation.
         eps: its radius, >= 0.
         attack: the weight rule, direction, step size, loss, start and which iterate is kept.
@@ -85,7 +92,8 @@ class Cell:
         """What success is counted for: the letters of the models that judge, or the domains of the task."""
         if self.task is not None:
             return self.task.columns
-        return tuple(name.split("/")[-1].split("@")[0].upper() for name in self.judged)
+        letters = tuple(map(_letter, self.judged))
+        return letters if len(set(letters)) == len(letters) else self.judged
 
     @property
     def group(self) -> int:
@@ -136,10 +144,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure of the paper.
+    """A table or figure, of the paper or of one's own.
 
     Attributes:
-        name: as on the command line, such as "table-1a".
+        name: as on the command line, such as "table-1a"; its files are called by it.
         title: one line.
         rows: what is measured, in the order of the table.
         kind: "table" of attacks, "sweep" over a quantity (the last entry of each row's key, a number), "accuracy" of
@@ -148,6 +156,8 @@ class Experiment:
         sweeps: name of the swept quantity; empty for the other kinds.
         heads: what the entries of the rows' keys are, as heads of columns.
         note: what a reader of this one must know, beside what is said of all.
+        claims: what is said of the rows, to be judged.
+        printed: key to the values that rows are held against.
     """
 
     name: str
@@ -157,6 +167,8 @@ class Experiment:
     sweeps: str = ""
     heads: tuple[str, ...] = ("norm", "weights")
     note: str = ""
+    claims: tuple[Claim, ...] = ()
+    printed: Mapping[Key, Printed] = field(default_factory=dict)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -227,13 +239,29 @@ def _capped(cell: Cell, steps: int | None) -> Cell:
 
 
 def plain(value: Any) -> Any:
-    """Return settings as plain values: dataclasses by name and fields, functions by name, tensors as lists."""
+    """Return settings as plain values: dataclasses by name and fields, functions by name, tensors as lists.
+
+    What comes from the user's own code has a digest of its source too.
+    """
     if isinstance(value, Tensor):
         return [float(v) for v in value.flatten().double()]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"name": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    if callable(value):
-        return getattr(value, "__qualname__", repr(value))
-    return value
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, partial):
+        return {"name": plain(value.func), "args": plain(value.args), "keywords": plain(value.keywords)}
+    if hasattr(value, "__qualname__"):
+        return f"{value.__qualname__}, source {source_digest(value)}" if is_own(value) else value.__qualname__
+    own = is_own(type(value))
+    source = {"source": source_digest(type(value))} if own else {}
+    if is_dataclass(value):
+        return {"name": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields(value)} | source
+    if own:
+        return {"name": type(value).__name__} | {name: plain(v) for name, v in vars(value).items()} | source
+    return repr(value) if callable(value) else value
+
+
+def _letter(name: str) -> str:
+    """Return what columns call a model: the letter of the zoo, or NAME of "FILE.py:NAME"."""
+    return name.rpartition(":")[2] if ":" in name else name.split("/")[-1].split("@")[0].upper()

@@ -5,7 +5,7 @@ Lifts are relative: 100 (ASR_all - ASR_all of the average) / ASR_all of the aver
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omnirobust.experiments.spec import Key
 
@@ -15,18 +15,20 @@ class Printed:
     """One printed row, in percent.
 
     Attributes:
-        accuracy: model letter to its accuracy on the attacked images.
+        accuracy: model letter to its accuracy on the attacked images; a letter may be left out.
         asr_all: share of images that fool every model at once; None where the table has no such column.
         asr_avg: share of (image, model) pairs that are fooled; None likewise.
         lift: relative gain of asr_all over the average; None likewise.
-        source: table of the paper.
+        source: where they are printed, such as "Table 1(a)".
+        images: on how many images they were measured.
     """
 
-    accuracy: dict[str, float]
-    asr_all: float | None
-    asr_avg: float | None
-    lift: float | None
-    source: str
+    accuracy: dict[str, float] = field(default_factory=dict)
+    asr_all: float | None = None
+    asr_avg: float | None = None
+    lift: float | None = None
+    source: str = ""
+    images: int = 10_000
 
 
 def _rows(source: str, values: dict[Key, tuple[float | None, ...]], models: str = "ABCD") -> dict[Key, Printed]:
