@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import time
 
@@ -91,6 +93,29 @@ def test_two_processes_measure_what_one_does_and_nothing_twice(mnist, tmp_path, 
         assert all(torch.equal(value, second[key]) for key, value in first.items())
     pages = [(tmp_path / name / "table-a9.json").read_text() for name in ("one", "two")]
     assert len({re.sub(r'"seconds": [\d.]+', "", page) for page in pages}) == 1
+
+
+def test_cells_survive_a_full_disk_damage_and_a_cache_that_is_gone(mnist, tmp_path, capsys):
+    words = ["table-a9", "--budget", "smoke", "--images", "10", "--out", f"{tmp_path}/run"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    try:
+        code, _, err = run(capsys, *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2
+    assert err.startswith(f"omnirobust: {tmp_path}/run/cells/")
+    assert err.endswith(": File too large.\n")
+    assert not list(tmp_path.rglob("*.part"))
+    assert run(capsys, *words)[0] == 0
+    first, *others = cells(tmp_path / "run").values()
+    expected = {name: value.clone() for name, value in load_file(first).items()}
+    kept = {file: file.stat().st_mtime_ns for file in others}
+    first.write_bytes(first.read_bytes()[:700])
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    assert run(capsys, *words)[0] == 0
+    assert all(torch.equal(value, load_file(first)[name]) for name, value in expected.items())
+    assert {file: file.stat().st_mtime_ns for file in others} == kept
 
 
 def test_several_processes_are_given_the_same_words(mnist, tmp_path, capsys, monkeypatch):

@@ -88,11 +88,17 @@ def note_epoch(folder: RunFolder, names: Sequence[str]) -> None:
     """Write what the checkpoint knows: a row an epoch, and the weights that examples had in the last one.
 
     Both come from the checkpoint, not from the epoch that just ended, so that a kill between the two loses nothing.
+
+    Raises:
+        ValueError: if the checkpoint is damaged.
     """
     file = folder.file(CHECKPOINT)
     if not file.exists():
         return
-    state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+    try:
+        state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+    except Exception as error:  # torch reports damage by many types
+        raise ValueError(f"The checkpoint {file} is damaged: delete it, and give the same command again.") from error
     write_epochs(folder, state["history"])
     table = state.get("attacker", {}).get("table")
     if len(names) > 1 and table is not None and len(table):

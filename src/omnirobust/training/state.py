@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,10 @@ class Run:
         """Write the checkpoint in one move, so that a kill leaves the old one or the new one."""
         if self.file is None:
             return
+        written = BytesIO()
+        torch.save(self._state(), written)
         with replacing(self.file) as partial:
-            torch.save(self._state(), partial)
+            partial.write_bytes(written.getbuffer())  # of a full disk torch's own writer says nothing one can read
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
