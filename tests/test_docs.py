@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
 import torch
 
 import omnirobust as orb
+from omnirobust.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_every_piece_of_the_page_on_extending_runs(models, x, y) -> None:
-    wide = torch.full((2, 3), 5.0)
-    space = {
-        "orb": orb, "models": models, "x": x, "y": y, "start": torch.zeros(2, 3), "goal": torch.ones(2, 3),
-        "feasible": orb.FeasibleSet(2, 1.0, -wide, wide),
-    }  # fmt: skip
-    pieces = re.findall(r"```python\n(.*?)```", (DOCS / "extend.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(pieces) == 4
-    for piece in pieces:
-        exec(compile(piece, "extend.md", "exec"), space)
-    rule, run = space["FollowTheWorst"](), space["Momentum"]().start(None, 0.1, 5)
-    losses = torch.tensor([[1.0, 3.0]])
-    assert rule.step(rule.init(1, 2), losses).tolist() == [[0.25, 0.75]]
-    run.select(torch.tensor([0]))
+def test_every_piece_of_the_page_on_extending_runs(digits, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    space, ran = {}, []
+    text = (DOCS / "extend.md").read_text(encoding="utf-8")
+    for kind, piece in re.findall(r"```(python|bash)\n(.*?)```", text, re.DOTALL):
+        if file := re.match(r"# (\w+\.py)\n", piece):
+            Path(file[1]).write_text(piece, encoding="utf-8")
+        elif kind == "python":
+            exec(compile(piece, "extend.md", "exec"), space)
+        elif not piece.startswith("omnirobust zoo train"):  # the fixture has trained them
+            ran.append(shlex.split(piece)[1:])
+            with pytest.raises(SystemExit) as left:
+                main(ran[-1])
+            assert left.value.code == 0, capsys.readouterr().err
+    assert [words[0] for words in ran] == ["attack", "attack", "reproduce"]
+    assert torch.allclose(space["solution"].weights.sum(1), torch.ones(len(space["x"])))
+    page = Path("runs/towards-worst/reproduction.md").read_text(encoding="utf-8")
+    assert "| linf | avg | 30.00 |" in page and "Going to the worst model fools both" in page
+    # As far from one goal as from another: by symmetry (0, h) with 1 + h^2 = (2 - h)^2
+    assert torch.allclose(space["same"].delta, torch.tensor([0.0, 0.75]).expand(2, 2), atol=0.05)
+    assert space["Momentum"]().start(None, 0.1, 5).step_size == 0.1
 
 
 def test_every_piece_of_the_page_on_ensembles_runs(digits) -> None:

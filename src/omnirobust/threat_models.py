@@ -7,7 +7,7 @@ inputs, X = {delta : ||delta||_p <= eps, lower <= delta <= upper} with lower = l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Literal
 
@@ -27,7 +27,8 @@ _RANGE_TOLERANCE = 1e-6
 class FeasibleSet:
     """The perturbations allowed around B inputs: an lp ball intersected with a box, for each row.
 
-    Adding a feasible delta to its input may leave the data range by one rounding; clamp the sum if that matters.
+    Adding a feasible delta to its input may leave the data range by one rounding; clamp the sum if that matters. A set
+    of one's own is a subclass with its own ``project`` and ``contains``.
 
     Attributes:
         p: 0, 1, 2 or inf.
@@ -89,11 +90,11 @@ class FeasibleSet:
     def select(self, rows: Tensor) -> FeasibleSet:
         """Keep the rows that ``rows`` (int64 indices or a bool mask) lists, with their own radii."""
         eps = self.eps[rows] if isinstance(self.eps, Tensor) and self.eps.ndim == 1 else self.eps
-        return FeasibleSet(self.p, eps, self.lower[rows], self.upper[rows])
+        return replace(self, eps=eps, lower=self.lower[rows], upper=self.upper[rows])
 
     def scaled(self, factor: float) -> FeasibleSet:
         """Return the set with every radius ``factor`` times as large, in the same box."""
-        return FeasibleSet(self.p, self.eps * factor, self.lower, self.upper)
+        return replace(self, eps=self.eps * factor)
 
 
 @dataclass(frozen=True)
