@@ -1,4 +1,5 @@
 import pytest
+import typer
 
 import omnirobust as orb
 from omnirobust.cli import arguments as args
@@ -67,3 +68,19 @@ def test_a_radius_is_a_number_or_a_fraction(text, value):
 def test_what_is_no_radius_is_refused(text):
     with pytest.raises(ValueError, match="eps must be a number or a fraction such as 8/255"):
         args.radius(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("minmax", "min-max"), ("worst", "worst"), ("rules.py:Mine", "Mine"), ("package.rules:Mine", "Mine")],
+)
+def test_rules_are_named_by_the_library_or_by_code(name, label):
+    assert args.rule_name(name) == name
+    assert args.rule_label(name) == label
+
+
+def test_a_rule_that_is_neither_is_told():
+    with pytest.raises(typer.BadParameter, match="'mine' is not one of 'minmax', .*'exponentiated', FILE.py:NAME"):
+        args.rule_name("mine")
+    with pytest.raises(ValueError, match="beta must be left out with rule rules.py:Mine, got 0.1"):
+        args.weight_rule("rules.py:Mine", 0.1, None, None)
