@@ -209,3 +209,19 @@ def test_huge_radii_leave_the_data_range_and_infinite_ones_are_refused(p: float)
         ThreatModel(p, inf)
     with pytest.raises(TypeError, match="x must be a tensor, got ndarray"):
         ThreatModel(p, 1.0).around(x.numpy())  # pyright: ignore[reportArgumentType]
+
+
+def test_a_set_of_ones_own_stays_what_it_is():
+    class Even(FeasibleSet):
+        def project(self, delta: Tensor) -> Tensor:
+            return super().project(delta).mean(1, keepdim=True).expand_as(delta)
+
+    ball = L2(1.0).around(images(4, 6))
+    even = Even(ball.p, torch.tensor([1.0, 2.0, 3.0, 4.0]), ball.lower, ball.upper)
+    for few in (even.select(torch.tensor([3, 1])), even.select(torch.tensor([False, True, False, True])).scaled(2)):
+        assert isinstance(few, Even)
+        assert few.project(noise(2, 6)).std(1).max() < 1e-6
+    assert even.select(torch.tensor([3, 1])).radius().tolist() == [4.0, 2.0]
+    assert even.select(torch.tensor([3, 1])).scaled(2).radius().tolist() == [8.0, 4.0]
+    wide = Linf(0.1).around(images(4, 6)).scaled(3)  # what is folded into its bounds is folded anew
+    assert torch.equal(wide.project(noise(4, 6)), Linf(0.3).around(images(4, 6)).project(noise(4, 6)))

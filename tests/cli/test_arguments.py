@@ -80,7 +80,7 @@ def test_rules_are_named_by_the_library_or_by_code(name, label):
 
 
 def test_a_rule_that_is_neither_is_told():
-    with pytest.raises(typer.BadParameter, match="'mine' is not one of 'minmax', .*'exponentiated', FILE.py:NAME"):
+    with pytest.raises(typer.BadParameter, match=r"'mine' is not one of 'minmax', .*'exponentiated', FILE.py:NAME"):
         args.rule_name("mine")
-    with pytest.raises(ValueError, match="beta must be left out with rule rules.py:Mine, got 0.1"):
+    with pytest.raises(ValueError, match=r"beta must be left out with rule rules.py:Mine, got 0.1"):
         args.weight_rule("rules.py:Mine", 0.1, None, None)
