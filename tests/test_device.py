@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 import omnirobust as orb
 from omnirobust import _device, data, zoo
 from omnirobust._device import check_name, resolved
-from omnirobust.evaluation import evaluate_robustness
+from omnirobust.evaluation import evaluate_robustness, minimal_eps, minimal_l2, robustness_curve
 from omnirobust.experiments import training_judging
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.registry import experiments
@@ -26,6 +26,8 @@ from omnirobust.experiments.training_spec import Effort, Judging, training_of
 from omnirobust.jobs import AttackJob, EvaluationJob, Grouping, TrainingJob, run_attack, run_evaluation, run_training
 from omnirobust.stores import ResultStore
 from omnirobust.training import Scheme
+from omnirobust.transforms import NAMES, named
+from omnirobust.universal import learn_universal, score_universal, usgd
 from omnirobust.zoo import Recipe
 
 FAR = torch.device("meta")
@@ -197,8 +199,6 @@ TRANSFORMS = ["ori", "flh", "bri:0.1", "gam:1.3", "crop:0.8", "rot:-30..30", "hu
 
 
 def test_transformations_and_universal_perturbations(far, tmp_path):
-    from omnirobust.transforms import NAMES, named
-
     given = dict(named(text) for text in TRANSFORMS if text.partition(":")[0] in NAMES)
     (model,) = moved(net(0))
     here = orb.attack_transforms(net(0), X, Y, given, orb.Linf(0.2), steps=3, samples=2)
@@ -213,6 +213,33 @@ def test_strong_evaluation(far):
     here = evaluate_robustness(net(0), X, Y, threats, steps=4)
     there = evaluate_robustness(moved(net(0))[0], X.to(far), Y.to(far), threats, steps=4)
     assert torch.equal(there.to("cpu").correct, here.correct)
+
+
+def test_smallest_distortions_and_curves(far):
+    model, (there,) = net(0), moved(net(0))
+    found = minimal_l2(there, X.to(far), Y.to(far), steps=4).distortion
+    assert torch.allclose(found.cpu(), minimal_l2(model, X, Y, steps=4).distortion, rtol=1e-2)
+    for norm in ("linf", "l1"):
+        assert minimal_eps(there, X.to(far), Y.to(far), norm, steps=3).distortion.device == far
+    curve = robustness_curve(there, X.to(far), Y.to(far), lambda e: {"linf": orb.Linf(e)}, [0.0, 0.1], steps=2)
+    here = robustness_curve(model, X, Y, lambda e: {"linf": orb.Linf(e)}, [0.0, 0.1], steps=2)
+    assert torch.equal(torch.as_tensor(curve.union), torch.as_tensor(here.union))
+
+
+@pytest.mark.parametrize("over", ["classes", "images"])
+def test_perturbations_of_a_whole_set(far, over):
+    given = {
+        "over": over,
+        "epochs": 2,
+        "batch_size": 4,
+        "transforms": {"flh": named("flh")[1], "rot": named("rot:-9..9")[1]},
+    }
+    here = learn_universal(net(0), X, Y, orb.Linf(0.2), **given)
+    there = learn_universal(moved(net(0))[0], X.to(far), Y.to(far), orb.Linf(0.2), **given)
+    assert torch.allclose(there.delta.cpu(), here.delta, atol=1e-3)
+    score = score_universal(moved(net(0))[0], X.to(far), Y.to(far), there.delta)
+    assert score.success.shape == (6, 1)
+    assert usgd(moved(net(0))[0], X.to(far), Y.to(far), orb.L2(1.0), epochs=1).delta.device == far
 
 
 DOMAINS = [

@@ -170,6 +170,10 @@ def version_of(package: str) -> str:
         return "not installed"
 
 
+NOTHING = "nothing"
+"""What ``differences`` says of a setting that one side does not have."""
+
+
 def versions() -> dict[str, Any]:
     """Return what the numbers of a run may depend on beside its settings."""
     return {
@@ -193,7 +197,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the settings in which two configurations differ: path, and either value as JSON or "nothing"."""
     ours, theirs = _leaves(first), _leaves(second)
-    pairs = ((key, ours.get(key, "nothing"), theirs.get(key, "nothing")) for key in dict.fromkeys([*ours, *theirs]))
+    pairs = ((key, ours.get(key, NOTHING), theirs.get(key, NOTHING)) for key in dict.fromkeys([*ours, *theirs]))
     return [(key, value, other) for key, value, other in pairs if value != other]
 
 

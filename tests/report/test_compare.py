@@ -103,6 +103,15 @@ def test_settings_that_differ_are_named(runs):
     assert not compare_runs(runs / "first", runs / "first")[0].settings
 
 
+def test_models_of_one_run_only_are_named_without_their_fingerprints(runs, digits, tmp_path):
+    one, two = runs / "first", tmp_path / "two"
+    run_attack(replace(JOB, models=("a",)), two)
+    (first,), (second,) = compare_runs(one, two), compare_runs(two, one)
+    assert ("models.c", "there", "not there") in first.settings
+    assert ("models.c", "not there", "there") in second.settings
+    assert not [key for key, *_ in first.settings if key.startswith("models.c.")]
+
+
 @pytest.mark.parametrize(
     ("others", "sentence"),
     [

@@ -18,7 +18,7 @@ from omnirobust.jobs.evaluate import EvaluationRecord
 from omnirobust.jobs.record import JOBS, AttackRecord, open_records
 from omnirobust.report.environment import environment
 from omnirobust.report.words import count, percent
-from omnirobust.runs import RunFolder, differences
+from omnirobust.runs import NOTHING, RunFolder, differences
 
 Outcomes: TypeAlias = dict[Hashable, bool]
 """What happened to every example, by what tells it apart."""
@@ -210,12 +210,19 @@ def _rate(outcomes: Outcomes) -> float:
 def _compared(a: RunFolder, b: RunFolder, lines: list[Line]) -> Compared:
     if not lines:
         raise ValueError(f"runs must share a model or an attack, got {a.path} and {b.path}, which share none")
-    settings = [
-        (key, "other" if key.endswith(_APART) else x, "another" if key.endswith(_APART) else y)
-        for key, x, y in differences(a.config, b.config)
-    ]
+    settings = [_difference(key, x, y) for key, x, y in differences(a.config, b.config)]
     names = ("first", "second") if a.path.name == b.path.name else (a.path.name, b.path.name)
     return Compared((a.path, b.path), names, lines, settings, _notes(lines))
+
+
+def _difference(key: str, first: str, second: str) -> tuple[str, str, str]:
+    """Return a differing setting as it is told: of a fingerprint that it differs, or which run has what it is of."""
+    if not key.endswith(_APART):
+        return key, first, second
+    if NOTHING in (first, second):
+        only = first == NOTHING
+        return key.rpartition(".")[0], "not there" if only else "there", "there" if only else "not there"
+    return key, "other", "another"
 
 
 def _notes(lines: list[Line]) -> list[str]:
