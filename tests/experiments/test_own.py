@@ -177,14 +177,20 @@ def test_what_does_not_fit_is_told(changes, sentence):
 def test_a_file_without_an_experiment_is_told(own, name, sentence):
     with pytest.raises(ValueError, match=sentence):
         with_own([f"{own}:{name}"], ())
+    with pytest.raises(ValueError, match=r"names must say what to take from a file, as in .*.py:NAME, got"):
+        with_own([str(own)], ())
 
 
 def test_two_of_one_name_and_a_model_that_is_not_there_are_told(tmp_path, own):
     with pytest.raises(ValueError, match="name must be that of no other experiment, got 'mine'"):
         with_own([GOOD, GOOD], ())
-    row = replace(ROWS[0], cell=replace(CELL, models=(f"{own}:nothing",)))
-    with pytest.raises(ValueError, match="source must name something that exists"):
-        reproduce([replace(GOOD, rows=(row,))], images=12, out=tmp_path)
+    for model, sentence in (
+        (f"{own}:nothing", "source must name something that exists"),
+        ("mnist/z", "name must be one"),
+    ):
+        row = replace(ROWS[0], cell=replace(CELL, models=(model,)))
+        with pytest.raises(ValueError, match=sentence):
+            reproduce([replace(GOOD, rows=(row,), printed={})], images=12, out=tmp_path)
 
 
 def test_a_claim_that_fails_is_named(tmp_path, laboratory):

@@ -25,7 +25,7 @@ from omnirobust.results import AttackResult
 from omnirobust.starts import normal_start
 from omnirobust.threat_models import ThreatModel
 from omnirobust.views import as_views
-from omnirobust.zoo import RECIPES, MissingWeightsError
+from omnirobust.zoo import MissingWeightsError
 
 SPLIT = 10_000
 """Images in the test split of each data set: groups are made of all of them."""
@@ -87,14 +87,14 @@ class Bench:
         return self._models[name]
 
     def trained(self, name: str) -> bool:
-        """Say whether there is a model of this name: those that the zoo has no recipe for are yet to come."""
+        """Say whether a model has been trained.
+
+        Raises:
+            ValueError: if there can be no such model.
+        """
         try:
             self.model(name)
         except MissingWeightsError:
-            return False
-        except ValueError:
-            if name.split("@")[0] in RECIPES or ":" in name:  # what is of one's own is there, or wrong
-                raise
             return False
         return True
 

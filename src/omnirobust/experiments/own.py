@@ -100,6 +100,8 @@ def with_own(names: Iterable[str | Experiment], paper: Iterable[str]) -> tuple[t
     asked: list[str] = []
     own: dict[str, Experiment] = {}
     for name in names:
+        if isinstance(name, str) and name.endswith(".py"):
+            raise ValueError(f"names must say what to take from a file, as in {name}:NAME, got {name!r}")
         experiment = own_experiment(name) if isinstance(name, str) and ":" in name else name
         if isinstance(experiment, Experiment):
             check_experiment(experiment, chain(known, own))
