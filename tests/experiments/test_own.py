@@ -133,10 +133,13 @@ def test_groups_and_sweeps_may_be_declared_too(tmp_path, laboratory):
     shared = Experiment(
         "shared", "In groups", (Row(("a", "avg"), "mine", groups),), "groups", heads=("model", "weights")
     )
-    points = tuple(Row(("linf", "minmax", f"{eps}"), "paper", replace(CELL, eps=eps)) for eps in (0.1, 0.2, 0.3, 0.4))
+    points = tuple(Row(("linf", "own", f"{eps}"), "mine", replace(CELL, eps=eps)) for eps in (0.1, 0.2, 0.3, 0.4))
     swept = Experiment("swept", "Over eps", points, "sweep", "eps")  # smoke keeps every third point
     found = reproduce([shared, swept], images=12, budget="smoke", out=tmp_path, laboratory=laboratory)
-    assert [len(o.measured) for o in found.outcomes] == [1, 2] and (tmp_path / "figures" / "swept.svg").is_file()
+    assert [len(o.measured) for o in found.outcomes] == [1, 2]
+    assert (
+        "own, mine" in (tmp_path / "figures" / "swept.svg").read_text()
+    )  # the legend of a way and a variant of one's own
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -151,21 +152,36 @@ def _sweep(outcome: Outcome, folder: Path) -> Path:
     """ASR_all against the swept quantity, one panel for each first entry of the rows' keys."""
     file = folder / f"{outcome.experiment.name}.svg"
     panels = list(dict.fromkeys(key[0] for _, key in outcome.measured))
+    styles, schemes = _styles(outcome), _schemes(outcome)
     with canvas(file, len(panels)) as (_, axes):
         for axis, panel in zip(axes, panels, strict=True):
-            for variant in STYLES:
-                for scheme in SCHEMES:
+            for variant in styles:
+                for scheme in schemes:
                     _curve(axis, outcome, variant, panel, scheme)
             axis.set(title=panel, xlabel=outcome.experiment.sweeps, ylabel="ASR_all", ylim=(-0.02, 1.02))
         axes[0].legend(frameon=False, fontsize=7)
     return file
 
 
+def _styles(outcome: Outcome) -> dict[str, str]:
+    """Return the variants that are drawn, with their strokes: the paper's and ours, or else all."""
+    known = {v: style for v, style in STYLES.items() if v in outcome.variants}
+    return known or dict(zip(outcome.variants, cycle(("-", "--", ":", "-.")), strict=False))
+
+
+def _schemes(outcome: Outcome) -> dict[str, tuple[str, str]]:
+    """Return the labels and colours of all ways of weighting."""
+    others = dict.fromkeys(key[1] for _, key in outcome.measured if key[1] not in SCHEMES)
+    spare = cycle(c for c in COLOURS.values() if c not in {colour for _, colour in SCHEMES.values()})
+    return SCHEMES | {name: (name, colour) for name, colour in zip(others, spare, strict=False)}
+
+
 def _curve(axis: Axes, outcome: Outcome, variant: str, panel: str, scheme: str) -> None:
     keys = [k for v, k in outcome.measured if v == variant and k[:2] == (panel, scheme)]
-    label, colour = SCHEMES[scheme]
-    style = STYLES[variant]
-    if (panel, scheme, REFERENCE) in keys and variant == "paper":
+    styles = _styles(outcome)
+    style, first = styles[variant], next(iter(styles))
+    label, colour = _schemes(outcome)[scheme]
+    if (panel, scheme, REFERENCE) in keys and variant == first:
         level = outcome.interval(variant, (panel, scheme, REFERENCE)).estimate
         axis.axhline(level, color=colour, linestyle=style, label=f"{label}, {variant}")
     keys = sorted((k for k in keys if k[-1] != REFERENCE), key=lambda k: float(k[-1]))
@@ -174,5 +190,5 @@ def _curve(axis: Axes, outcome: Outcome, variant: str, panel: str, scheme: str) 
     points = [float(k[-1]) for k in keys]
     found = [outcome.interval(variant, k) for k in keys]
     axis.plot(points, [f.estimate for f in found], style, color=colour, marker=".", label=f"{label}, {variant}")
-    if variant == "paper":
+    if variant == first:
         axis.fill_between(points, [f.low for f in found], [f.high for f in found], color=colour, alpha=0.15, lw=0)
