@@ -1,6 +1,9 @@
-import pytest
+from pathlib import Path
 
-from omnirobust._own_code import digests, load_own
+import pytest
+import torch
+
+from omnirobust._own_code import digests, is_own, load_own, source_digest
 
 OWN = """
 def double(x):
@@ -55,3 +58,31 @@ def test_an_edited_file_is_told_apart(tmp_path, monkeypatch):
     assert digests(names) != before
     monkeypatch.syspath_prepend(tmp_path)
     assert list(digests(["edited_for_test:double"])) == ["edited_for_test"]
+
+
+def test_a_file_may_hold_dataclasses_and_import_what_lies_beside_it(tmp_path):
+    (tmp_path / "beside_this_test.py").write_text("SHARE = 0.25\n")
+    file = tmp_path / "with_dataclass_for_test.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside_this_test import SHARE\n"
+        "@dataclass(frozen=True)\nclass Part:\n    share: float = SHARE\n"
+        "def late():\n    import late_beside_this_test\n    return late_beside_this_test.NUMBER\n"
+    )
+    (tmp_path / "late_beside_this_test.py").write_text("NUMBER = 7\n")
+    assert load_own(f"{file}:Part", "rule")[1]().share == 0.25
+    assert load_own(f"{file}:late", "rule")[1]() == 7
+
+
+def test_sources_are_told_apart_where_there_is_one(tmp_path):
+    file = tmp_path / "sources_for_test.py"
+    seen = []
+    for text in (OWN, OWN, OWN.replace("2 * x", "3 * x")):
+        file.write_text(text)
+        double = load_own(f"{file}:double", "loss")[1]
+        assert is_own(double)
+        seen.append(source_digest(double))
+    assert seen[0] == seen[1] != seen[2]
+    typed: dict = {"__name__": "__main__"}
+    exec("def typed(x): pass", typed)
+    assert is_own(typed["typed"]) and source_digest(typed["typed"]) == "unknown"
+    assert not any(map(is_own, (load_own, torch.relu, int, Path)))
