@@ -51,6 +51,21 @@ def test_every_piece_of_the_page_on_ensembles_runs(digits) -> None:
     assert average.weights.unique().tolist() == [0.5]
 
 
+def test_the_tutorial_runs_from_top_to_bottom(digits, capsys) -> None:
+    space = {}
+    pieces = re.findall(r"```python\n(.*?)```", (DOCS / "tutorial.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(pieces) == 6
+    for piece in pieces:
+        exec(compile(piece, "tutorial.md", "exec"), space)
+    minmax, average, before, report = (space[name] for name in ("minmax", "average", "before", "report"))
+    assert before.asr_all <= average.asr_all and before.asr_all < minmax.asr_all
+    assert torch.allclose(minmax.weights.sum(1), torch.ones(60))
+    assert report.union <= min(report.accuracy.values()) <= report.clean
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(" ")[0] for line in told[:3]] == ["before", "average", "min-max"]
+    assert told[-2].startswith("plain: clean") and told[-1].startswith("robust: clean")
+
+
 def test_every_piece_of_the_page_on_transformations_runs(models, x, y) -> None:
     space = {"orb": orb, "models": models, "x": x, "y": y}
     pieces = re.findall(r"```python\n(.*?)```", (DOCS / "transforms.md").read_text(encoding="utf-8"), re.DOTALL)
