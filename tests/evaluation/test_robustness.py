@@ -12,6 +12,7 @@ from omnirobust import losses
 from omnirobust.evaluation import STRONG, GradientAttack, evaluate_robustness
 from omnirobust.evaluation.strong import EvaluationAttack
 from omnirobust.starts import normal_start
+from omnirobust.threat_models import Clip
 
 THREATS = {"linf": orb.Linf, "l2": orb.L2, "l1": orb.L1, "l0": orb.L0}
 RADII = {"linf": (0.05, 0.15, 0.3), "l2": (0.1, 0.3, 0.6), "l1": (0.2, 0.5, 1.0), "l0": (0, 1, 2)}
@@ -176,6 +177,32 @@ def test_a_ball_inside_another_never_looks_more_dangerous():
     report = evaluate_robustness(model, x, y, threats, steps=1, attacks=[nothing])
     wide, linf, l2, l1 = report.correct.T
     assert (l1 | ~l2).all() and (l2 | ~linf).all() and (linf | ~wide).all()
+
+
+class Flat(orb.FeasibleSet):
+    """Perturbations that are one number for each image."""
+
+    def project(self, delta: Tensor) -> Tensor:
+        low, high = self.lower.flatten(1).amax(1), self.upper.flatten(1).amin(1)
+        mean = delta.flatten(1).mean(1).clamp(low.clamp_min(-self.eps), high.clamp_max(self.eps))
+        return mean.view(-1, 1, 1, 1).expand_as(delta).clone()
+
+
+class FlatLinf(orb.ThreatModel):
+    def around(self, x: Tensor, *, shared: bool = False, clip: Clip = "image") -> orb.FeasibleSet:
+        ball = super().around(x, shared=shared, clip=clip)
+        return Flat(ball.p, ball.eps, ball.lower, ball.upper)
+
+
+def test_sets_of_ones_own_borrow_nothing_from_the_ball_of_their_norm(small):
+    model, x, y = small
+    threats = {"ball": orb.Linf(0.3), "flat": FlatLinf(math.inf, 0.3), "again": FlatLinf(math.inf, 0.3)}
+    alone = {name: evaluate_robustness(model, x, y, {name: t}, steps=5, restarts=1) for name, t in threats.items()}
+    report = evaluate_robustness(model, x, y, threats, steps=5, restarts=1)
+    for name in ("flat", "again"):
+        assert report.delta[name].flatten(1).std(1).max() < 1e-9  # of the ball's own examples none is flat
+        assert report.accuracy[name] == alone[name].accuracy[name]
+    assert report.accuracy["ball"] < report.accuracy["flat"]
 
 
 def test_examples_of_a_smaller_radius_are_not_searched_again(small):

@@ -53,9 +53,11 @@ def lies_inside(inner: ThreatModel, outer: ThreatModel, x: Tensor) -> Tensor:
     """Say for which inputs all that ``inner`` allows is allowed by ``outer``, (B,) bool.
 
     The ball of norm p and radius a lies in that of norm q and radius b if a max(1, d^(1/q - 1/p)) <= b, with d the
-    number of coordinates. Between l0 and other norms nothing is claimed.
+    number of coordinates. Between l0 and other norms nothing is claimed, nor of a set of the user's own.
     """
     a, b = (_radii(threat, x) for threat in (inner, outer))
+    if _own(inner) or _own(outer):
+        return torch.full_like(a, inner is outer, dtype=torch.bool)
     if outer.mask is not None and (inner.mask is None or not torch.equal(inner.mask, outer.mask)):
         return torch.zeros_like(a, dtype=torch.bool)
     if inner.p == 0 or outer.p == 0:
@@ -71,7 +73,9 @@ def of_rows(threat: ThreatModel, rows: Tensor) -> ThreatModel:
 
 
 def same_threat(a: ThreatModel, b: ThreatModel) -> bool:
-    """Say whether two threats allow the same."""
+    """Say whether two threats allow the same; of sets of the user's own, whether they are one object."""
+    if _own(a) or _own(b):
+        return a is b
     radii = (torch.as_tensor(t.eps, dtype=torch.float64) for t in (a, b))
     masks = [t.mask for t in (a, b) if t.mask is not None]
     alike = len(masks) == 0 or (len(masks) == 2 and torch.equal(*masks))
@@ -99,6 +103,11 @@ def check_universal(
 def shape_or_type(value: object) -> str:
     """Say for a message what was given instead of a tensor that fits."""
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _own(threat: ThreatModel) -> bool:
+    """Say whether a threat is of the user's own making: its norm and radius do not tell what it allows."""
+    return type(threat) is not ThreatModel
 
 
 def _radii(threat: ThreatModel, x: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ class AutoAttack:
         return "autoattack" if not self.parts else f"autoattack ({', '.join(self.parts)})"
 
     def fits(self, threat: ThreatModel, classes: int) -> bool:
-        """Say whether AutoAttack knows the norm."""
-        return threat.name in _NORMS
+        """Say whether AutoAttack knows the norm, and the threat is a ball of it."""
+        return threat.name in _NORMS and type(threat) is ThreatModel
 
     def runs(self, problem: Problem) -> Iterator[Run]:
         """Yield its parts, as it runs them: each on the inputs that the others left standing.
