@@ -13,7 +13,8 @@ import omnirobust.jobs as jobs
 from omnirobust.cli import main
 from omnirobust.cli.app import LISTS, app
 from omnirobust.cli.arguments import expand_lists
-from omnirobust.cli.config import Given, read_config
+from omnirobust.cli.config import Given
+from omnirobust.cli.yaml_files import read_config
 from omnirobust.directions import Sign
 from omnirobust.jobs import AttackJob, EvaluationJob
 from omnirobust.weights import ExponentiatedGradient

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +14,8 @@ import typer
 import yaml
 
 from omnirobust.cli.arguments import values_of
+from omnirobust.cli.paths import anywhere
+from omnirobust.cli.yaml_files import dump, read_config
 
 APART = ("out", "processes", "config", "settings", "help")
 """Options that say where and how a command runs, not what it does: they are left out of what reproduces a run."""
@@ -43,9 +44,9 @@ class Given:
     def text(self) -> str:
         """Return the YAML file that gives the same settings again, from any working directory."""
         head = f"# omnirobust {' '.join(self.command)} --config THIS_FILE\n"
-        own = {name: _anywhere(name, value) for name, value in self.settings.items()}
+        own = {name: anywhere(name, value) for name, value in self.settings.items()}
         content = {COMMAND: " ".join(self.command), **own}
-        return head + _dump(content, sort_keys=False, default_flow_style=None, width=100)
+        return head + dump(content, sort_keys=False, default_flow_style=None, width=100)
 
     def words(self) -> list[str]:
         """Return the command line that gives the same settings again."""
@@ -77,42 +78,6 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
     run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, {}
     run.__dict__["__signature__"] = signature
     return run
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """Read a mapping from names to plain values.
-
-    Raises:
-        ValueError: if the file is missing, is no YAML, or holds anything else, or a name twice.
-    """
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_NoRepeats)
-    except OSError as error:
-        raise ValueError(f"config must be a readable file, got {file}: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"config must be YAML, got {file}{where}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"config must be YAML in UTF-8, got {file}: {_first_line(error)}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"config must map option names to values, such as 'eps: 0.1', got {file}")
-    return content
-
-
-class _NoRepeats(yaml.SafeLoader):
-    """Builds plain values only, and takes no key twice: the first would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen if isinstance(key_node, yaml.ScalarNode) else False:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key_node.value} stands there twice", key_node.start_mark
-                )
-            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
-        return super().construct_mapping(node, deep)
 
 
 def _from_file(ctx: typer.Context, file: Path | None) -> Path | None:
@@ -276,54 +241,7 @@ def _written(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float)) else str(value)
 
 
-_OF_FILES = ("data", "model", "models", "transfer", "transforms", "from", "rule")
-"""Options whose values may name files and folders."""
-
-
-def _anywhere(option: str, value: Any) -> Any:
-    """Return the value of an option with its paths made absolute."""
-    if option not in _OF_FILES or not isinstance(value, (str, list)):
-        return value
-    if isinstance(value, list):
-        return [_anywhere(option, part) for part in value]
-    file, colon, rest = value.partition(":")
-    if file == "hf" and Path(rest).is_dir():
-        return f"hf:{Path(rest).resolve()}"
-    if file.endswith((".py", ".safetensors")) and Path(file).is_file():
-        return f"{Path(file).resolve()}{colon}{_anywhere(option, rest)}"
-    return str(Path(value).expanduser().resolve()) if _is_folder(option, value) else value
-
-
-def _is_folder(option: str, value: str) -> bool:
-    """Say whether the command takes a value for a folder of the working directory, not for a name that it knows."""
-    from omnirobust.data import HUB_IDS
-
-    path, root = Path(value).expanduser(), os.environ.get("OMNIROBUST_DATA")
-    if option == "data":
-        known = value in ("digits", *HUB_IDS) or (root is not None and (Path(root) / value).is_dir())
-        return path.is_dir() and (not known or value.startswith((".", "~")))
-    return (path / "model.safetensors").is_file() or (path / "config.json").is_file()
-
-
 def _flow(value: Any) -> str:
     """Write a value as YAML on one line."""
-    text = _dump(value, default_flow_style=True, width=float("inf"))
+    text = dump(value, default_flow_style=True, width=float("inf"))
     return text.strip().removesuffix("\n...")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _dump(value: Any, *, default_flow_style: bool | None, width: float, sort_keys: bool = True) -> str:
-    """Write YAML that reads as it was: letters as they are, unless a line break of Unicode is among them.
-
-    PyYAML writes U+0085, U+2028 and U+2029 as they are, and reads them back as the end of a line.
-    """
-    for as_is in (True, False):
-        text = yaml.safe_dump(
-            value, default_flow_style=default_flow_style, width=width, sort_keys=sort_keys, allow_unicode=as_is
-        )
-        if not set("\x85\u2028\u2029") & set(text):
-            break
-    return text

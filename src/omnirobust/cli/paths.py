@@ -1,0 +1,35 @@
+"""Values of options that name files: made to hold in any working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+_OF_FILES = ("data", "model", "models", "transfer", "transforms", "from", "rule")
+"""Options whose values may name files and folders."""
+
+
+def anywhere(option: str, value: Any) -> Any:
+    """Return the value of an option with its paths made absolute."""
+    if option not in _OF_FILES or not isinstance(value, (str, list)):
+        return value
+    if isinstance(value, list):
+        return [anywhere(option, part) for part in value]
+    file, colon, rest = value.partition(":")
+    if file == "hf" and Path(rest).is_dir():
+        return f"hf:{Path(rest).resolve()}"
+    if file.endswith((".py", ".safetensors")) and Path(file).is_file():
+        return f"{Path(file).resolve()}{colon}{anywhere(option, rest)}"
+    return str(Path(value).expanduser().resolve()) if _is_folder(option, value) else value
+
+
+def _is_folder(option: str, value: str) -> bool:
+    """Say whether the command takes a value for a folder of the working directory, not for a name that it knows."""
+    from omnirobust.data import HUB_IDS
+
+    path, root = Path(value).expanduser(), os.environ.get("OMNIROBUST_DATA")
+    if option == "data":
+        known = value in ("digits", *HUB_IDS) or (root is not None and (Path(root) / value).is_dir())
+        return path.is_dir() and (not known or value.startswith((".", "~")))
+    return (path / "model.safetensors").is_file() or (path / "config.json").is_file()
