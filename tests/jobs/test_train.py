@@ -9,6 +9,7 @@ import yaml
 import omnirobust as orb
 from omnirobust.cli import main
 from omnirobust.jobs import TrainingJob, TrainingRecord, run_training
+from omnirobust.report.training import told_end
 from omnirobust.training import Scheme
 from omnirobust.zoo import Recipe
 
@@ -43,6 +44,11 @@ def test_the_files_read_back(tmp_path) -> None:
 def test_a_natural_training_has_neither_weights_nor_an_evaluation(tmp_path) -> None:
     record = run_training(job(Scheme("natural")), tmp_path / "run")
     assert record.weights is None and record.evaluation is None and "robust" not in record.history[0]
+    test = orb.data.load("digits", "test", limit=record.metrics["clean"]["images"])
+    model = orb.zoo.load_model(str(tmp_path / "run"), shape=test.shape, classes=10)
+    right = int((model(test.x).argmax(1) == test.y).sum())
+    assert record.metrics["clean"] == {"right": right, "images": len(test)}
+    assert f"It has {100 * right / len(test):.2f} % of {len(test)} test images right" in told_end(record)
 
 
 def test_another_seed_is_another_run(tmp_path) -> None:

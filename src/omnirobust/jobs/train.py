@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from omnirobust._device import resolved
+from omnirobust._hub import DataUnavailableError
+from omnirobust.data import load
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
 from omnirobust.jobs.models import trained_file
@@ -29,6 +31,7 @@ from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.jobs.train_setting import TrainingSetting, load_training
 from omnirobust.runs import RunFolder
 from omnirobust.stores import fingerprint
+from omnirobust.training.accuracy import accuracy
 from omnirobust.training.fit import FitResult, Progress, fit
 from omnirobust.training.logs import MetricLogger, make_loggers
 from omnirobust.training.schemes import Scheme
@@ -75,7 +78,7 @@ def run_training(
         wait(team)
         found = _judge(job, folder, team, progress)
         if team.rank == 0:
-            folder.write_json("metrics.json", _metrics(setting, result, found))
+            folder.write_json("metrics.json", _metrics(setting, result, found) | _clean(setting))
         wait(team)
     return TrainingRecord.open(folder.path)
 
@@ -147,6 +150,19 @@ def _judge(job: TrainingJob, folder: RunFolder, team: Workers, progress: JobProg
         device=job.device,
     )  # fmt: skip
     return run_evaluation(judged, folder.file(EVALUATION), progress, None, team).metrics
+
+
+def _clean(setting: TrainingSetting) -> dict[str, Any]:
+    """Measure accuracy on test images, if there are any, where there are no threats to judge by."""
+    job = setting.job
+    if job.scheme.threats or not job.test_images:
+        return {}
+    try:
+        test = load(job.data, "test", limit=job.test_images)
+    except (DataUnavailableError, ValueError):  # no split of that name
+        return {}
+    right = accuracy(setting.model, (test.x, test.y))
+    return {"clean": {"right": round(right * len(test)), "images": len(test)}}
 
 
 def _short(start: str) -> str:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from omnirobust.evaluation import wilson_interval
 from omnirobust.jobs.train_files import TrainingRecord
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment
@@ -73,9 +74,19 @@ def told_end(record: TrainingRecord) -> str:
     note = f" ({data['note']})" if data["note"] else ""
     on = f"{m['train_images']} images of {data['name']}{note}"
     held = f", chosen on {m['validation_images']} others" if record.config["keep"] == "best" else ""
+    clean = m.get("clean")
+    told = "" if clean is None else f" {_right(clean['right'], clean['images'])}"
     return (
         f"Trained on {on} for {count(m['epochs'], 'epoch')}: {why[m['stopped']]}. "
-        f"The model is that of epoch {m['kept']}{held}."
+        f"The model is that of epoch {m['kept']}{held}.{told}"
+    )
+
+
+def _right(right: int, images: int) -> str:
+    found = wilson_interval(right, images)
+    return (
+        f"It has {percent(found.estimate)} % of {images} test images right, 95 % interval {percent(found.low)} to "
+        f"{percent(found.high)}; under attack it was not judged."
     )
 
 
