@@ -148,7 +148,7 @@ def test_distortions_are_those_of_every_image_by_itself(laboratory):
     assert same(laboratory.recall(cell, 25), found)
 
 
-def test_models_without_a_recipe_or_weights_wait_and_damaged_ones_do_not(tmp_path):
+def test_models_without_weights_wait_and_impossible_or_damaged_ones_do_not(tmp_path):
     def load(name):
         if name == "mnist/b":
             raise ValueError("The weights are damaged")
@@ -160,10 +160,11 @@ def test_models_without_a_recipe_or_weights_wait_and_damaged_ones_do_not(tmp_pat
 
     lab = Laboratory(tmp_path, load, make_images)
     assert lab.untrained(GROUPS) == ()
-    assert lab.untrained(replace(GROUPS, models=("mnist/e",))) == ("mnist/e",)
     assert lab.untrained(replace(GROUPS, models=("mnist/a", "mnist/c"), task=None)) == ("mnist/c",)
     with pytest.raises(ValueError, match="The weights are damaged"):
         lab.untrained(replace(GROUPS, models=("mnist/b",)))
+    with pytest.raises(ValueError, match="name must be one of those with a recipe"):
+        lab.untrained(replace(GROUPS, models=("mnist/e",)))
 
 
 def test_models_that_are_still_being_trained_wait(digits, tmp_path, monkeypatch):
