@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 class CommonOptions:
     """What every attack is told: data, models, threat model, and how to run."""
 
-    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder in hub layout.")]
+    data: Annotated[
+        str,
+        typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder: of pictures by class, or in hub layout."),
+    ]
     models: Annotated[
         list[str],
         typer.Option(
-            help="Models to attack: a, mnist/a, a@seed1 of the zoo; FILE.py:NAME or package:NAME of your own."
+            help="Models to attack: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, package:NAME, "
+            "FILE.safetensors:ARCHITECTURE or the folder of a training of your own."
         ),
     ]
     norm: Annotated[NormName, typer.Option(help="Norm of the perturbation.")]
