@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 @configurable
 def evaluate(
     given: Given,
-    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder: of pictures by class, or in hub layout.")],
+    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder of images.")],
     models: Annotated[
         list[str],
         typer.Option(
             "--model", "--models",
-            help="Models to judge: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, package:NAME, "
-            "FILE.safetensors:ARCHITECTURE or the folder of a training of your own.",
+            help="Models to judge: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, "
+            "package:NAME, FILE.safetensors:ARCHITECTURE or the folder of a training of your own.",
         ),
     ],
     threat: Annotated[list[str], typer.Option(help="What attackers may do: linf:0.2 l2:2 l1:10 l0:20, linf:8/255.")],

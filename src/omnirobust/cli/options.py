@@ -24,13 +24,13 @@ class CommonOptions:
 
     data: Annotated[
         str,
-        typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder: of pictures by class, or in hub layout."),
+        typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder of images."),
     ]
     models: Annotated[
         list[str],
         typer.Option(
-            help="Models to attack: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, package:NAME, "
-            "FILE.safetensors:ARCHITECTURE or the folder of a training of your own."
+            help="Models to attack: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, "
+            "package:NAME, FILE.safetensors:ARCHITECTURE or the folder of a training of your own."
         ),
     ]
     norm: Annotated[NormName, typer.Option(help="Norm of the perturbation.")]

@@ -54,7 +54,7 @@ class InitName(StrEnum):
 @configurable
 def train(
     given: Given,
-    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder: of pictures by class, or in hub layout.")],
+    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder of images.")],
     model: Annotated[
         str | None,
         typer.Option(help="What to train from the beginning: a, lenet, mnist/a, or FILE.py:NAME of your own."),
