@@ -9,10 +9,18 @@ from difflib import get_close_matches
 from pathlib import Path
 
 
+def from_home(path: str) -> Path:
+    """Return the path with its ~ or ~USER replaced by that home; as it is where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def cache_dir() -> Path:
     """Return the cache folder: $OMNIROBUST_CACHE, or ~/.cache/omnirobust. It need not exist yet."""
     chosen = os.environ.get("OMNIROBUST_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "omnirobust"
+    return from_home(chosen) if chosen else Path.home() / ".cache" / "omnirobust"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from omnirobust._files import nearest
+from omnirobust._files import from_home, nearest
 from omnirobust._hub import DataUnavailableError, Source
 
 __all__ = ["HUB_IDS", "DataUnavailableError", "ImageData", "load"]
@@ -121,9 +121,9 @@ def _find(name: str, root: str | Path | None) -> Source:
         path, _, config = name.removeprefix("hub:").partition(":")
         return Source(path, config or None)
     if name.startswith((".", "~")) or Path(name).is_absolute():  # a path of the caller's, wherever sets lie
-        if not Path(name).expanduser().is_dir():
+        if not from_home(name).is_dir():
             raise ValueError(f"name must be the path of a folder in hub layout, got {name!r}, which is none")
-        return Source(str(Path(name).expanduser()), folder=True)
+        return Source(str(from_home(name)), folder=True)
     root = root if root is not None else os.environ.get("OMNIROBUST_DATA")
     if root is not None and (Path(root) / name).is_dir():
         return Source(str(Path(root) / name), folder=True)

@@ -33,6 +33,8 @@ def here(tmp_path, monkeypatch):
         ("models", "w.safetensors:c", "HERE/w.safetensors:c"),
         ("models", ["hf:hub", "hf:ORG/NAME", "timm:resnet18"], ["hf:HERE/hub", "hf:ORG/NAME", "timm:resnet18"]),
         ("transforms", ["rot:-30..30", "own.py:f"], ["rot:-30..30", "HERE/own.py:f"]),
+        ("models", ["~no-such-user", "~no-such-user/x"], ["~no-such-user", "~no-such-user/x"]),
+        ("data", "~no-such-user", "~no-such-user"),
         ("from", "run", "HERE/run"),
         ("out", "run", "run"),
         ("steps", 3, 3),

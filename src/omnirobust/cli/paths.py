@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from omnirobust._files import from_home
+
 _OF_FILES = ("data", "model", "models", "transfer", "transforms", "from", "rule")
 """Options whose values may name files and folders."""
 
@@ -21,14 +23,14 @@ def anywhere(option: str, value: Any) -> Any:
         return f"hf:{Path(rest).resolve()}"
     if file.endswith((".py", ".safetensors")) and Path(file).is_file():
         return f"{Path(file).resolve()}{colon}{anywhere(option, rest)}"
-    return str(Path(value).expanduser().resolve()) if _is_folder(option, value) else value
+    return str(from_home(value).resolve()) if _is_folder(option, value) else value
 
 
 def _is_folder(option: str, value: str) -> bool:
     """Say whether the command takes a value for a folder of the working directory, not for a name that it knows."""
     from omnirobust.data import HUB_IDS
 
-    path, root = Path(value).expanduser(), os.environ.get("OMNIROBUST_DATA")
+    path, root = from_home(value), os.environ.get("OMNIROBUST_DATA")
     if option == "data":
         known = value in ("digits", *HUB_IDS) or (root is not None and (Path(root) / value).is_dir())
         return path.is_dir() and (not known or value.startswith((".", "~")))

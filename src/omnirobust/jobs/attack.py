@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from omnirobust._files import from_home
 from omnirobust._own_code import digests
 from omnirobust._types import WeightRule
 from omnirobust.attacks import attack_product
@@ -132,7 +133,7 @@ def describe_data(images: ImageData, start: int) -> dict[str, Any]:
 
 def _own_name(name: str) -> str:
     """Return the name of a set; of a folder its own name, wherever it lies: what it holds is told by a fingerprint."""
-    path = Path(name).expanduser()
+    path = from_home(name)
     return path.resolve().name if not name.startswith("hub:") and path.is_dir() else name
 
 
