@@ -37,17 +37,32 @@ net = nn.Sequential(
     nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 64, 10),
 )
 """
-BATCH = 25
+BATCH, SMALL, LARGE = 25, 100, 500
+KINDS = ("1", "2", "1+1")
 
 
-def seconds(folder: Path, processes: int, images: int, steps: int, turn: int) -> tuple[float, float]:
-    """Return how long the command takes, and how much time of the cores it takes in all its processes."""
+def seconds(folder: Path, kind: str, images: int, steps: int, turn: int) -> tuple[float, float]:
+    """Return how long the command takes, and how much time of the cores it takes in all its processes.
+
+    The kind is how many processes it runs in: "1", "2", or "1+1" for two independent commands at once, each in one.
+    """
     command = [sys.executable, "-m", "omnirobust", "attack", "ensemble", "--data", "digits", "--norm", "linf"]
     command += ["--models", f"{folder}/own.py:net", "--eps", "0.05", "--keep", "last", f"--batch-size={BATCH}"]
-    command += [f"--steps={steps}", f"--images={images}", f"--out={folder / f'{turn}-{processes}-{images}'}"]
-    command += [f"--processes={processes}"]
+    command += [f"--steps={steps}", f"--images={images}"]
+    outs = [folder / f"{turn}-{kind}-{images}-{copy}" for copy in range(len(kind.split("+")))]
     before, begin = os.times(), time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [*command, f"--processes={kind[0]}", f"--out={out}"],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for out in outs
+    ]
+    if any(process.wait() for process in running):
+        raise SystemExit(f"a command failed: {' '.join(command)}")
     taken, after = time.perf_counter() - begin, os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return taken, used
@@ -55,7 +70,7 @@ def seconds(folder: Path, processes: int, images: int, steps: int, turn: int) ->
 
 def same(folder: Path, turn: int, images: int) -> bool:
     """Say whether one process and two wrote the same files."""
-    one, two = (folder / f"{turn}-{processes}-{images}" for processes in (1, 2))
+    one, two = (folder / f"{turn}-{kind}-{images}-0" for kind in ("1", "2"))
     names = {f.name for f in one.iterdir()}
     return names == {f.name for f in two.iterdir()} and all(
         (one / name).read_bytes() == (two / name).read_bytes() for name in names
@@ -108,47 +123,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=200, help="of the smaller run; the larger has four times as many")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=200)
     asked = parser.parse_args()
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    walls: dict[int, list[float]] = {1: [], 2: []}
-    work: dict[int, list[float]] = {1: [], 2: []}
+    rates, walls, work = ({kind: list[float]() for kind in KINDS} for _ in range(3))
     equal, loads = True, []
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "own.py").write_text(NET)
         for turn in range(asked.rounds):
-            for processes in (1, 2) if turn % 2 == 0 else (2, 1):
+            for kind in KINDS if turn % 2 == 0 else KINDS[::-1]:
                 loads.append(os.getloadavg()[0])
-                small, large = (
-                    seconds(folder, processes, n, asked.steps, turn) for n in (asked.images, 4 * asked.images)
-                )
-                rates[processes].append(3 * asked.images / (large[0] - small[0]))
-                work[processes].append((large[1] - small[1]) / (3 * asked.images))
-                walls[processes].append(large[0])
-            equal &= same(folder, turn, 4 * asked.images)
+                small, large = (seconds(folder, kind, n, asked.steps, turn) for n in (SMALL, LARGE))
+                more = (LARGE - SMALL) * len(kind.split("+"))
+                rates[kind].append(more / (large[0] - small[0]))
+                work[kind].append((large[1] - small[1]) / more)
+                walls[kind].append(large[0])
+            equal &= same(folder, turn, LARGE)
     torch.set_num_threads(1)
     rows = "\n".join(single(arch) for arch in "abcd")
-    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    two, ceiling = ([b / a for a, b in zip(rates["1"], rates[kind], strict=True)] for kind in KINDS[1:])
     text = f"""# What several processes bring
 
-`python benchmarks/bench_processes.py --rounds {asked.rounds} --images {asked.images} --steps {asked.steps}`, \
+`python benchmarks/bench_processes.py --rounds {asked.rounds} --steps {asked.steps}`, \
 torch {torch.__version__}, CPU with {os.cpu_count()} cores, one thread a process. Load average of the machine \
 before the runs: {min(loads):.1f} to {max(loads):.1f}.
 
-A small convolutional network, {4 * asked.images} images in batches of {BATCH}, {asked.steps} steps, both the average
+A small convolutional network, {LARGE} images in batches of {BATCH}, {asked.steps} steps, both the average
 and min-max.
 
-| | one process | two processes |
-|---|---|---|
-| images a second beyond the first {asked.images}, median | {median(rates[1]):.2f} | {median(rates[2]):.2f} |
-| core milliseconds an image of these, median | {1e3 * median(work[1]):.1f} | {1e3 * median(work[2]):.1f} |
-| seconds of the whole command, median | {median(walls[1]):.1f} | {median(walls[2]):.1f} |
+| | one process | two processes | two commands at once |
+|---|---|---|---|
+| images a second beyond the first {SMALL}, median | {" | ".join(f"{median(rates[k]):.2f}" for k in KINDS)} |
+| core milliseconds an image of these, median | {" | ".join(f"{1e3 * median(work[k]):.1f}" for k in KINDS)} |
+| seconds of the whole command, median | {" | ".join(f"{median(walls[k]):.1f}" for k in KINDS)} |
 
-Throughput of two over one, by the clock: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}). \
-By the time of the cores, which other work on the machine disturbs less: {2 * median(work[1]) / median(work[2]):.2f} \
-where both cores are free. Files of both: {"the same, byte by byte" if equal else "NOT the same"}.
+Throughput over that of one process, by the clock, median (least to greatest of the rounds): of two processes
+{median(two):.2f} ({min(two):.2f} to {max(two):.2f}); of two independent commands at once, the most that the machine
+gives, {median(ceiling):.2f} ({min(ceiling):.2f} to {max(ceiling):.2f}). Files of one process and of two: \
+{"the same, byte by byte" if equal else "NOT the same"}.
 
 ## What one image of 3 x 32 x 32 costs, one thread
 
