@@ -56,14 +56,14 @@ def test_a_training_from_the_command_line(digits, tmp_path, capsys):
     """The line of the design, smaller: what it writes is what the library trains, and other commands take it."""
     code, out, err = run(
         capsys, f"train --data digits --model digits/a {TWO} --scheme minmax --dpar 0.1 --epochs 3 {SMALL}",
-        f"--keep last --out {tmp_path}/robust",
+        f"--dpar-warmup 2 --keep last --out {tmp_path}/robust",
     )  # fmt: skip
     assert (code, err) == (0, "")
     folder = tmp_path / "robust"
     train = data.load("digits", "train")
     torch.manual_seed(0)
     model = zoo.build("a", train.shape, 10)
-    scheme = Scheme("minmax", (orb.Linf(0.1), orb.L2(0.5)), steps=2, dpar=0.1)
+    scheme = Scheme("minmax", (orb.Linf(0.1), orb.L2(0.5)), steps=2, dpar=0.1, dpar_warmup=2)
     held_out = (train.x[-32:], train.y[-32:])
     result = fit(model, (train.x[:96], train.y[:96]), scheme, epochs=3, batch_size=32, validation=held_out)
     assert all(torch.equal(value, weights(folder)[name]) for name, value in result.model.state_dict().items())
@@ -261,10 +261,10 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(digits, tmp_path, capsys, 
 
 
 def test_the_folder_of_another_training_is_left_alone(digits, tmp_path, capsys):
-    line = f"train --data digits --model a {TWO} --epochs 1 {SMALL} --out {tmp_path}/run"
+    line = f"train --data digits --model a {TWO} --dpar 0.2 --epochs 1 {SMALL} --out {tmp_path}/run"
     run(capsys, line)
     before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir() if file.is_file()}
-    for other in ("--seed 1", "--dpar 0.1", "--lr 0.01", "--images 64", "--tensorboard --steps 3"):
+    for other in ("--seed 1", "--dpar 0.1", "--dpar-warmup 1", "--lr 0.01", "--images 64", "--tensorboard --steps 3"):
         code, out, err = run(capsys, f"{line} {other}")
         assert (code, out) == (2, "") and err.count("\n") == 1
         assert "out must be a new folder or that of a run with the same settings" in err

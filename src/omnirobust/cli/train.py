@@ -71,6 +71,7 @@ def train(
         typer.Option(help="What to train against.", show_default="minmax; single for one threat, natural for none"),
     ] = None,
     dpar: Annotated[float, typer.Option(help="Weight of the attacks' diversity; the paper's is 0.1.")] = 0.0,
+    dpar_warmup: Annotated[int, typer.Option(help="Epochs over which --dpar rises from 0.")] = 0,
     steps: Annotated[int, typer.Option(help="Ascent steps of the attacks on each mini-batch.")] = 20,
     beta: Annotated[float | None, typer.Option(help="Step size of the weights.", show_default="0.02")] = None,
     gamma: Annotated[float | None, typer.Option(help="Pull towards equal weights.", show_default="4")] = None,
@@ -121,8 +122,8 @@ def train(
         precision=precision.value,
     )  # fmt: skip
     wanted = _scheme(
-        scheme, threat or (), steps=steps, beta=beta, gamma=gamma, dpar=dpar, persist=persist, ratio=adversarial_ratio,
-        preset=preset, init=init,
+        scheme, threat or (), steps=steps, beta=beta, gamma=gamma, dpar=dpar, warmup=dpar_warmup, persist=persist,
+        ratio=adversarial_ratio, preset=preset, init=init,
     )  # fmt: skip
     job = TrainingJob(
         data, wanted, recipe, model=model, start=start, images=images, patience=patience,
@@ -141,7 +142,8 @@ def train(
 
 def _scheme(
     name: SchemeName | None, threats: list[str] | tuple[str, ...], *, steps: int, beta: float | None,
-    gamma: float | None, dpar: float, persist: PersistName, ratio: float, preset: args.Preset | None, init: InitName,
+    gamma: float | None, dpar: float, warmup: int, persist: PersistName, ratio: float, preset: args.Preset | None,
+    init: InitName,
 ) -> Scheme:  # fmt: skip
     """Make the scheme of the options; without a name the one that the number of threats suggests."""
     from omnirobust.training import DEFAULT_RULE, Scheme
@@ -156,7 +158,7 @@ def _scheme(
         )
     return Scheme(
         kind, models, steps=steps, rule=rule, dpar=dpar, persist=persist.value, adversarial_ratio=ratio,
-        preset=None if preset is None else "paper", start=init.value,
+        preset=None if preset is None else "paper", start=init.value, dpar_warmup=warmup,
     )  # fmt: skip
 
 
