@@ -103,10 +103,13 @@ class Classifier:
             return self.model(batch)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except Exception as error:  # whatever the code of a model raises: assertions and look-ups among it
             if self.classes is not None:
                 raise
-            reason = str(error).strip().splitlines()[0]
+            said = (str(error).strip().splitlines() or [""])[0]
+            reason = (
+                said if isinstance(error, RuntimeError | ValueError) and said else f"{type(error).__name__}: {said}"
+            )
             raise ValueError(
                 f"model {self.name!r} cannot take inputs of shape {tuple(batch.shape)}, {batch.dtype}: {reason}"
             ) from error

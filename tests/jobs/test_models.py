@@ -69,3 +69,14 @@ def test_a_model_for_other_images_is_named():
     models: dict[str, nn.Module] = {"p": nn.Sequential(nn.Flatten(), nn.Linear(4, 3))}
     with pytest.raises(ValueError, match=r"model 'p' cannot take inputs of shape \(7, 1, 3, 3\), .*: mat1 and mat2"):
         predict(models, torch.rand(7, 1, 3, 3))
+
+
+@pytest.mark.parametrize("error", [KeyError("pixels"), AssertionError(), ValueError("of 24 pixels"), TypeError("no")])
+def test_a_model_whose_code_raises_anything_is_named(error):
+    class Raising(nn.Module):
+        def forward(self, x):
+            raise error
+
+    said = str(error) if isinstance(error, ValueError) else type(error).__name__
+    with pytest.raises(ValueError, match=rf"model 'p' cannot take inputs of shape \(2, 1, 3, 3\), .*: {said}"):
+        predict({"p": Raising()}, torch.rand(2, 1, 3, 3))
