@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,17 @@ def test_sources_are_told_apart_where_there_is_one(tmp_path):
     exec("def typed(x): pass", typed)
     assert is_own(typed["typed"]) and source_digest(typed["typed"]) == "unknown"
     assert not any(map(is_own, (load_own, torch.relu, int, Path)))
+
+
+def test_a_module_of_the_working_folder_is_found_and_hides_nothing_installed(tmp_path, monkeypatch):
+    """The installed command, other than ``python -m``, does not look into the working folder by itself."""
+    (tmp_path / "own_beside_the_caller.py").write_text(OWN)
+    (tmp_path / "safetensors.py").write_text("double = 3")
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p not in ("", str(Path.cwd()))])
+    monkeypatch.chdir(tmp_path)
+    assert load_own("own_beside_the_caller:double", "models")[1](4) == 8
+    assert list(digests(["own_beside_the_caller:double"])) == ["own_beside_the_caller"]
+    with pytest.raises(ValueError, match="but safetensors has no double"):
+        load_own("safetensors:double", "models")
+    with pytest.raises(ValueError, match="models must name a file or a module before the colon, got none"):
+        load_own(":double", "models")

@@ -90,6 +90,9 @@ def broken(name: str, argument: str, error: Exception) -> str:
 
 def _module(where: str, argument: str) -> ModuleType:
     if not where.endswith(".py"):
+        if not where:
+            raise ValueError(f"{argument} must name a file or a module before the colon, got none")
+        _see(Path.cwd())  # the installed command does not, other than "python -m"
         try:
             return importlib.import_module(where)
         except ModuleNotFoundError as error:
@@ -101,8 +104,12 @@ def _module(where: str, argument: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look for their module there, and so does who asks for their source
-    beside = str(Path(where).resolve().parent)
-    if beside not in sys.path:  # last, so that what lies beside a file hides nothing that is installed
-        sys.path.append(beside)
+    _see(Path(where).resolve().parent)
     spec.loader.exec_module(module)
     return module
+
+
+def _see(folder: Path) -> None:
+    """Let modules be imported from ``folder``: last of all, so that what lies there hides nothing that is installed."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
