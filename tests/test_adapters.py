@@ -7,6 +7,7 @@ from copy import deepcopy
 from functools import partial
 
 import foolbox
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -122,6 +123,10 @@ BALL = adapters.FoolboxAttack(2)
             lambda m, x, y: BALL(m, x, y, epsilons=[None]),
             r"epsilons must be a radius .* got \[None\]",
         ),
+        (lambda m, x, y: BALL(m, x, y, epsilons=None), r"epsilons must be a radius .* got None"),
+        (lambda m, x, y: BALL(m, x, y, epsilons={0.1: 1}), r"epsilons must be a radius .* got \{0.1: 1\}"),
+        (lambda m, x, y: BALL(m, x, y, epsilons=True), "epsilons must be a radius .* got True"),
+        (lambda m, x, y: BALL({}, x, y, epsilons=0.1), "model must hold at least one model, got none"),
         (lambda m, x, y: BALL(m, x, y, epsilons=[]), r"epsilons must be a radius .* got \[\]"),
         (lambda m, x, y: BALL(m, x, "cat", epsilons=1.0), "criterion must be labels, .* got str"),
         (
@@ -146,3 +151,17 @@ class Wider:
 
     def __call__(self, x):
         return x
+
+
+@pytest.mark.parametrize(
+    "radii", [np.float32([0.0625, 0.25]), torch.tensor([0.0625, 0.25]), list(np.float32([0.0625, 0.25]))]
+)
+def test_radii_may_be_numbers_of_numpy_and_torch(single, x, y, radii) -> None:
+    model = foolbox.PyTorchModel(single["a"], bounds=(0, 1), device="cpu")
+    attack = adapters.FoolboxAttack(math.inf, partial(orb.attack_ensemble, steps=2))
+    wanted = attack(model, x.float(), y, epsilons=[0.0625, 0.25])
+    found = attack(model, x.float(), y, epsilons=radii)
+    assert all(torch.equal(a, b) for a, b in zip(wanted[1], found[1], strict=True))
+    assert torch.equal(found[2], wanted[2])
+    one = attack(model, x.float(), y, epsilons=radii[1])
+    assert torch.equal(one[1], wanted[1][1]) and one[2].shape == (9,)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -76,7 +77,7 @@ class FoolboxAttack:
         self.results: tuple[AttackResult, ...] = ()
 
     def __call__(
-        self, model: FoolboxModels, inputs: Any, criterion: Any, *, epsilons: float | Sequence[float]
+        self, model: FoolboxModels, inputs: Any, criterion: Any, *, epsilons: float | Sequence[float] | Any
     ) -> FoolboxAnswer:
         """Attack once for each radius.
 
@@ -84,7 +85,7 @@ class FoolboxAttack:
             model: a foolbox model, or a mapping from name to such models, which are fooled all at once.
             inputs: images within the model's bounds, (B, *S).
             criterion: labels (B,), or foolbox's ``Misclassification`` or ``TargetedMisclassification``.
-            epsilons: one radius, or several.
+            epsilons: one radius, or several: numbers, an array of numpy or a tensor.
 
         Returns:
             (raw, clipped, success) as foolbox does: of one radius tensors, and success (B,); of several lists, and
@@ -95,9 +96,7 @@ class FoolboxAttack:
         """
         models, bounds = _foolbox_models(model)
         labels, targeted = _labels(criterion)
-        radii = [epsilons] if isinstance(epsilons, float | int) else list(epsilons)
-        if not radii or any(not isinstance(radius, float | int) for radius in radii):
-            raise ValueError(f"epsilons must be a radius or a sequence of radii, got {epsilons!r}")
+        one, radii = _radii(epsilons)
         x = _raw(inputs)
         self.results = tuple(
             self.attack(models, x, labels, ThreatModel(self.p, radius, bounds=bounds), targeted=targeted)
@@ -105,7 +104,7 @@ class FoolboxAttack:
         )
         found = [result.adversarial for result in self.results]
         success = torch.stack([result.fooled.all(1) for result in self.results])
-        if isinstance(epsilons, float | int):
+        if one:
             return found[0], found[0].clone(), success[0]
         return found, [images.clone() for images in found], success
 
@@ -180,6 +179,8 @@ def from_art(classifier: Any) -> nn.Module:
 
 def _foolbox_models(model: FoolboxModels) -> tuple[dict[str, Model], tuple[float, float]]:
     named = dict(model) if isinstance(model, Mapping) else {"model_0": model}
+    if not named:
+        raise ValueError("model must hold at least one model, got none")
     models = {str(name): from_foolbox(each) for name, each in named.items()}
     bounds = {(float(each.bounds[0]), float(each.bounds[1])) for each in named.values()}
     if len(bounds) != 1:
@@ -197,6 +198,18 @@ def _labels(criterion: Any) -> tuple[Tensor, bool]:
     raise ValueError(
         f"criterion must be labels, Misclassification or TargetedMisclassification, got {type(criterion).__name__}"
     )
+
+
+def _radii(epsilons: Any) -> tuple[bool, list[float]]:
+    """Return whether one radius was given rather than several, and the radii as plain numbers."""
+    plain = epsilons.tolist() if hasattr(epsilons, "tolist") else epsilons  # arrays, their numbers, and tensors
+    one = isinstance(plain, Real)
+    if not one and not isinstance(plain, Sequence):
+        raise ValueError(f"epsilons must be a radius or a sequence of radii, got {epsilons!r}")
+    radii = [plain] if one else [each.item() if hasattr(each, "item") else each for each in plain]
+    if not radii or any(isinstance(radius, bool) or not isinstance(radius, Real) for radius in radii):
+        raise ValueError(f"epsilons must be a radius or a sequence of radii, got {epsilons!r}")
+    return one, [float(radius) for radius in radii]
 
 
 def _raw(tensor: Any) -> Any:

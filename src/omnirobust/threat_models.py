@@ -181,6 +181,7 @@ class ThreatModel:
             raise ValueError(f"x must hold at least one input a group, got {tuple(x.shape)}")
         if x.numel() == 0:
             return
+        x = x.detach()
         if not bool(torch.isfinite(x).all()):
             raise ValueError("x must be finite, got NaN or infinity")
         (low, high), (least, most) = self.bounds, (float(x.min()), float(x.max()))
