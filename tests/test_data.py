@@ -220,3 +220,19 @@ def test_a_path_with_a_dot_is_a_path_even_where_the_data_folder_has_such_a_set(t
     assert len(load("shapes")) == 10
     with pytest.raises(ValueError, match=r"path of a folder in hub layout, got './none', which is none"):
         load("./none")
+
+
+@pytest.mark.parametrize("name", ["hub:", "hub:.", "hub:../..", "hub:/", "hub:a/b/c", "hub:~/x", "hub: "])
+def test_what_is_no_id_of_the_hub_is_refused_and_no_disk_searched(name, monkeypatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: pytest.fail("searched"))
+    with pytest.raises(ValueError, match="name must be hub:ORG/NAME or hub:ORG/NAME:CONFIG"):
+        load(name)
+
+
+def test_no_name_is_no_folder(monkeypatch) -> None:
+    """An empty path is the working folder to pathlib, and an error inside datasets."""
+    with pytest.raises(ValueError, match=r"name must be one of digits, .*, got ''"):
+        load("")
+    monkeypatch.setenv("OMNIROBUST_DATA", ".")
+    with pytest.raises(ValueError, match=r"name must be one of digits, .*, got ''"):
+        load("")

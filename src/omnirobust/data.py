@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ HUB_IDS: dict[str, str] = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"
 
 DIGITS_TRAIN = 1297
 """Of the 1,797 embedded digits these many are for training, the other 500 for testing."""
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 JPEG_NOTE = "re-encoded as JPEG"
 
@@ -119,17 +122,19 @@ def _digits(split: str, start: int, limit: int | None) -> ImageData:
 def _find(name: str, root: str | Path | None) -> Source:
     if name.startswith("hub:"):
         path, _, config = name.removeprefix("hub:").partition(":")
+        if not _HUB_ID.fullmatch(path):  # anything else would be taken for a path, and whole disks be searched
+            raise ValueError(f"name must be hub:ORG/NAME or hub:ORG/NAME:CONFIG for a set on the hub, got {name!r}")
         return Source(path, config or None)
     if name.startswith((".", "~")) or Path(name).is_absolute():  # a path of the caller's, wherever sets lie
         if not from_home(name).is_dir():
             raise ValueError(f"name must be the path of a folder in hub layout, got {name!r}, which is none")
         return Source(str(from_home(name)), folder=True)
     root = root if root is not None else os.environ.get("OMNIROBUST_DATA")
-    if root is not None and (Path(root) / name).is_dir():
+    if name and root is not None and (Path(root) / name).is_dir():
         return Source(str(Path(root) / name), folder=True)
     if name in HUB_IDS:
         return Source(HUB_IDS[name])
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Source(name, folder=True)
     known = ", ".join(["digits", *HUB_IDS, "hub:ORG/NAME", "the path of a folder in hub layout"])
     places = [] if root is None else [f.name for f in Path(root).glob("*") if f.is_dir()]

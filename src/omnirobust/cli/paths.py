@@ -30,6 +30,8 @@ def _is_folder(option: str, value: str) -> bool:
     """Say whether the command takes a value for a folder of the working directory, not for a name that it knows."""
     from omnirobust.data import HUB_IDS
 
+    if not value:
+        return False
     path, root = from_home(value), os.environ.get("OMNIROBUST_DATA")
     if option == "data":
         known = value in ("digits", *HUB_IDS) or (root is not None and (Path(root) / value).is_dir())
