@@ -139,6 +139,8 @@ BASE = {"data": "digits", "models": "a", "norm": "linf", "eps": "0.1"}
         ("batch-size: 0", "batch_size must be >= 1, got 0, in FILE"),
         ("eps: " + "[" * 3000, "config must be YAML in UTF-8, got FILE: "),
         ("eps: " + "9" * 5000, "config must be YAML in UTF-8, got FILE: "),
+        ("models: []", "The value a list of 'models' of FILE does not fit: models must have a value"),
+        ("batch-size: 3\nbatch_size: 4", "config must name each option once, got batch-size and batch_size in FILE"),
         ("eps: \x00", "config must be YAML in UTF-8, got FILE: "),
     ],
 )

@@ -85,6 +85,7 @@ def _from_file(ctx: typer.Context, file: Path | None) -> Path | None:
     if file is not None:
         content = read_config(file)
         _check_command(ctx, content.pop(COMMAND, None), file)
+        _check_once(content, file)
         ctx.default_map = _checked(ctx, content.items(), f" of {file}") | dict(ctx.default_map or {})
         ctx.meta[_FILE] = (file, {key.replace("-", "_") for key in content})
     return file
@@ -142,6 +143,14 @@ def _check_command(ctx: typer.Context, wanted: object, file: Path) -> None:
         raise ValueError(f"config must be for {words}, got {file}, which is for {wanted}")
 
 
+def _check_once(keys: Iterable[str], file: Path) -> None:
+    """Raise ValueError if an option is named in two ways, of which the first would be lost without a word."""
+    seen: dict[str, str] = {}
+    for key in keys:
+        if (other := seen.setdefault(key.replace("-", "_"), key)) != key:
+            raise ValueError(f"config must name each option once, got {other} and {key} in {file}")
+
+
 def _command(ctx: typer.Context) -> tuple[str, ...]:
     """Return the words of the command, without the program's name."""
     words: list[str] = []
@@ -180,8 +189,8 @@ def _fitting(ctx: typer.Context, key: str, value: object, option: Any, where: st
     try:
         option.process_value(ctx, texts)
     except Exception as error:  # of click, or of a parser of ours
-        reason = str(getattr(error, "message", error)).strip().splitlines()[0].removeprefix("Value error, ")
-        said = reason.rstrip(".")
+        reason = str(getattr(error, "message", error)).strip() or f"{key} must have a value"  # of an empty list
+        said = reason.splitlines()[0].removeprefix("Value error, ").rstrip(".")
         raise ValueError(f"The value {_shown(value)} of {key!r}{where} does not fit: {said}") from error
     return texts
 
