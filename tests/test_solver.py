@@ -384,6 +384,7 @@ def test_rows_do_not_see_their_batch_mates(models, x, y, threat: orb.ThreatModel
     ("change", "message"),
     [
         ({"steps": -1}, "steps must be a whole number >= 0, got -1"),
+        ({"steps": 10**23}, "steps must be < 2147483648, got 1000"),
         ({"keep": "worst"}, "keep must be 'last' or 'best', got 'worst'"),
         ({"history": "all"}, "history must be 'means' or 'full', got 'all'"),
         ({"init": torch.zeros(2, 2)}, r"init must have shape \(9, 1, 6, 6\), got \(2, 2\)"),

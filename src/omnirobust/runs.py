@@ -26,6 +26,9 @@ from omnirobust.stores import ResultStore
 OPTIONS = "config.yaml"
 """The file of options from which the command line makes the same run again."""
 
+_BEFORE_RESULTS = {"versions.json", "config.json", OPTIONS}
+"""What a run folder holds before anything was found."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -156,6 +159,15 @@ class RunFolder:
     def store(self, part: str) -> ResultStore:
         """Return the store of the finished batches of one part of the job."""
         return ResultStore(self.path / "parts" / part)
+
+    def withdraw(self, *, keep: bool) -> None:
+        """Take away what says whose folder this is, where it holds nothing else; ``keep`` the empty folder itself."""
+        if not self.path.is_dir() or not {f.name for f in self.path.iterdir()} <= _BEFORE_RESULTS:
+            return
+        for name in sorted(_BEFORE_RESULTS):
+            self.file(name).unlink(missing_ok=True)
+        if not keep:
+            self.path.rmdir()
 
     def clear_stores(self) -> None:
         """Delete the batches of all parts: for the end of a job, when its results are written."""

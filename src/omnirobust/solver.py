@@ -326,6 +326,8 @@ def _select(e: Evaluation, rows: Tensor) -> Evaluation:
 def _check_settings(steps: int, step_size: float | None, keep: str, history: str) -> None:
     if not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
+    if steps >= 2**31:  # what is kept of each would fit no memory, nor its number a tensor
+        raise ValueError(f"steps must be < 2147483648, got {steps}")
     if step_size is not None and not (isinstance(step_size, int | float) and isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size must be finite and > 0, got {step_size!r}")
     if keep not in ("last", "best"):

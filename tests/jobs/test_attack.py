@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 import omnirobust as orb
 from omnirobust import data, zoo
 from omnirobust.groups import make_groups
-from omnirobust.jobs import AttackJob, AttackRecord, Grouping, open_records, run_attack
+from omnirobust.jobs import AttackJob, AttackRecord, EvaluationJob, Grouping, open_records, run_attack, run_evaluation
+from omnirobust.runs import RunFolder
 from omnirobust.transforms import Identity, Rotate
 
 JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=5, images=30, batch_size=10)
@@ -217,3 +218,35 @@ def test_config_is_plain_and_tells_what_was_run(digits, tmp_path):
     assert config["attack"]["eps"] == 0.1
     assert config["rules"]["average"] == "Uniform()"
     assert config["data"]["images"] == 30
+
+
+@pytest.mark.parametrize("run", [run_attack, run_evaluation])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_does_not_fit_leaves_no_folder_behind(digits, tmp_path, run, there):
+    """After mending one's own code the same command, with its --out, must go through."""
+    own, folder = tmp_path / "own.py", tmp_path / "run"
+    if there:
+        folder.mkdir()
+    net = "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, {}))\n"
+    own.write_text(net.format(5))
+    attack = replace(JOB, models=(f"{own}:net",), steps=1)
+    threats = {"linf:0.1": orb.Linf(0.1)}
+    job = attack if run is run_attack else EvaluationJob("digits", attack.models, threats, steps=1, images=10)
+    with pytest.raises(ValueError, match=r"y must lie in \[0, 5\)"):
+        run(job, folder, options="data: digits\n")
+    assert folder.exists() is there and not list(folder.glob("*"))
+    own.write_text(net.format(10))
+    run(job, folder)
+    assert (folder / "metrics.json").is_file()
+
+
+def test_an_error_takes_no_results_and_no_settings_of_another_run_away(digits, tmp_path):
+    run_attack(JOB, tmp_path / "run")
+    before = {f.name for f in (tmp_path / "run").iterdir()}
+    with pytest.raises(ValueError, match="same settings"):
+        run_attack(replace(JOB, steps=3), tmp_path / "run")
+    assert {f.name for f in (tmp_path / "run").iterdir()} == before
+    begun = RunFolder.create(tmp_path / "begun", {"job": "another"})
+    with pytest.raises(ValueError, match="same settings"):
+        run_attack(JOB, begun.path)
+    assert begun.file("config.json").is_file()

@@ -19,7 +19,7 @@ from omnirobust.jobs.models import describe_models
 from omnirobust.jobs.record import AttackRecord
 from omnirobust.jobs.rules import told_rule
 from omnirobust.jobs.setting import Setting, load_setting
-from omnirobust.jobs.shards import OneBatch, Share, finished, meeting_place, share_out, wait
+from omnirobust.jobs.shards import OneBatch, Share, finished, run_folder, share_out, wait
 from omnirobust.jobs.summary import write_results
 from omnirobust.jobs.transforms import describe_transforms
 from omnirobust.results import AttackResult
@@ -57,17 +57,17 @@ def run_attack(
     team = Alone() if team is None else team
     setting = load_setting(job)
     config = describe_job(setting)
-    folder = meeting_place(team, out if out is not None else default_folder(config), config)
-    if not finished(team, folder):
-        if team.rank == 0:
-            folder.write_options(options)
-        if team.count > 1:
-            share_out(_shares(setting, folder, team, progress), team)
-        if team.rank == 0:
-            results = {name: _attack(setting, rule, folder, name, progress) for name, rule in job.rules().items()}
-            write_results(folder, setting, results, None if progress is None else partial(progress, "check"))
-            folder.clear_stores()
-        wait(team)
+    with run_folder(team, out if out is not None else default_folder(config), config) as folder:
+        if not finished(team, folder):
+            if team.rank == 0:
+                folder.write_options(options)
+            if team.count > 1:
+                share_out(_shares(setting, folder, team, progress), team)
+            if team.rank == 0:
+                results = {name: _attack(setting, rule, folder, name, progress) for name, rule in job.rules().items()}
+                write_results(folder, setting, results, None if progress is None else partial(progress, "check"))
+                folder.clear_stores()
+            wait(team)
     return AttackRecord.open(folder.path)
 
 

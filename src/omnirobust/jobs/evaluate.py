@@ -19,7 +19,7 @@ from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustne
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
 from omnirobust.jobs.models import describe_models, load_models, moved, predict
-from omnirobust.jobs.shards import Share, finished, meeting_place, share_out, wait
+from omnirobust.jobs.shards import Share, finished, run_folder, share_out, wait
 from omnirobust.runs import RunFolder
 from omnirobust.threat_models import ThreatModel
 from omnirobust.training.workers import Alone, Workers
@@ -158,19 +158,19 @@ def run_evaluation(
     models = moved(load_models(job.models, job.data), resolved(job.device))
     predict(dict(zip(job.models, models.values(), strict=True)), images.x[:2], resolved(job.device))  # or say why not
     config = _describe(job, images, models)
-    folder = meeting_place(team, out if out is not None else _default_folder(config), config)
-    if not finished(team, folder):
-        if team.rank == 0:
-            folder.write_options(options)
-        if team.count > 1:
-            share_out(_shares(job, models, images, folder, team, progress), team)
-        if team.rank == 0:
-            reports = {}
-            for number, (name, model) in enumerate(models.items()):
-                reports[name] = _judge(job, number, model, images, folder, _told(progress, name))
-            write_results(folder, images, reports)
-            folder.clear_stores()
-        wait(team)
+    with run_folder(team, out if out is not None else _default_folder(config), config) as folder:
+        if not finished(team, folder):
+            if team.rank == 0:
+                folder.write_options(options)
+            if team.count > 1:
+                share_out(_shares(job, models, images, folder, team, progress), team)
+            if team.rank == 0:
+                reports = {}
+                for number, (name, model) in enumerate(models.items()):
+                    reports[name] = _judge(job, number, model, images, folder, _told(progress, name))
+                write_results(folder, images, reports)
+                folder.clear_stores()
+            wait(team)
     return EvaluationRecord.open(folder.path)
 
 

@@ -120,6 +120,23 @@ def meeting_place(team: Workers, out: str | Path, config: Mapping[str, Any]) -> 
     return RunFolder.create(out, config)
 
 
+@contextmanager
+def run_folder(team: Workers, out: str | Path, config: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """Yield the run folder; what is found not to fit before there is any result leaves nothing behind.
+
+    Raises:
+        ValueError, OthersStoppedError: as ``meeting_place``.
+    """
+    there = Path(out).exists()
+    folder = meeting_place(team, out, config)
+    try:
+        yield folder
+    except ValueError:
+        if team.rank == 0:
+            folder.withdraw(keep=there)
+        raise
+
+
 def finished(team: Workers, folder: RunFolder) -> bool:
     """Say whether the run has ended already, as the first process sees it."""
     with _others_may_stop():

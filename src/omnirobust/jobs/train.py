@@ -17,7 +17,7 @@ from omnirobust.data import load
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
 from omnirobust.jobs.models import trained_file
-from omnirobust.jobs.shards import finished, meeting_place, wait
+from omnirobust.jobs.shards import finished, run_folder, wait
 from omnirobust.jobs.train_files import (
     EVALUATION,
     JOB,
@@ -67,19 +67,19 @@ def run_training(
     setting = load_training(job)
     config = _describe(setting)
     loggers = _loggers(job, out if out is not None else _default_folder(config), config, team)
-    folder = meeting_place(team, out if out is not None else _default_folder(config), config)
-    if not finished(team, folder):
-        if team.rank == 0:
-            folder.write_options(options)
-            note_epoch(folder, job.scheme.names)
-        result = _fit(setting, folder, team, loggers, progress, after_epoch)
-        if team.rank == 0:
-            _write_result(setting, folder, result)
-        wait(team)
-        found = _judge(job, folder, team, progress)
-        if team.rank == 0:
-            folder.write_json("metrics.json", _metrics(setting, result, found) | _clean(setting))
-        wait(team)
+    with run_folder(team, out if out is not None else _default_folder(config), config) as folder:
+        if not finished(team, folder):
+            if team.rank == 0:
+                folder.write_options(options)
+                note_epoch(folder, job.scheme.names)
+            result = _fit(setting, folder, team, loggers, progress, after_epoch)
+            if team.rank == 0:
+                _write_result(setting, folder, result)
+            wait(team)
+            found = _judge(job, folder, team, progress)
+            if team.rank == 0:
+                folder.write_json("metrics.json", _metrics(setting, result, found) | _clean(setting))
+            wait(team)
     return TrainingRecord.open(folder.path)
 
 
