@@ -133,7 +133,7 @@ class RunFolder:
             with safe_open(self.path / name, framework="pt") as stored:
                 return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (not a mapping)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"The file {self.path / name} is missing or damaged: run the job again.") from error
+            raise ValueError(self._lost(name)) from error
 
     def write_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Write equally long columns as parquet."""
@@ -154,7 +154,13 @@ class RunFolder:
         try:
             return parquet.read_table(self.path / name).to_pydict()
         except (ArrowException, OSError) as error:
-            raise ValueError(f"The file {self.path / name} is missing or damaged: run the job again.") from error
+            raise ValueError(self._lost(name)) from error
+
+    def _lost(self, name: str) -> str:
+        """Say how a file of results is made again: a job whose metrics are there is not run."""
+        metrics = self.file("metrics.json")
+        first = f"delete {metrics} and " if metrics.exists() else ""
+        return f"The file {self.file(name)} is missing or damaged: {first}run the job again."
 
     def store(self, part: str) -> ResultStore:
         """Return the store of the finished batches of one part of the job."""
@@ -197,12 +203,14 @@ def versions() -> dict[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    what = "its folder" if file.name == "config.json" else "it"  # which says whose folder it is
+    damaged = f"The file {file} is damaged: delete {what} and run the job again."
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"The file {file} is damaged: delete it and run the job again.") from error
+        raise ValueError(damaged) from error
     if not isinstance(content, dict):
-        raise ValueError(f"The file {file} is damaged: delete it and run the job again.")
+        raise ValueError(damaged)
     return content
 
 

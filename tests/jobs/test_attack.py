@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,3 +252,29 @@ def test_an_error_takes_no_results_and_no_settings_of_another_run_away(digits, t
     with pytest.raises(ValueError, match="same settings"):
         run_attack(JOB, begun.path)
     assert begun.file("config.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["history.safetensors", "perturbations.safetensors", "examples.parquet"])
+def test_damaged_results_are_made_again_by_doing_what_is_said(digits, tmp_path, name):
+    folder = tmp_path / "run"
+    run_attack(replace(JOB, steps=2, images=10), folder)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    record = run_attack(replace(JOB, steps=2, images=10), folder)  # the run has ended: it is not made again
+    with pytest.raises(ValueError, match=r"missing or damaged: delete (\S+) and run the job again") as told:
+        _ = (record.history, record.perturbations, record.examples)
+    found = re.search(r"delete (\S+) and", str(told.value))
+    assert found is not None
+    Path(found[1]).unlink()
+    run_attack(replace(JOB, steps=2, images=10), folder)
+    assert (folder / name).read_bytes() == whole
+
+
+def test_a_damaged_configuration_is_mended_by_doing_what_is_said(digits, tmp_path):
+    folder = tmp_path / "run"
+    run_attack(replace(JOB, steps=2, images=10), folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged: delete its folder and run the job again"):
+        run_attack(replace(JOB, steps=2, images=10), folder)
+    shutil.rmtree(folder)
+    run_attack(replace(JOB, steps=2, images=10), folder)
