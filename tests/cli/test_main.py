@@ -295,3 +295,20 @@ def test_a_model_that_does_not_fit_is_named_as_given_before_anything_is_written(
         assert code == 2
         assert err.startswith("omnirobust: model 'own.py:net' cannot take inputs of shape ")
         assert not (tmp_path / "run").exists()
+
+
+def test_many_models_are_shown_with_all_their_numbers_on_a_narrow_terminal(tmp_path, capsys, monkeypatch):
+    net = "nn.Sequential(nn.Flatten(), nn.Linear(64, 10))"
+    names = [f"model_of_mine_{n}" for n in range(7)]
+    (tmp_path / "own.py").write_text("from torch import nn\n" + "".join(f"{name} = {net}\n" for name in names))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    models = " ".join(f"own.py:{name}" for name in names)
+    code, out, _ = run(capsys, f"attack ensemble --models {models} {SMALL} --eps 0.1 --out run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert code == 0 and "\u2026" not in out
+    for name in names:
+        shown = [f"{100 * metrics['attacks'][attack]['accuracy'][name]:.2f}" for attack in ("average", "min-max")]
+        row = next(line.split() for line in out.splitlines() if line.split()[:1] == [name])
+        assert row[2:4] == shown
+    assert max(map(len, out.split("Accuracy in %")[0].splitlines())) <= 80

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from omnirobust.jobs.record import AttackRecord
@@ -21,9 +22,10 @@ def show_attack(record: AttackRecord) -> None:
     from omnirobust.report.words import notes
 
     console = Console(markup=False)
-    if record.task == "ensemble":
-        console.print(_attack_table(record))
-    else:
+    wide = _attack_table(record) if record.task == "ensemble" else None
+    if wide is not None and _fits(wide, console):
+        console.print(wide)
+    else:  # a row a model: cut to the terminal, many columns would show no number whole
         console.print(_success_table(record))
         for breakdown in breakdowns(record):
             console.print(_members_table(record, breakdown))
@@ -78,6 +80,14 @@ def show_comparison(compared: Compared) -> None:
     differing = [f"{key}: {first}, then {second}" for key, first, second in compared.settings]
     for text in [*compared.notes, *(["Settings that differ:", *differing] if differing else ["Same settings."])]:
         console.print(text, soft_wrap=True, highlight=False)
+
+
+def _fits(table: Table, console: Console) -> bool:
+    """Say whether no cell of the table must be cut or broken."""
+    from rich.measure import Measurement
+
+    unbounded = console.options.update(max_width=10_000)
+    return Measurement.get(console, unbounded, table).maximum <= console.width
 
 
 def _attack_table(record: AttackRecord) -> Table:
