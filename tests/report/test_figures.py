@@ -61,3 +61,38 @@ def test_a_figure_is_the_same_in_every_build_and_shares_no_id_with_another():
 
     assert clips(one)
     assert not clips(one) & clips(two)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"vit_base_patch16_224.augreg{n}_in21k_ft_in1k" for n in range(4)],
+        ["x" * 100 + "y" * 100, "_private"],
+        [f"model {n}" for n in range(30)],
+    ],
+)
+@pytest.mark.parametrize("kind", ["success", "weights"])
+@pytest.mark.filterwarnings("error")
+def test_long_and_many_names_leave_room_for_the_plot(names, kind):
+    """matplotlib gives the plot up, with a warning, where the legend is wider or higher than the figure."""
+    values = torch.rand(6, 5, len(names))
+    if kind == "success":
+        svg = success_per_iteration(values[:, 0], values[:, 0].amin(1), names, label="x")
+    else:
+        svg = weights_per_iteration(values, names, label="x")
+    root = ET.fromstring(svg)
+    texts = ["".join(t.itertext()).strip() for t in root.iter(f"{SVG}text")]
+    for name in names:
+        assert any(text == name or (text[:20] == name[:20] and text[-20:] == name[-20:]) for text in texts)
+    frame = re.search(r'clipPath id="[^"]*">\s*<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)" height="([\d.]+)"', svg)
+    box = [float(number) for number in str(root.get("viewBox")).split()]
+    assert frame is not None
+    assert float(frame[2]) > 0.7 * box[2] and float(frame[3]) > 140  # points: the axes keep their size
+
+
+def test_few_short_names_stand_in_one_row():
+    values = torch.rand(6, 4)
+    root = ET.fromstring(success_per_iteration(values, values.amin(1), ["a", "b", "c", "d"], label="x"))
+    rows = {t.get("y") or t.get("transform", "").split()[-1] for t in root.iter(f"{SVG}text")
+            if "".join(t.itertext()) in ("a", "b", "c", "d", "all at once")}  # fmt: skip
+    assert len(rows) == 1

@@ -39,6 +39,12 @@ STYLE = {
 }
 """How every plot looks."""
 
+_WIDTH, _HEIGHT, _LEGEND_ROW = 5.4, 3.5, 0.22
+"""Of a plot and of a row of its legend, in inches."""
+
+_LETTERS, _LETTERS_OF_LINE, _LETTERS_OF_NAME = 64, 5, 48
+"""That fit the width of a plot, that the line before a name in its legend takes, and most that a name may have."""
+
 _DASHES = ("solid", "dashed", "dotted", "dashdot")
 _BOXES = 9
 _ALL_BOXES = 36
@@ -64,11 +70,11 @@ def success_per_iteration(fooled: Tensor, all_fooled: Tensor, names: Sequence[st
         steps = np.arange(len(all_fooled))
         for k, name in enumerate(names):
             style = _DASHES[(k // len(COLOURS)) % len(_DASHES)]
-            ax.plot(steps, 100 * fooled[:, k].numpy(), color=colour(k), linestyle=style, label=name)
+            ax.plot(steps, 100 * fooled[:, k].numpy(), color=colour(k), linestyle=style, label=legend_name(name))
         ax.plot(steps, 100 * all_fooled.numpy(), color="#1b1f24", linewidth=2.6, label="all at once")
         ax.set(xlabel="iteration", ylabel="success rate, %", ylim=(-2, 102), xlim=(0, max(len(steps) - 1, 1)))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(ax, len(names) + 1)
+        legend_above(ax)
 
     return drawn_svg(draw, label)
 
@@ -98,24 +104,48 @@ def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str, 
                 medianprops={"color": "#1b1f24", "linewidth": 1.4}, whiskerprops=look, capprops=look,
                 boxprops={"facecolor": colour(k) + "66", "edgecolor": colour(k)}, manage_ticks=False,
             )  # fmt: skip
-            boxes["boxes"][0].set_label(names[k])
+            boxes["boxes"][0].set_label(legend_name(names[k]))
         ax.set_xticks(range(len(chosen)), [str(t) for t in chosen])
         ax.set(xlabel=unit, ylabel="weight", ylim=(-0.02, 1.02), xlim=(-0.6, len(chosen) - 0.4))
-        _legend(ax, K)
+        legend_above(ax)
 
     return drawn_svg(draw, label)
 
 
-def _legend(ax: Axes, entries: int) -> None:
-    """Put the legend above the plot, where no line can run under it."""
+def legend_above(ax: Axes) -> None:
+    """Put the legend above the plot, where no line can run under it; the plot grows by rows that long names take."""
+    names = [str(label) for label in ax.get_legend_handles_labels()[1]]
+    columns = _columns([len(name) for name in names])
     ax.legend(
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
-        ncols=min(entries, 5),
+        ncols=columns,
         fontsize=10,
         handlelength=1.2,
         columnspacing=1.2,
     )
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.set_size_inches(_WIDTH, _HEIGHT + max(0, -(-len(names) // columns) - 2) * _LEGEND_ROW)
+
+
+def _columns(lengths: Sequence[int]) -> int:
+    """Return how many columns, up to five, a legend of names of such lengths may have within a plot."""
+    for columns in range(min(len(lengths), 5), 1, -1):
+        rows = -(-len(lengths) // columns)
+        widest = (max(lengths[begin : begin + rows]) for begin in range(0, len(lengths), rows))
+        if sum(width + _LETTERS_OF_LINE for width in widest) <= _LETTERS:
+            return columns
+    return 1
+
+
+def legend_name(name: str) -> str:
+    """Return what a legend calls a line: a long name by its beginning and its end, where such names differ."""
+    name = f" {name}" if name.startswith("_") else name  # matplotlib leaves out what begins so
+    if len(name) <= _LETTERS_OF_NAME:
+        return name
+    kept = (_LETTERS_OF_NAME - 1) // 2
+    return f"{name[:kept]}\u2026{name[-kept:]}"
 
 
 def chosen_iterates(steps: int, most: int = _BOXES) -> list[int]:
@@ -129,7 +159,7 @@ def drawn_svg(draw: Callable[[Axes], None], label: str) -> str:
     # Ids must be the same in every build, and differ between the figures of one page.
     style: Any = {**STYLE, "svg.hashsalt": label}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(5.4, 3.5), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
         text = StringIO()

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from omnirobust.jobs.evaluate import EvaluationRecord
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment
-from omnirobust.report.figures import colour, drawn_svg
+from omnirobust.report.figures import colour, drawn_svg, legend_above, legend_name
 from omnirobust.report.words import count, percent
 
 
@@ -71,12 +71,12 @@ def accuracies(record: EvaluationRecord) -> Chart:
             at = [g + (k - (len(models) - 1) / 2) * width for g in range(len(groups))]
             high = [100 * r["estimate"] for r in rates]
             below, above = ([100 * abs(r[end] - r["estimate"]) for r in rates] for end in ("low", "high"))
-            ax.bar(at, high, width=0.9 * width, color=colour(k), label=name)
+            ax.bar(at, high, width=0.9 * width, color=colour(k), label=legend_name(name))
             ax.errorbar(at, high, yerr=[below, above], fmt="none", ecolor="#1b1f24", elinewidth=1, capsize=2)
         ax.set_xticks(range(len(groups)), groups)
         ax.set(ylabel="accuracy, %", ylim=(0, 102))
         ax.grid(visible=False, axis="x")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(models), 5), fontsize=10)
+        legend_above(ax)
 
     said = "; ".join(f"{n}: clean {percent(m['clean']['estimate'])} %, union {percent(m['union']['estimate'])} %"
                      for n, m in models.items())  # fmt: skip

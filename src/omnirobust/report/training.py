@@ -15,7 +15,7 @@ from omnirobust.evaluation import wilson_interval
 from omnirobust.jobs.train_files import TrainingRecord
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment
-from omnirobust.report.figures import colour, drawn_svg, weights_per_iteration
+from omnirobust.report.figures import colour, drawn_svg, legend_above, legend_name, weights_per_iteration
 from omnirobust.report.robustness import accuracies, comparisons, notes, with_interval
 from omnirobust.report.words import count, percent
 
@@ -151,7 +151,7 @@ def _lines(
 
     def draw(ax: Axes) -> None:
         for k, (values, name) in enumerate(zip(lines, names, strict=True)):
-            ax.plot(epochs, values, color=colour(k), label=name, marker="o", markersize=3)
+            ax.plot(epochs, values, color=colour(k), label=legend_name(name), marker="o", markersize=3)
         if record.config["keep"] == "best":
             ax.axvline(record.metrics["kept"], color="#6b6b6b", linestyle="dotted", linewidth=1.2)
         ax.set(xlabel="epoch", ylabel=ylabel, xlim=(0.5, max(epochs) + 0.5))
@@ -159,7 +159,7 @@ def _lines(
             ax.set_ylim(*ylim)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(names) > 1:
-            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(names), 5), fontsize=10)
+            legend_above(ax)
 
     ends = ", ".join(f"{name} {values[-1]:.3g}" for values, name in zip(lines, names, strict=True))
     return Markup(drawn_svg(draw, f"{ylabel} per epoch; at the end: {ends}"))
