@@ -236,3 +236,13 @@ def test_no_name_is_no_folder(monkeypatch) -> None:
     monkeypatch.setenv("OMNIROBUST_DATA", ".")
     with pytest.raises(ValueError, match=r"name must be one of digits, .*, got ''"):
         load("")
+
+
+def test_whatever_the_reader_raises_is_told(tmp_path, monkeypatch) -> None:
+    def stop(*args: object, **kwargs: object) -> None:
+        raise StopIteration
+
+    folder = hub_folder(tmp_path / "set", [encode(pixels(1)[0])], [0])
+    monkeypatch.setattr(datasets, "load_dataset", stop)
+    with pytest.raises(DataUnavailableError, match="set could not be read as a data set in hub layout: StopIteration"):
+        load(str(folder))

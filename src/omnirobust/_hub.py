@@ -88,6 +88,8 @@ class Source:
                 if name in str(error).lower():
                     raise ValueError(f"{name} must be one that {self.path} has: {_sentence(error)}") from error
             raise DataUnavailableError(_unavailable(self, error)) from error
+        except Exception as error:  # its readers raise many kinds on files of other shapes, StopIteration among them
+            raise DataUnavailableError(_unavailable(self, error)) from error
 
 
 def _data_files(folder: str) -> list[Path]:
