@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from omnirobust._contracts import set_around
 from omnirobust._memory import Meter
 from omnirobust._models import Models, Precision
 from omnirobust._progress import ProgressHook, bar
@@ -74,7 +75,7 @@ class Plan:
 
     def feasible(self, x: Tensor) -> FeasibleSet:
         """Return the perturbations allowed around inputs ``x``."""
-        return self.threat_model.around(x, shared=self.shared, clip=self.clip)
+        return set_around(self.threat_model, x, shared=self.shared, clip=self.clip)
 
     def rows(self, rows: slice | Tensor) -> Plan:
         """Return the plan of some problems: radii and weights that are given for each are cut with them."""

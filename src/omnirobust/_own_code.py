@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
@@ -84,8 +85,11 @@ def source_digest(code: Any) -> str:
 
 
 def broken(name: str, argument: str, error: Exception) -> str:
-    """Say in one sentence that the code of ``name`` raised ``error``."""
-    return f"{argument} must name code that runs, got {name}: {type(error).__name__}: {error}"
+    """Say in one sentence that the code of ``name`` raised ``error``, and in which line of its file."""
+    file = Path(name.rpartition(":")[0]).resolve()
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if Path(frame.filename).resolve() == file]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{argument} must name code that runs, got {name}: {type(error).__name__}: {error}{where}"
 
 
 def _module(where: str, argument: str) -> ModuleType:

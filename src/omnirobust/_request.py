@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omnirobust import _campaign
 from omnirobust._campaign import BatchStore, Plan
+from omnirobust._contracts import check_set
 from omnirobust._grid_checks import as_groups
 from omnirobust._memory import Meter
 from omnirobust._models import Models, Precision
@@ -71,7 +72,7 @@ def attack(models: Models, x: Tensor, y: Tensor, threat_model: ThreatModel, aske
     clip = asked.clip or (PAPER_CLIP if asked.preset == "paper" else DEFAULT_CLIP)
     # The arguments are checked whole, before anything runs.
     as_groups(x, asked.shared)
-    threat_model.around(x, shared=asked.shared, clip=clip)
+    check_set(threat_model, x, shared=asked.shared, clip=clip)
     DomainGrid(models, x, y, loss=settings.loss, transforms=asked.transforms, shared=asked.shared, clip=clip,
                samples=asked.samples, memory=asked.memory)  # fmt: skip
     plan = Plan(

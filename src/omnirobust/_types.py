@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-import torch
 from torch import Tensor
 
 Norm: TypeAlias = Literal["l0", "l1", "l2", "linf"]
@@ -83,10 +82,8 @@ class Domains(Protocol):
 class WeightRule(Protocol):
     """How the domain weights answer the losses."""
 
-    def init(
-        self, B: int, K: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Return the first weights, (B, K)."""
+    def init(self, B: int, K: int) -> Tensor:
+        """Return the first weights, (B, K); those with ``dtype`` and ``device`` as keywords are given both."""
         ...
 
     def step(self, weights: Tensor, losses: Tensor) -> Tensor:

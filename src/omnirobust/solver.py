@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
 from math import isfinite
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from omnirobust._contracts import check_domains, check_member, evaluated, first_weights, next_weights
 from omnirobust._types import Domains, Evaluation, WeightRule
 from omnirobust.directions import Direction, weighted_gradient
 from omnirobust.history import History, HistoryRows
@@ -106,7 +106,7 @@ def solve(
         The kept iterates, one a problem, and the history.
 
     Raises:
-        ValueError: if an argument does not fit, or a loss is NaN.
+        ValueError: if an argument does not fit, a loss is NaN, or domains, rule or set of one's own break their word.
 
     Cost: K (T + 1) forwards and K T input gradients. Memory: what ``domains.evaluate`` holds, and some delta-sized
     tensors: the iterate, the kept one, and the direction's state.
@@ -114,9 +114,12 @@ def solve(
     Reference: the paper, Section 3.1, Algorithm 1.
     """
     _check_settings(steps, step_size, keep, history)
-    delta = feasible.project(_start(init, feasible, generator))
+    check_domains(domains)
+    start = _start(init, feasible, generator)
+    delta = feasible.project(start)
+    check_member(feasible, delta, start)
     run = _Run(domains, feasible, steps, keep, stop_when_fooled)
-    evaluation = domains.evaluate(delta, grad=steps > 0)
+    evaluation = evaluated(domains, delta, steps > 0)
     if stop_when_fooled and evaluation.fooled is None:
         raise ValueError("stop_when_fooled needs domains that know success; these give fooled = None")
     w = _first_weights(rule, weights, evaluation.losses)
@@ -130,10 +133,12 @@ def solve(
             delta, w, evaluation = delta[kept], w[kept], _select(evaluation, kept)
             stepper.select(kept)
         delta = stepper.step(t, delta, w, evaluation, run.feasible)
-        evaluation = run.domains.evaluate(delta, grad=t < steps)
-        w = rule.step(w, evaluation.losses)
+        evaluation = evaluated(run.domains, delta, t < steps)
+        w = next_weights(rule, w, evaluation.losses)
         run.record(t, delta, w, evaluation, callback, outside=getattr(stepper, "outside", False))
-    return run.solution(full=history == "full")
+    solution = run.solution(full=history == "full")
+    check_member(feasible, solution.delta, solution.delta)
+    return solution
 
 
 class _Run:
@@ -160,6 +165,8 @@ class _Run:
         else:
             self._count_iterate(t, delta, w, e, done)
         if bool(e.losses.isnan().any()):
+            if bool(delta.isnan().any()):
+                raise ValueError(f"the perturbation became NaN at step {t}: a gradient or a projection was NaN")
             domain = self.domains.names[int(e.losses.isnan().any(dim=0).nonzero()[0])]
             raise ValueError(f"domain {domain!r} gave a NaN loss at step {t}")
         if callback is not None:
@@ -305,9 +312,7 @@ def _start(init: Tensor | None, feasible: FeasibleSet, generator: torch.Generato
 def _first_weights(rule: WeightRule, weights: Tensor | None, losses: Tensor) -> Tensor:
     B, K = losses.shape
     if weights is None:
-        if "dtype" in signature(rule.init).parameters:  # a rule of the user's own need not know of dtypes
-            return rule.init(B, K, dtype=losses.dtype, device=losses.device)
-        return rule.init(B, K).to(losses)
+        return first_weights(rule, B, K, losses)
     if tuple(weights.shape) != (B, K):
         raise ValueError(f"weights must have shape ({B}, {K}), got {tuple(weights.shape)}")
     if not bool((weights >= 0).all()) or not bool(((weights.sum(1) - 1).abs() < 1e-4).all()):

@@ -32,6 +32,14 @@ class Wide(Bare):
     def step(self, weights, losses):
         return weights.mean(0)
 
+class Mixed(Bare):
+    def step(self, weights, losses):
+        return (losses - losses.mean(0)).softmax(1)
+
+class Breaks(Bare):
+    def step(self, weights, losses):
+        return {}["x"]
+
 class Nothing(Bare):
     def step(self, weights, losses):
         pass
@@ -71,6 +79,8 @@ def test_a_class_an_object_and_a_function_are_rules(own):
             r"rule must give weights >= 0 .* of shape \(2, 3\) for step\(weights, losses\), got .*Leaves",
         ),
         ("Wide", r"got .*:Wide: shape \(3,\)"),
+        ("Mixed", "rule must give a problem the weights that it gives it alone, got others from .*:Mixed"),
+        ("Breaks", r"rule must name code that runs, got .*:Breaks: KeyError: 'x' \(line 33\)"),
         ("Nothing", r"got .*:Nothing: NoneType"),
         ("Scaled", "rule must name code that runs, got .*:Scaled: TypeError: .*scale"),
         ("number", "rule must name code that runs, got .*:number: TypeError"),

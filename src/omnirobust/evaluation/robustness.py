@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from omnirobust._contracts import check_set
 from omnirobust._models import Model, Precision
 from omnirobust._progress import ProgressHook, bar
 from omnirobust.evaluation._boundary import check_count
@@ -253,7 +254,7 @@ def _check(
     if not isinstance(y, Tensor) or y.shape != x.shape[:1]:
         raise ValueError(f"y must be class indices of shape {tuple(x.shape[:1])}, int64, got {shape_or_type(y)}")
     for threat in named.values():
-        threat.around(x)
+        check_set(threat, x)
         if any(isinstance(attack, AutoAttack) and attack.fits(threat, 10) for attack in attacks):
             check_autoattack(x, threat)
 

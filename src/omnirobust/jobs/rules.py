@@ -16,7 +16,8 @@ def load_rule(name: str) -> WeightRule:
         name: "FILE.py:NAME" or "package.module:NAME": a rule, or a class or function without arguments that gives one.
 
     Raises:
-        ValueError: if there is no such thing, it is no rule, its code fails, or its weights leave the simplex.
+        ValueError: if there is no such thing, it is no rule, its code fails, its weights leave the simplex, or those of
+            a problem depend on other problems.
         FileNotFoundError: if there is no such file.
     """
     short, found = load_own(name, "rule")
@@ -25,11 +26,15 @@ def load_rule(name: str) -> WeightRule:
     try:
         rule = found if isinstance(found, WeightRule) and not isinstance(found, type) else found()
         first = rule.init(2, 3)
-        weights = first, rule.step(first, torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.5, 0.0]]))
+        losses = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.5, 0.0]])
+        weights = first.clone(), rule.step(first, losses)
+        alone = rule.step(rule.init(1, 3), losses[:1])
     except Exception as error:  # whatever the user's own code raises
         raise ValueError(broken(name, "rule", error)) from error
     for values, told in zip(weights, ("init(2, 3)", "step(weights, losses)"), strict=True):
         _check(values, f"rule must give weights >= 0 of sum 1, of shape (2, 3) for {told}, got {name}: ")
+    if not torch.allclose(weights[1][:1], alone, atol=1e-5):
+        raise ValueError(f"rule must give a problem the weights that it gives it alone, got others from {name}")
     return rule
 
 

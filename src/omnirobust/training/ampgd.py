@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from omnirobust._contracts import first_weights, next_weights, set_around
 from omnirobust._draws import DrawKey
 from omnirobust._models import Classifier, Precision
 from omnirobust._types import Evaluation, check_shape
@@ -82,10 +83,10 @@ def attack_rows(
     classifier: Classifier, x: Tensor, y: Tensor, scheme: Scheme, seeds: list[Tensor], weights: Tensor | None = None
 ) -> tuple[list[Tensor], Tensor]:
     """Attack as ``attack_batch`` does, from starts drawn from ``seeds``, K times (B, 2)."""
-    feasible = [threat.around(x) for threat in scheme.threats]
+    feasible = [set_around(threat, x) for threat in scheme.threats]
     shape = (len(x), len(feasible))
     if weights is None:
-        weights = scheme.weight_rule.init(*shape, dtype=x.dtype, device=x.device)
+        weights = first_weights(scheme.weight_rule, *shape, x)
     check_shape("weights", weights, shape)
     start = starts(scheme, feasible, seeds)
     with classifier.frozen(), torch.enable_grad():
@@ -111,9 +112,9 @@ def _ascend(
             for k, (stepper, delta, around) in enumerate(zip(moving, deltas, feasible, strict=True))
         ]
         if scheme.kind != "worst":
-            weights = rule.step(weights, seen.losses)
+            weights = next_weights(rule, weights, seen.losses)
     if scheme.kind == "worst":
-        weights = rule.step(weights, losses_at(classifier, x, y, deltas))
+        weights = next_weights(rule, weights, losses_at(classifier, x, y, deltas))
     return deltas, weights
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from omnirobust._contracts import first_weights, set_around
 from omnirobust._draws import DrawKey
 from omnirobust._models import Classifier, Precision
 from omnirobust._types import Evaluation
@@ -90,8 +91,8 @@ class PrivateAttacker:
     def _reach(self, row: int) -> None:
         """Grow the table to hold ``row``: examples not seen yet have the rule's first weights."""
         if row >= len(self.table):
-            fresh = self.scheme.weight_rule.init(row + 1 - len(self.table), self.table.shape[1])
-            self.table = torch.cat([self.table, fresh.float()])
+            fresh = first_weights(self.scheme.weight_rule, row + 1 - len(self.table), self.table.shape[1], self.table)
+            self.table = torch.cat([self.table, fresh])
 
     def state(self) -> dict[str, Tensor]:
         """Return the table, (examples seen, K)."""
@@ -120,7 +121,7 @@ class UniversalAttacker:
     def attack(self, batch: Batch, epoch: int) -> Attack:
         """Take the scheme's steps on the shared perturbation."""
         threat = self.scheme.threats[0]
-        around = threat.around(batch.x.unsqueeze(0), shared=True)
+        around = set_around(threat, batch.x.unsqueeze(0), shared=True)
         delta = torch.zeros_like(around.lower) if self.delta is None else self.delta.to(batch.x)
         size = None if self.scheme.step_sizes is None else self.scheme.step_sizes[0]
         stepper = Sign().start(around, size, self.scheme.steps)

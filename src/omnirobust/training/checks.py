@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from omnirobust._contracts import check_set
 from omnirobust._models import Precision
 from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.batches import Batches, Data, LoaderBatches
@@ -59,7 +60,7 @@ def check_data(scheme: Scheme, train: Batches, held_out: Batches | None) -> None
         if not bool(data.x[extremes].isfinite().all()):
             raise ValueError(f"{name} must hold finite inputs, got NaN or infinity")
         for threat in scheme.threats:
-            threat.around(data.x[extremes])
+            check_set(threat, data.x[extremes])
 
 
 def check_validation(model: nn.Module, held_out: Batches | None) -> None:

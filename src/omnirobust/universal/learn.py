@@ -15,6 +15,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from omnirobust._contracts import set_around
 from omnirobust._draws import DrawKey, row_seeds
 from omnirobust._grid_checks import described
 from omnirobust._models import Models, Precision, named_models
@@ -234,7 +235,7 @@ def _feasible(x: object, y: Tensor, threat_model: ThreatModel) -> FeasibleSet:
         raise ValueError(f"x must be a float tensor of shape (N, *S) with N >= 1, got {described(x)}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"y must have shape ({len(x)},), got {tuple(y.shape)}")
-    sets = [threat_model.around(part.unsqueeze(0), shared=True) for part in x.split(_CHECKED_AT_ONCE)]
+    sets = [set_around(threat_model, part.unsqueeze(0), shared=True) for part in x.split(_CHECKED_AT_ONCE)]
     return sets[0]
 
 
