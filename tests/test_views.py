@@ -249,6 +249,9 @@ hidden = np.random.default_rng(0)
         (lambda x: (x * 0).sqrt(), "has NaN or infinite gradients on the given inputs"),
         (lambda x: x * float(hidden.random()), "draws from a source that no seed reaches: let it"),
         (nn.Linear(3, 2), "cannot take inputs of shape .*: mat1 and mat2"),
+        (lambda x: {}["k"], "cannot take inputs of shape .*: KeyError 'k'"),
+        (lambda x: 1 // 0 * x, "cannot take inputs of shape .*: integer division or modulo by zero"),
+        (lambda x: next(iter(())), "cannot take inputs of shape .*: StopIteration"),
         (lambda x, generator: x[:, :, :, : int(torch.randint(1, 8, (), generator=generator))], "must return one shape"),
     ],
 )  # fmt: skip

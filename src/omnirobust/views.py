@@ -264,8 +264,10 @@ def _tried(view: View, example: Tensor) -> Tensor:
         return view(example, DrawKey(0), torch.arange(len(example), device=example.device))
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, IndexError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # whatever the caller's own code raises
+        reason = (str(error).strip().splitlines() or [""])[0]
+        if not reason or isinstance(error, KeyError):  # whose words are a bare key
+            reason = f"{type(error).__name__} {reason}".strip()
         given = f"inputs of shape {tuple(example.shape)}, {example.dtype}"
         raise ValueError(f"transformation {view.name!r} cannot take {given}: {reason}") from error
 

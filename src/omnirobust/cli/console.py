@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from omnirobust.threat_models import ThreatModel
 
+_QUIET_SECONDS = 60
 INTERRUPTED = "Interrupted. Give the same command again to go on from where it stopped."
 
 
@@ -58,14 +60,30 @@ def notes(threats: Iterable[ThreatModel], steps: int, images: int | None, taken:
     return found
 
 
+def _a_line_a_minute() -> Callable[[str, int, int], None]:
+    told = monotonic()
+
+    def advance(what: str, done: int, total: int) -> None:
+        nonlocal told
+        if monotonic() - told >= _QUIET_SECONDS:
+            told = monotonic()
+            typer.echo(f"{what}: {done} of {total}", err=True)
+
+    return advance
+
+
 @contextmanager
 def progress_bars(shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function (what, done, total) that draws a bar for everything it is told of, on stderr.
 
-    Nothing is drawn where stderr is no terminal, and if it is not to be ``shown``.
+    Where stderr is no terminal, a line a minute says where things stand. Nothing is written if it is not to be
+    ``shown``.
     """
-    if not (shown and sys.stderr.isatty()):  # older versions of rich end a bar that is not drawn with an empty line
+    if not shown:
         yield lambda what, done, total: None
+        return
+    if not sys.stderr.isatty():
+        yield _a_line_a_minute()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -55,7 +55,9 @@ def report(
 
 
 def reproduce(
-    names: Annotated[list[str] | None, typer.Argument(help="Experiments, such as table-1a figure-1.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Experiments, such as table-1a figure-1; FILE.py:NAME of your own.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All experiments.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="The same as naming experiments without it.")] = None,
     images: Annotated[int | None, typer.Option(help="Images a cell, instead of the budget's.")] = None,
