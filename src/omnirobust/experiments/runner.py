@@ -175,6 +175,10 @@ def _chosen(names: Sequence[str], variants: Sequence[str] | None, own: Mapping[s
     return [e for e in kept if e.rows]
 
 
+_MOST_IMAGES = 100_000
+"""More than any set tested on has; of a slip of the pen, the list of chunks alone would fill the memory."""
+
+
 def _budget(name: str, images: int | None) -> Budget:
     if name not in BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {name!r}")
@@ -182,6 +186,8 @@ def _budget(name: str, images: int | None) -> Budget:
         return BUDGETS[name]
     if images < 1:
         raise ValueError(f"images must be >= 1, got {images}")
+    if images > _MOST_IMAGES:
+        raise ValueError(f"images must be <= {_MOST_IMAGES}, got {images}: MNIST and CIFAR-10 have 10000 to test on")
     return replace(BUDGETS[name], table=images, sweep=images, accuracy=images)
 
 
