@@ -234,6 +234,7 @@ def test_an_unfinished_run_is_written_down_as_such(tmp_path):
         (["table-9"], {}, "names must be among table-1a, .*, got 'table-9'"),
         (["table-1a"], {"budget": "huge"}, "budget must be one of smoke, quick, paper, got 'huge'"),
         (["table-1a"], {"images": 0}, "images must be >= 1, got 0"),
+        (["table-1a"], {"docs": __file__}, "docs must be a folder, got "),
         (["table-1a"], {"images": 10**10}, "images must be <= 100000, got 10000000000"),
         (["table-1a"], {"variants": ["mine"]}, "variants must be among paper, .*, got 'mine'"),
     ],

@@ -126,12 +126,15 @@ def reproduce(
         What came out, and the files.
 
     Raises:
-        ValueError: for an unknown name, budget or variant, or an experiment of one's own that does not fit.
+        ValueError: for an unknown name, budget or variant, ``docs`` that are no folder, or an experiment of one's own
+            that does not fit.
         DataUnavailableError: if the images cannot be had.
     """
     given = tuple(names)
     names, own = with_own(given, (*experiments(), ARCHITECTURES, *training_experiments()))
     chosen, limits = _chosen(names, variants, own), _budget(budget, images)
+    if docs is not None and Path(docs).exists() and not Path(docs).is_dir():
+        raise ValueError(f"docs must be a folder, got {docs}")  # now, not when all is measured
     plan = [(limits.limit(experiment), limits.images(experiment)) for experiment in chosen]
     folder = Path(out)
     kept = folder / "cells" if cells is None else cells
