@@ -151,3 +151,11 @@ def test_a_missing_package_is_named(monkeypatch, source, package, message) -> No
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ValueError, match=message):
         zoo.load_model(source)
+
+
+def test_transformers_draws_no_bars_and_may_afterwards(timm, saved, capfd) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.enable_progress_bar()
+    zoo.load_model(f"hf:{saved}", classes=10)
+    assert "%" not in "".join(capfd.readouterr())
+    assert transformers.utils.logging.is_progress_bar_enabled()

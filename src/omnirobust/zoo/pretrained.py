@@ -51,7 +51,7 @@ def load_hf(name: str, classes: int | None, argument: str) -> Preprocessed:
     """
     transformers = _package("transformers", f"{argument} hf:{name}")
     label = f"{argument} must name an image classifier with safetensors weights and a preprocessor_config.json"
-    with _told(f"{label}, got hf:{name}"), hub_access():
+    with _told(f"{label}, got hf:{name}"), hub_access(), _without_bars(transformers):
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         model = transformers.AutoModelForImageClassification.from_pretrained(
             name, use_safetensors=True, trust_remote_code=False
@@ -98,6 +98,19 @@ def _access(wanted: bool) -> Iterator[None]:
         return
     with hub_access():
         yield
+
+
+@contextmanager
+def _without_bars(transformers: ModuleType) -> Iterator[None]:
+    """Keep transformers from drawing bars of its own, into files and pipes too."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager
