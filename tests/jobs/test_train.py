@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -11,6 +13,7 @@ from omnirobust.cli import main
 from omnirobust.jobs import TrainingJob, TrainingRecord, run_training
 from omnirobust.report.training import told_end
 from omnirobust.training import Scheme
+from omnirobust.training.loop import TrainingDivergedError
 from omnirobust.zoo import Recipe
 
 RECIPE = Recipe(1, batch_size=32, holdout=16)
@@ -75,3 +78,11 @@ def test_the_options_file_makes_the_same_run_again(tmp_path, capsys) -> None:
     assert yaml.safe_load((one / "config.yaml").read_text())["milestone"] == [1]
     assert (one / "config.json").read_text() == (two / "config.json").read_text()
     assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+
+
+def test_a_training_that_diverges_at_once_leaves_no_folder_so_that_another_rate_goes_through(tmp_path) -> None:
+    wild = replace(job(Scheme("natural")), recipe=replace(RECIPE, lr=1e30))
+    with pytest.raises(TrainingDivergedError):
+        run_training(wild, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    run_training(job(Scheme("natural")), tmp_path / "run")

@@ -23,6 +23,7 @@ from omnirobust._models import Precision
 from omnirobust._watch import BlindModelError
 from omnirobust.results import AttackResult
 from omnirobust.runs import RunFolder
+from omnirobust.training.loop import TrainingDivergedError
 from omnirobust.training.workers import Alone, Launched, Workers
 
 Share: TypeAlias = Callable[[], None]
@@ -131,7 +132,7 @@ def run_folder(team: Workers, out: str | Path, config: Mapping[str, Any]) -> Ite
     folder = meeting_place(team, out, config)
     try:
         yield folder
-    except ValueError:
+    except (ValueError, TrainingDivergedError):
         if team.rank == 0:
             folder.withdraw(keep=there)
         raise
