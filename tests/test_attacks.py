@@ -304,6 +304,7 @@ def test_restarts_draw_noise_of_their_own(models, x, y) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"rule": orb.Uniform}, "rule must be a weight rule such as .*, got the class Uniform: call it"),
         ({"rule": "uniform"}, "rule must be a weight rule such as Uniform\\(\\), got 'uniform'"),
         ({"direction": orb.Sign}, "direction must be a direction"),
         ({"loss": "margin"}, "loss must be a function"),

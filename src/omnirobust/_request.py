@@ -130,7 +130,9 @@ def _check_kinds(threat_model: ThreatModel, asked: Request) -> None:
         raise ValueError(f"threat_model must be a ThreatModel such as Linf(0.1), got {threat_model!r}")
     if threat_model.mask is not None and not bool(threat_model.mask.any()):
         raise ValueError("mask of the threat model must allow at least one coordinate to change, got False everywhere")
-    if rule is not None and (isinstance(rule, type) or not hasattr(rule, "init") or not hasattr(rule, "step")):
+    if isinstance(rule, type):
+        raise ValueError(f"rule must be a weight rule such as Uniform(), got the class {rule.__name__}: call it")
+    if rule is not None and (not hasattr(rule, "init") or not hasattr(rule, "step")):
         raise ValueError(f"rule must be a weight rule such as Uniform(), got {rule!r}")
     if direction is not None and (isinstance(direction, type) or not hasattr(direction, "start")):
         raise ValueError(f"direction must be a direction such as Sign(), got {direction!r}")

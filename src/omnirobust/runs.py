@@ -86,7 +86,8 @@ class RunFolder:
         """
         file = Path(path) / "config.json"
         if not file.is_file():
-            raise FileNotFoundError(f"run must be the folder of a run, got {path}, which has no config.json")
+            what = "has no config.json" if Path(path).exists() else "does not exist"
+            raise FileNotFoundError(f"run must be the folder of a run, got {path}, which {what}")
         return cls(Path(path), _read_json(file))
 
     def file(self, name: str) -> Path:

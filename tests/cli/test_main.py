@@ -206,7 +206,7 @@ def test_zoo_trains(tmp_path, monkeypatch, capsys):
         (f"attack transforms --models a {SMALL} --eps 0.1 --transforms flh flh", "named once each, got flh twice"),
         (f"attack transforms --models a {SMALL} --eps 0.1 --transforms flh --draws 0", "draws must be >= 1, got 0"),
         (f"attack transforms --models a {SMALL} --eps 0.1 --transforms x.py:f", "must name an existing file, got x.py"),
-        ("report nowhere", "got nowhere, which has no config.json"),
+        ("report nowhere", "got nowhere, which does not exist"),
         ("zoo train digits/z", "got 'digits/z'"),
         ("reproduce table-99", "got 'table-99'"),
         ("reproduce", "name the experiments to reproduce, or give --all"),

@@ -56,7 +56,7 @@ def test_a_target_takes_the_place_of_all_labels(digits):
         ({"groups": Grouping(50)}, "images must fill at least one group of 50 each, got 40 images"),
         (
             {"groups": Grouping(30, "class")},
-            "images must fill at least one group of 30 of one class each, got 40 images",
+            r"images must fill at least one group of 30 of one class each, got 40 images, at most \d of one class",
         ),
         ({"transforms": ("turn",)}, "must be one of ori"),
         ({"start": 5000}, "start must be an index of the test split of digits, got 5000"),

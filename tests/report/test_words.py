@@ -49,6 +49,19 @@ def test_notes_say_what_was_not_attacked_and_what_to_beware_of():
     assert notes(one)[-1].startswith("The input gradient of model a is zero on 50.00 % of the images at the start")
 
 
+def test_notes_doubt_the_order_of_classes_where_a_model_only_guesses():
+    """Of 40 images with two classes, guessing gives 20, and over 26 in one case of 40."""
+    rates = {"upside": 0.325, "down": 0.5, "lucky": 0.65, "knows": 0.675}
+    one = record(clean_accuracy=rates, classes=["no", "yes"])
+    assert notes(one)[-1] == (
+        "Before any attack right no more often than guessing would be: upside 32.50 %, down 50.00 %, lucky 65.00 %. "
+        "Is this the order of their classes: 0 no, 1 yes?"
+    )
+    assert notes(record(clean_accuracy={"knows": 0.675}, classes=["no", "yes"])) == notes(record())
+    many = record(clean_accuracy={"e": 0.01}, classes=[f"c{k}" for k in range(100)])
+    assert notes(many)[-1].endswith("10 c10, 11 c11, ...?")
+
+
 def test_notes_compare_image_by_image():
     comparison = {
         "of": "min-max", "with": "average", "difference": 0.05, "low": 0.01, "high": 0.1, "level": 0.95,

@@ -117,7 +117,10 @@ def _order(job: AttackJob, images: ImageData) -> Tensor:
     groups = make_groups(images.y, job.groups.size, job.groups.by, job.groups.seed)
     if not len(groups):
         of = "of one class " if job.groups.by == "class" else ""
-        raise ValueError(f"images must fill at least one group of {job.groups.size} {of}each, got {len(images)} images")
+        most = f", at most {int(images.y.bincount().max())} of one class" if of else ""
+        raise ValueError(
+            f"images must fill at least one group of {job.groups.size} {of}each, got {len(images)} images{most}"
+        )
     return groups.flatten()
 
 

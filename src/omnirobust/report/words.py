@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from omnirobust.jobs.record import AttackRecord
 from omnirobust.report.breakdown import Breakdown, Member, breakdowns
 
 _BLIND = 0.005
 """Share of images without any gradient from which on it is worth a sentence."""
+
+_SHOWN = 12
+"""Classes whose numbers a sentence lists."""
 
 _CLIPS = {
     "image": "each image plus the perturbation is clamped to the data range (clip image)",
@@ -76,6 +81,7 @@ def notes(record: AttackRecord) -> list[str]:
         *_saved(record),
         *_transfer(record),
         *_blind(record),
+        *_guessing(record),
     ]
 
 
@@ -173,6 +179,24 @@ def _transfer(record: AttackRecord) -> list[str]:
         + ", ".join(f"{percent(r['transfer_accuracy'][name])} % under {a}" for a, r in metrics["attacks"].items())
         + "."
         for name in metrics["transfer"]
+    ]
+
+
+def _guessing(record: AttackRecord) -> list[str]:
+    """Name the models that are right no more often than guessing is, and the order of classes that may explain it."""
+    classes, images = record.metrics.get("classes", []), record.metrics["images"]
+    if len(classes) < 2:
+        return []
+    chance = 1 / len(classes)
+    most = chance + 2 * sqrt(chance * (1 - chance) / images)
+    found = [f"{n} {percent(a)} %" for n, a in record.metrics["clean_accuracy"].items() if a <= most]
+    if not found:
+        return []
+    order = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:_SHOWN]))
+    more = ", ..." if len(classes) > _SHOWN else ""
+    return [
+        f"Before any attack right no more often than guessing would be: {', '.join(found)}. "
+        f"Is this the order of their classes: {order}{more}?"
     ]
 
 
