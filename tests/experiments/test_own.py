@@ -7,9 +7,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from omnirobust import losses
-from omnirobust.experiments import Cell, Claim, Experiment, Printed, Row, Universal, experiments, outcome, reproduce
+from omnirobust.experiments import (
+    Cell,
+    Claim,
+    Experiment,
+    Printed,
+    Row,
+    Universal,
+    experiments,
+    figures,
+    outcome,
+    reproduce,
+)
 from omnirobust.experiments.bench import Bench
 from omnirobust.experiments.measure import Laboratory
 from omnirobust.experiments.own import check_experiment, with_own
@@ -142,6 +154,33 @@ def test_groups_and_sweeps_may_be_declared_too(tmp_path, laboratory):
     )  # the legend of a way and a variant of one's own
 
 
+@pytest.mark.parametrize("heads", [("norm",), ("norm", "weights"), ("of", "norm", "weights")])
+def test_a_sweep_under_any_number_of_heads_is_sorted_by_its_number(tmp_path, laboratory, heads):
+    first = tuple(head[0] for head in heads)
+    points = ("20.0", "-", "-0.1", "5.0", "1.0")
+    rows = tuple(Row((*first, t), "mine", replace(CELL, eps=i / 50)) for i, t in enumerate(points))
+    swept = Experiment("swept", "Over t", rows, "sweep", "t", heads)
+    found = reproduce([swept], images=12, out=tmp_path, laboratory=laboratory)
+    lines = [line.strip("| ").split(" | ") for line in found.page.read_text().splitlines() if line.startswith("| ")]
+    begin = lines.index(["t", *heads, "mine"])
+    table = [tuple(line[: 1 + len(heads)]) for line in lines[begin + 2 : begin + 7]]
+    assert table == [(t, *first) for t in ("-", "-0.1", "1.0", "5.0", "20.0")]
+    drawn = (tmp_path / "figures" / "swept.svg").read_text()
+    label = ", ".join((*first[1:], "mine"))
+    assert drawn.count(f">{label}<") == 2  # the line beside the axis, and one curve through all four points
+
+
+def test_a_curve_goes_through_all_points_of_its_sweep(laboratory):
+    rows = tuple(Row(("linf", t), "mine", replace(CELL, eps=i / 50)) for i, t in enumerate(("20.0", "5.0", "0.1")))
+    measured = {(row.variant, row.key): laboratory.measure(row.cell, 12) for row in rows}
+    found = outcome.Outcome(Experiment("swept", "Over t", rows, "sweep", "t", ("norm",)), measured, 12, 0.0)
+    axis = Figure().add_subplot()
+    for scheme in figures._schemes(found):
+        figures._curve(axis, found, "mine", "linf", scheme)
+    (line,) = axis.lines
+    assert line.get_xdata().tolist() == [0.1, 5.0, 20.0] and line.get_label() == "mine"
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -156,7 +195,20 @@ def test_groups_and_sweeps_may_be_declared_too(tmp_path, laboratory):
         ({"rows": list(ROWS)}, "rows of mine must be a tuple of at least one Row, got list"),
         ({"rows": (*ROWS, ROWS[0])}, r"must differ in variant or key, got 'mine', \('linf', 'avg'\) twice"),
         ({"heads": ("norm",)}, r"heads of mine must name what is attacked and its weights, got \('norm',\)"),
-        ({"heads": ("norm", "of", "weights")}, "keys of mine must be a text each for norm, of, weights, got"),
+        (
+            {"heads": ("norm", "of", "weights")},
+            r"keys of mine must be a text for each of its heads, norm, of, weights; got \('linf', 'avg'\)",
+        ),
+        (
+            {"kind": "sweep", "sweeps": "t", "heads": ("norm",), "rows": (Row(("linf", 0.1), "mine", CELL),)},
+            r"heads, norm, and at the end t, a number as text like '0.1'; got \('linf', 0.1\)",
+        ),
+        ({"kind": "sweep", "sweeps": "weights"}, r"sweeps of mine must differ from its heads, got 'weights' beside \("),
+        ({"heads": "norm"}, "heads of mine must be a tuple of texts, got str 'norm'"),
+        (
+            {"kind": "sweep", "sweeps": "t", "heads": ("norm",), "rows": (Row(("linf", "nan"), "mine", CELL),)},
+            "must end in a number, or '-' beside the axis, got",
+        ),
         ({"kind": "groups"}, "rows of mine must attack groups of images"),
         ({"printed": {("l2", "avg"): Printed()}}, r"printed of mine must be of its rows, got \('l2', 'avg'\)"),
         ({"claims": (CLAIM, CLAIM)}, "claims of mine must have a name each, got 'all' twice"),

@@ -211,7 +211,8 @@ def _figure_2() -> Experiment:
         for eps in EPS_GRID
         for scheme in ("avg", "minmax")
     ]
-    return Experiment("figure-2", "ASR_all of the linf attack against its radius, MNIST", tuple(rows), "sweep", "eps")
+    title = "ASR_all of the linf attack against its radius, MNIST"
+    return Experiment("figure-2", title, tuple(rows), "sweep", "eps", ("of", "weights"))
 
 
 def _figure_a1() -> Experiment:
@@ -226,7 +227,8 @@ def _figure_a1() -> Experiment:
             for gamma in GAMMA_GRID:
                 attack = replace(cell.attack, rule=ProjectedAscent(rule.beta, float(gamma)))
                 rows.append(Row((norm, "minmax", f"{gamma:g}"), variant, replace(cell, attack=attack)))
-    return Experiment("figure-a1", "ASR_all against the regulariser gamma, MNIST", tuple(rows), "sweep", "gamma")
+    title = "ASR_all against the regulariser gamma, MNIST"
+    return Experiment("figure-a1", title, tuple(rows), "sweep", "gamma", ("of", "weights"))
 
 
 def experiments() -> dict[str, Experiment]:

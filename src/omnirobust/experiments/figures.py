@@ -13,7 +13,7 @@ from torch import Tensor
 from omnirobust._files import replacing
 from omnirobust.experiments.cells import Measured
 from omnirobust.experiments.outcome import Outcome
-from omnirobust.experiments.spec import REFERENCE
+from omnirobust.experiments.spec import REFERENCE, Key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,26 +169,32 @@ def _styles(outcome: Outcome) -> dict[str, str]:
     return known or dict(zip(outcome.variants, cycle(("-", "--", ":", "-.")), strict=False))
 
 
-def _schemes(outcome: Outcome) -> dict[str, tuple[str, str]]:
-    """Return the labels and colours of all ways of weighting."""
-    others = dict.fromkeys(key[1] for _, key in outcome.measured if key[1] not in SCHEMES)
+def _schemes(outcome: Outcome) -> dict[Key, tuple[str, str]]:
+    """Return the labels and colours of all curves of a panel: what stands between a key's first entry and its number.
+
+    That is the way of weighting, or more, or nothing at all.
+    """
+    known: dict[Key, tuple[str, str]] = {(name,): shown for name, shown in SCHEMES.items()}
+    others = dict.fromkeys(key[1:-1] for _, key in outcome.measured if key[1:-1] not in known)
     spare = cycle(c for c in COLOURS.values() if c not in {colour for _, colour in SCHEMES.values()})
-    return SCHEMES | {name: (name, colour) for name, colour in zip(others, spare, strict=False)}
+    return known | {rest: (", ".join(rest), colour) for rest, colour in zip(others, spare, strict=False)}
 
 
-def _curve(axis: Axes, outcome: Outcome, variant: str, panel: str, scheme: str) -> None:
-    keys = [k for v, k in outcome.measured if v == variant and k[:2] == (panel, scheme)]
+def _curve(axis: Axes, outcome: Outcome, variant: str, panel: str, scheme: Key) -> None:
+    """Draw ASR_all of the rows of one variant whose keys begin with the panel and the scheme."""
+    keys = [k for v, k in outcome.measured if v == variant and k[:-1] == (panel, *scheme)]
     styles = _styles(outcome)
     style, first = styles[variant], next(iter(styles))
-    label, colour = _schemes(outcome)[scheme]
-    if (panel, scheme, REFERENCE) in keys and variant == first:
-        level = outcome.interval(variant, (panel, scheme, REFERENCE)).estimate
-        axis.axhline(level, color=colour, linestyle=style, label=f"{label}, {variant}")
+    name, colour = _schemes(outcome)[scheme]
+    label = f"{name}, {variant}" if name else variant
+    if (panel, *scheme, REFERENCE) in keys and variant == first:
+        level = outcome.interval(variant, (panel, *scheme, REFERENCE)).estimate
+        axis.axhline(level, color=colour, linestyle=style, label=label)
     keys = sorted((k for k in keys if k[-1] != REFERENCE), key=lambda k: float(k[-1]))
     if not keys:
         return
     points = [float(k[-1]) for k in keys]
     found = [outcome.interval(variant, k) for k in keys]
-    axis.plot(points, [f.estimate for f in found], style, color=colour, marker=".", label=f"{label}, {variant}")
+    axis.plot(points, [f.estimate for f in found], style, color=colour, marker=".", label=label)
     if variant == first:
         axis.fill_between(points, [f.low for f in found], [f.high for f in found], color=colour, alpha=0.15, lw=0)

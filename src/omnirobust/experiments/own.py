@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import chain
+from math import isfinite
 
 from omnirobust._own_code import broken, load_own
 from omnirobust.experiments.spec import REFERENCE, Experiment, Key, Row
@@ -69,13 +70,14 @@ def _check_rows(experiment: Experiment) -> None:
     rows, name = experiment.rows, experiment.name
     if not isinstance(rows, tuple) or not rows or not all(isinstance(row, Row) for row in rows):
         raise ValueError(f"rows of {name} must be a tuple of at least one Row, got {_kind(rows)}")
-    heads = (*experiment.heads, *([experiment.sweeps] if experiment.kind == "sweep" else ()))
-    if len(heads) < 2:
-        raise ValueError(f"heads of {name} must name what is attacked and its weights, got {experiment.heads!r}")
+    heads = _heads(experiment)
     seen: set[tuple[str, Key]] = set()
     for row in rows:
         if not isinstance(row.key, tuple) or len(row.key) != len(heads) or not all(isinstance(k, str) for k in row.key):
-            raise ValueError(f"keys of {name} must be a text each for {', '.join(heads)}, got {row.key!r}")
+            parts = f"each of its heads, {', '.join(experiment.heads)}"
+            if experiment.kind == "sweep":
+                parts += f", and at the end {experiment.sweeps}, a number as text like '0.1'"
+            raise ValueError(f"keys of {name} must be a text for {parts}; got {row.key!r}")
         if experiment.kind == "sweep" and not _is_point(row.key[-1]):
             raise ValueError(f"keys of {name} must end in a number, or {REFERENCE!r} beside the axis, got {row.key!r}")
         if (row.variant, row.key) in seen:
@@ -83,6 +85,20 @@ def _check_rows(experiment: Experiment) -> None:
         seen.add((row.variant, row.key))
     if experiment.kind == "groups" and any(row.cell.group == 1 for row in rows):
         raise ValueError(f"rows of {name} must attack groups of images, kind {experiment.kind!r}; got single images")
+
+
+def _heads(experiment: Experiment) -> tuple[str, ...]:
+    """Return what the entries of keys are, the swept quantity last."""
+    name, heads, sweeps = experiment.name, experiment.heads, experiment.sweeps
+    if not isinstance(heads, tuple) or not all(isinstance(head, str) for head in heads):
+        raise ValueError(f"heads of {name} must be a tuple of texts, got {_kind(heads)}")
+    if sweeps in heads:
+        raise ValueError(f"sweeps of {name} must differ from its heads, got {sweeps!r} beside {heads!r}")
+    if experiment.kind == "sweep":
+        heads = (*heads, sweeps)
+    if len(heads) < 2:
+        raise ValueError(f"heads of {name} must name what is attacked and its weights, got {experiment.heads!r}")
+    return heads
 
 
 def with_own(names: Iterable[str | Experiment], paper: Iterable[str]) -> tuple[tuple[str, ...], dict[str, Experiment]]:
@@ -112,10 +128,9 @@ def with_own(names: Iterable[str | Experiment], paper: Iterable[str]) -> tuple[t
 
 def _is_point(text: str) -> bool:
     try:
-        float(text)
+        return isfinite(float(text))
     except ValueError:
         return text == REFERENCE
-    return True
 
 
 def _kind(found: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
 from omnirobust.evaluation import Interval
 from omnirobust.experiments.claims import Judgement
@@ -29,7 +30,7 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
     parts = [
         f"## {experiment.name}: {experiment.title}",
         f"Test images: {_range(counts)}; steps: up to {steps}."
-        + (f" **Not complete:** {outcome.missing} rows are to be measured." if outcome.missing else "")
+        + _left(outcome)
         + (_to_be_trained(outcome) if outcome.untrained else ""),
         experiment.note,
         *(f"![{experiment.title}]({link})" for link in figures),
@@ -43,6 +44,13 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
     if experiment.kind in ("table", "groups") and outcome.measured:
         parts += [f"### {experiment.name}: every row", _detail_table(outcome)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _left(outcome: Outcome) -> str:
+    begun = outcome.begun
+    said = [f"{outcome.missing - begun} rows are to be measured"] if outcome.missing > begun else []
+    said += [f"{begun} were on fewer images than the {outcome.wanted:,} of the budget"] if begun else []
+    return f" **Not complete:** {'; '.join(said)}." if said else ""
 
 
 def _to_be_trained(outcome: Outcome) -> str:
@@ -155,10 +163,11 @@ def _accuracy_table(outcome: Outcome) -> str:
 
 
 def _sweep_table(outcome: Outcome) -> str:
+    """ASR_all at every point: the curves one after the other, each in the order of its numbers."""
     variants = outcome.variants
-    head = [outcome.experiment.sweeps, "of", "weights", *variants]
-    rows = sorted(_rows_by_key(outcome).items(), key=lambda item: (item[0][0], item[0][1], _position(item[0][-1])))
-    lines = [[key[-1], key[0], key[1], *(_rate(outcome, found.get(v)) for v in variants)] for key, found in rows]
+    head = [outcome.experiment.sweeps, *outcome.experiment.heads, *variants]
+    rows = sorted(_rows_by_key(outcome).items(), key=lambda item: (item[0][:-1], _position(item[0][-1])))
+    lines = [[key[-1], *key[:-1], *(_rate(outcome, found.get(v)) for v in variants)] for key, found in rows]
     return "ASR_all in percent, with 95 % intervals.\n\n" + table(head, lines)
 
 
@@ -199,7 +208,7 @@ def _position(point: str) -> float:
     try:
         return float(point)
     except ValueError:
-        return -1.0
+        return -inf
 
 
 def _rate(outcome: Outcome, row: Row | None) -> str:

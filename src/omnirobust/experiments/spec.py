@@ -150,11 +150,11 @@ class Experiment:
         name: as on the command line, such as "table-1a"; its files are called by it.
         title: one line.
         rows: what is measured, in the order of the table.
-        kind: "table" of attacks, "sweep" over a quantity (the last entry of each row's key, a number), "accuracy" of
-            single models, "groups" of images that share a perturbation, or the "weights" of such groups. Budgets give
-            each kind its images.
-        sweeps: name of the swept quantity; empty for the other kinds.
-        heads: what the entries of the rows' keys are, as heads of columns.
+        kind: "table" of attacks, "sweep" over a quantity (the last entry of each row's key, a number as text),
+            "accuracy" of single models, "groups" of images that share a perturbation, or the "weights" of such groups.
+            Budgets give each kind its images.
+        sweeps: name of the swept quantity, the last entry of the rows' keys; empty for the other kinds.
+        heads: what the entries of the rows' keys are, as heads of columns; of a sweep, all entries but the last.
         note: what a reader of this one must know, beside what is said of all.
         claims: what is said of the rows, to be judged.
         printed: key to the values that rows are held against.
