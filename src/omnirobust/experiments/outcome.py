@@ -48,6 +48,13 @@ class Outcome:
         """How many rows are yet to be measured, in part or whole, leaving out those whose models are to be trained."""
         return sum(not self.whole(row) and not self.waits(row) for row in self.experiment.rows)
 
+    @property
+    def begun(self) -> int:
+        """How many of those that are missing were measured on some images."""
+        return sum(
+            not self.whole(row) and not self.waits(row) and self.problems(row) > 0 for row in self.experiment.rows
+        )
+
     def whole(self, row: Row) -> bool:
         """Say whether a row was measured on all images."""
         return self.problems(row) >= row.cell.problems(self.wanted)

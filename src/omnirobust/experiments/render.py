@@ -49,7 +49,7 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
 def _left(outcome: Outcome) -> str:
     begun = outcome.begun
     said = [f"{outcome.missing - begun} rows are to be measured"] if outcome.missing > begun else []
-    said += [f"{begun} were on fewer images than the {outcome.wanted:,} of the budget"] if begun else []
+    said += [f"{begun} with fewer images than the budget's {outcome.wanted:,}"] if begun else []
     return f" **Not complete:** {'; '.join(said)}." if said else ""
 
 
