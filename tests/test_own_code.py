@@ -35,12 +35,14 @@ def test_code_comes_from_a_file_and_from_a_package(tmp_path, monkeypatch):
         ("nowhere.py:net", FileNotFoundError, "models must name an existing file, got nowhere.py"),
         ("no_such_package:net", ValueError, "models must name an importable module, got no_such_package"),
         ("broken.py:net", ValueError, "models must name code that runs, got broken.py:net: NameError: name 'nope'"),
+        ("script.py:net", ValueError, r"models must name code that runs, got script.py:net: SystemExit: 7 \(line 3\)"),
     ],
 )
 def test_what_is_not_there_is_told(tmp_path, monkeypatch, name, kind, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "broken.py").write_text("net = nope")
+    (tmp_path / "script.py").write_text("import sys\n\nsys.exit(7)\n")
     with pytest.raises(kind, match=message):
         load_own(name, "models")
 

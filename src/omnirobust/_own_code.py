@@ -33,7 +33,7 @@ def load_own(name: str, argument: str) -> tuple[str, Any]:
         found = getattr(_module(where, argument), attribute, None)
     except (ValueError, FileNotFoundError):
         raise
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises; scripts may end the process
         raise ValueError(broken(name, argument, error)) from error
     if found is None:
         raise ValueError(f"{argument} must name something that exists, got {name}, but {where} has no {attribute}")
@@ -84,7 +84,7 @@ def source_digest(code: Any) -> str:
         return "unknown"
 
 
-def broken(name: str, argument: str, error: Exception) -> str:
+def broken(name: str, argument: str, error: BaseException) -> str:
     """Say in one sentence that the code of ``name`` raised ``error``, and in which line of its file."""
     file = Path(name.rpartition(":")[0]).resolve()
     lines = [frame.lineno for frame in extract_tb(error.__traceback__) if Path(frame.filename).resolve() == file]

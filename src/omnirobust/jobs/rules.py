@@ -29,7 +29,7 @@ def load_rule(name: str) -> WeightRule:
         losses = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.5, 0.0]])
         weights = first.clone(), rule.step(first, losses)
         alone = rule.step(rule.init(1, 3), losses[:1])
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise ValueError(broken(name, "rule", error)) from error
     for values, told in zip(weights, ("init(2, 3)", "step(weights, losses)"), strict=True):
         _check(values, f"rule must give weights >= 0 of sum 1, of shape (2, 3) for {told}, got {name}: ")

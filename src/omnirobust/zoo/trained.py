@@ -105,7 +105,7 @@ def load_own_model(name: str, argument: str) -> tuple[str, nn.Module]:
     attribute, found = load_own(name, argument)
     try:
         model = found() if callable(found) and not isinstance(found, nn.Module) else found
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise ValueError(broken(name, argument, error)) from error
     if not isinstance(model, nn.Module):
         raise ValueError(
