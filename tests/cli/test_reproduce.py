@@ -138,6 +138,7 @@ def test_several_processes_are_given_the_same_words(mnist, tmp_path, capsys, mon
     ("words", "message"),
     [
         (["--only", "table-99"], "names must be among"),
+        (["heat"], ", or FILE.py:NAME of your own, got 'heat'"),
         (["table-1a", "--device", "gpu"], "device must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
         (["table-1a", "--device", "cuda:99"], "device must be one that is there, got cuda:99"),
         (["table-1a", "--images", "0"], "images must be >= 1, got 0"),

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from omnirobust import losses
+from omnirobust.data import DataUnavailableError
 from omnirobust.experiments import (
     Cell,
     Claim,
@@ -246,6 +247,57 @@ def test_two_of_one_name_and_a_model_that_is_not_there_are_told(tmp_path, own):
         row = replace(ROWS[0], cell=replace(CELL, models=(model,)))
         with pytest.raises(ValueError, match=sentence):
             reproduce([replace(GOOD, rows=(row,), printed={})], images=12, out=tmp_path)
+
+
+class Leaving(Uniform):
+    """A rule whose weights leave the simplex."""
+
+    def step(self, weights, losses):
+        return weights + 1
+
+
+class Stumbling(Uniform):
+    """A rule that raises."""
+
+    def step(self, weights, losses):
+        return {}["x"]
+
+
+class Narrow(Uniform):
+    """A rule that takes too little."""
+
+    def step(self, weights):
+        return weights
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        (Stumbling(), r"with rule Stumbling: KeyError: 'x' \(test_own.py, line \d+\)$"),
+        (Leaving(), r"with rule Leaving: Leaving.step must return weights >= 0 that sum to 1 in each row, got \[1.5, "),
+        (Narrow(), r"with rule Narrow: TypeError: .* takes 2 positional arguments but 3 were given \(\w+.py, line \d+"),
+    ],
+)
+def test_a_row_whose_rule_fails_is_named_and_what_was_measured_is_kept(tmp_path, laboratory, rule, sentence):
+    cell = replace(CELL, attack=replace(CELL.attack, rule=rule))
+    rows = (ROWS[0], Row(("l2", "odd"), "mine", cell))
+    with pytest.raises(ValueError, match=r"^rows of mine must run, got 'mine', \('l2', 'odd'\) " + sentence):
+        reproduce([replace(GOOD, rows=rows)], images=12, out=tmp_path, laboratory=laboratory)
+    assert laboratory.recall(ROWS[0].cell, 12) is not None
+
+
+def test_what_is_no_matter_of_a_rows_keeps_its_error(tmp_path, laboratory, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def stop(name, done, total):
+        raise Enough
+
+    with pytest.raises(Enough):
+        reproduce([GOOD], images=12, out=tmp_path, laboratory=laboratory, progress=stop)
+    monkeypatch.setattr(Bench, "attack", lambda *words: (_ for _ in ()).throw(DataUnavailableError("offline")))
+    with pytest.raises(DataUnavailableError, match=r"^offline$"):
+        reproduce([GOOD], images=12, out=tmp_path, laboratory=laboratory)
 
 
 def test_a_claim_that_fails_is_named(tmp_path, laboratory):

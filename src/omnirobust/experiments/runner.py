@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from omnirobust._device import resolved
 from omnirobust._files import replacing
 from omnirobust.experiments.architectures import NAME as ARCHITECTURES
 from omnirobust.experiments.architectures import ArchitectureOutcome, networks
+from omnirobust.experiments.failures import telling
 from omnirobust.experiments.figures import PICTURED, draw
 from omnirobust.experiments.machines import machines
 from omnirobust.experiments.measure import Laboratory
@@ -146,19 +148,19 @@ def reproduce(
         _training_budget(training_budget or budget, images),
     )
     if measure:
-        _measure_all(lab, plan, progress)
+        _measure_all(lab, plan, own, progress)
         measure_trainings(findings.laboratory, trained, findings.budget, progress)
     outcomes = tuple(_recall(lab, experiment, count) for experiment, count in plan)
     built = ArchitectureOutcome(networks()) if not names or ARCHITECTURES in names else None
     judged = tuple(TrainingOutcome(e, findings) for e in trained)
     summary = partial(
-        overview, command=_command(_told(given), budget, images, training_budget), machines=machines(lab.cells)
+        overview, command=_command(_asked(given), budget, images, training_budget), machines=machines(lab.cells)
     )
     written = _write(outcomes, judged, built, folder, summary)
     return written if docs is None else replace(written, files=(*written.files, *publish(written, Path(docs))))
 
 
-def _told(given: Sequence[str | Experiment]) -> list[str]:
+def _asked(given: Sequence[str | Experiment]) -> list[str]:
     return [one.name if isinstance(one, Experiment) else one for one in given]
 
 
@@ -166,7 +168,7 @@ def _chosen(names: Sequence[str], variants: Sequence[str] | None, own: Mapping[s
     known, others = experiments() | dict(own), training_experiments()
     for name in names:
         if name not in (every := (*known, ARCHITECTURES, *others)):
-            raise ValueError(f"names must be among {', '.join(every)}, got {name!r}")
+            raise ValueError(f"names must be among {', '.join(every)}, or FILE.py:NAME of your own, got {name!r}")
     asked = [name for name in names if name in known] if names else tuple(known)
     for variant in variants or ():
         if variant not in (every := dict.fromkeys((*VARIANTS, *(v for e in own.values() for v in e.variants)))):
@@ -200,8 +202,13 @@ def _training_budget(name: str, images: int | None) -> TrainingBudget:
     return TRAINING_BUDGETS[name] if images is None else fewer(TRAINING_BUDGETS[name], images)
 
 
-def _measure_all(lab: Laboratory, plan: Sequence[tuple[Experiment, int]], progress: ProgressHook | None) -> None:
-    """Measure every cell, those of the first variants of all experiments before those of the next."""
+def _measure_all(
+    lab: Laboratory, plan: Sequence[tuple[Experiment, int]], own: Container[str], progress: ProgressHook | None
+) -> None:
+    """Measure every cell, those of the first variants of all experiments before those of the next.
+
+    Failures in experiments named in ``own`` are told with their row.
+    """
     jobs = [(row, e.name, count) for e, count in plan for row in e.rows if not lab.untrained(row.cell)]
     totals = {name: sum(_pairs(row, count) for row, n, count in jobs if n == name) for _, name, _ in jobs}
     done = dict.fromkeys(totals, 0)
@@ -217,8 +224,9 @@ def _measure_all(lab: Laboratory, plan: Sequence[tuple[Experiment, int]], progre
                 if progress is not None:
                     progress(name, min(done[name], totals[name]), totals[name])
 
-            if not lab.attempt(row.cell, count, on_steps):
-                busy.append((row, name, count))
+            with telling(name, row, on_steps) if name in own else nullcontext():
+                if not lab.attempt(row.cell, count, on_steps):
+                    busy.append((row, name, count))
         left = _waited(lab, busy)
 
 
