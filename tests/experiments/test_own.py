@@ -212,6 +212,7 @@ def test_a_curve_goes_through_all_points_of_its_sweep(laboratory):
         ),
         ({"kind": "groups"}, "rows of mine must attack groups of images"),
         ({"printed": {("l2", "avg"): Printed()}}, r"printed of mine must be of its rows, got \('l2', 'avg'\)"),
+        ({"claims": (3,)}, r"claims of mine must be a tuple of Claims, got tuple \(3,\)"),
         ({"claims": (CLAIM, CLAIM)}, "claims of mine must have a name each, got 'all' twice"),
         ({"kind": "sweep", "sweeps": "eps", "heads": ("norm",)}, "must end in a number, or '-' beside the axis, got"),
     ],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -196,18 +197,19 @@ def judge(claim: Claim, variant: str, rates: Rates, drawn: Sequence[Rates]) -> J
         drawn: resamples of them, see ``bootstrap``: the same for all claims, so that each rate is computed once.
 
     Raises:
-        ValueError: if the code of the claim fails.
+        ValueError: if the code of the claim fails, or returns something else than it should.
     """
     seen = rates.resampled({})
     try:
-        held = claim.holds(seen)
-        shown = claim.shows(rates)
-        support = sum(bool(claim.holds(some)) for some in drawn) / max(len(drawn), 1)
+        held, shown = claim.holds(seen), claim.shows(rates)
+        again = [claim.holds(some) for some in drawn]
     except KeyError:
         return Judgement(claim, variant, "not measured", None, "")
     except Exception as error:  # whatever the code of a claim raises
         told = f"{type(error).__name__}: {error}"
         raise ValueError(f"claims must be functions of rates that run, got {claim.name!r}: {told}") from error
+    check_answers(claim, shown, (held, *again))
+    support = sum(map(bool, again)) / max(len(again), 1)
     verdict: Verdict = "undecided"
     if min(seen.asked, default=0) < ENOUGH:
         pass
@@ -216,6 +218,26 @@ def judge(claim: Claim, variant: str, rates: Rates, drawn: Sequence[Rates]) -> J
     elif not held and support <= 0.05:
         verdict = "false"
     return Judgement(claim, variant, verdict, support, shown)
+
+
+def check_answers(claim: Claim, shown: object, held: Iterable[object]) -> None:
+    """Raise a ValueError unless ``shown`` is a text and every member of ``held`` true or false, which name the claim.
+
+    One bool of numpy or torch is one too.
+    """
+    if not isinstance(shown, str):
+        raise ValueError(f"shows of claim {claim.name!r} must return a text, got {_described(shown)}")
+    for value in held:
+        if not isinstance(value, (bool, np.bool_)) and not _is_flag(value):
+            raise ValueError(f"holds of claim {claim.name!r} must return True or False, got {_described(value)}")
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and value.dtype == torch.bool
+
+
+def _described(value: object) -> str:
+    return "None" if value is None else f"{type(value).__name__} {value!r}"[:80]
 
 
 def order(values: dict[str, float]) -> str:

@@ -8,6 +8,8 @@ from itertools import chain
 from math import isfinite
 
 from omnirobust._own_code import broken, load_own
+from omnirobust.experiments.claims import Claim
+from omnirobust.experiments.rehearsal import rehearse
 from omnirobust.experiments.spec import REFERENCE, Experiment, Key, Row
 
 KINDS = ("table", "sweep", "groups")
@@ -61,9 +63,12 @@ def check_experiment(experiment: Experiment, taken: Iterable[str]) -> None:
     for key in experiment.printed:
         if key not in keys:
             raise ValueError(f"printed of {name} must be of its rows, got {key!r}")
+    if not isinstance(experiment.claims, tuple) or not all(isinstance(claim, Claim) for claim in experiment.claims):
+        raise ValueError(f"claims of {name} must be a tuple of Claims, got {_kind(experiment.claims)}")
     names = [claim.name for claim in experiment.claims]
     if repeated := [claim for claim in dict.fromkeys(names) if names.count(claim) > 1]:
         raise ValueError(f"claims of {name} must have a name each, got {repeated[0]!r} twice")
+    rehearse(experiment)
 
 
 def _check_rows(experiment: Experiment) -> None:
