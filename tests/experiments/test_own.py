@@ -213,6 +213,8 @@ def test_a_curve_goes_through_all_points_of_its_sweep(laboratory):
         ({"kind": "groups"}, "rows of mine must attack groups of images"),
         ({"printed": {("l2", "avg"): Printed()}}, r"printed of mine must be of its rows, got \('l2', 'avg'\)"),
         ({"claims": (3,)}, r"claims of mine must be a tuple of Claims, got tuple \(3,\)"),
+        ({"note": None}, "note of mine must be a text, got NoneType None"),
+        ({"claims": (replace(CLAIM, text=3),)}, "text of claim 'all' of mine must be a text, got int 3"),
         ({"claims": (CLAIM, CLAIM)}, "claims of mine must have a name each, got 'all' twice"),
         ({"kind": "sweep", "sweeps": "eps", "heads": ("norm",)}, "must end in a number, or '-' beside the axis, got"),
     ],

@@ -63,12 +63,21 @@ def check_experiment(experiment: Experiment, taken: Iterable[str]) -> None:
     for key in experiment.printed:
         if key not in keys:
             raise ValueError(f"printed of {name} must be of its rows, got {key!r}")
+    _check_claims(experiment)
+    rehearse(experiment)
+
+
+def _check_claims(experiment: Experiment) -> None:
+    name = experiment.name
     if not isinstance(experiment.claims, tuple) or not all(isinstance(claim, Claim) for claim in experiment.claims):
         raise ValueError(f"claims of {name} must be a tuple of Claims, got {_kind(experiment.claims)}")
+    texts = {f"text of claim {claim.name!r}": claim.text for claim in experiment.claims}
+    for what, text in ({"title": experiment.title, "note": experiment.note} | texts).items():
+        if not isinstance(text, str):
+            raise ValueError(f"{what} of {name} must be a text, got {_kind(text)}")
     names = [claim.name for claim in experiment.claims]
     if repeated := [claim for claim in dict.fromkeys(names) if names.count(claim) > 1]:
         raise ValueError(f"claims of {name} must have a name each, got {repeated[0]!r} twice")
-    rehearse(experiment)
 
 
 def _check_rows(experiment: Experiment) -> None:
