@@ -79,6 +79,7 @@ def reproduce(
         options = [f"--{name}={value}" for name, value in given.items() if value is not None]
         in_processes(["reproduce", *(chosen or ["--all"]), *options], processes)
         measure = False  # all is there: it remains to write it down
+    from omnirobust.experiments.overview import in_brief
     from omnirobust.experiments.runner import reproduce as run
     from omnirobust.jobs import shards
 
@@ -91,4 +92,4 @@ def reproduce(
         return
     for name in dict.fromkeys(name for outcome in found.outcomes for name in outcome.untrained):
         say(f"To be trained, and then reproduced by the same command: omnirobust zoo train {name}")
-    say(f"Results: {found.page}", f"Report:  {found.site}")
+    say(*map(in_brief, found.everything), f"Results: {found.page}", f"Report:  {found.site}")

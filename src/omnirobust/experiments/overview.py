@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from omnirobust.experiments.architectures import CLAIMS as NETWORK_CLAIMS
 from omnirobust.experiments.architectures import ArchitectureOutcome
+from omnirobust.experiments.claims import Verdict
 from omnirobust.experiments.outcome import Outcome
 from omnirobust.experiments.render import NONE, table
 from omnirobust.experiments.training_outcome import TrainingOutcome
@@ -38,14 +39,51 @@ def overview(found: Sequence[Anything], command: str, machines: Sequence[str]) -
     return "\n\n".join([*parts, table(head, [_line(one) for one in found])]) + "\n"
 
 
+def in_brief(one: Anything) -> str:
+    """Return one line on an experiment: its claims by verdict, counted as in the overview, and how much is measured."""
+    counts = Counter(_verdicts(one)) or Counter({"not measured": _unjudged(one)})
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _ORDER if counts[verdict])
+    total = counts.total()
+    claims = f"{said} of {total} claim{'s' * (total > 1)}{_judged_by(one)}" if total else "no claims"
+    what = "trainings" if isinstance(one, TrainingOutcome) else "rows"
+    name, title = _title(one)
+    return f"{name} ({title}): {claims}; {_scale(one)[1]} {what} measured{_in_part(one)}"
+
+
+_ORDER: tuple[Verdict, ...] = ("true", "false", "undecided", "not measured")
+
+
+def _unjudged(one: Anything) -> int:
+    """Return how many claims there are of an experiment of which nothing is measured."""
+    return len(NETWORK_CLAIMS if isinstance(one, ArchitectureOutcome) else one.experiment.claims)
+
+
+def _judged_by(one: Anything) -> str:
+    """Say on which version of the attack, or by which evaluation, claims are counted, where there are several."""
+    if isinstance(one, ArchitectureOutcome):
+        return ""
+    several, by = (one.hows, one.hows) if isinstance(one, TrainingOutcome) else (one.experiment.variants, one.variants)
+    return f" ({by[0]})" if len(several) > 1 and by else ""
+
+
+def _in_part(one: Anything) -> str:
+    """Say how many rows have fewer images than they should."""
+    begun = one.begun if isinstance(one, Outcome) else 0
+    return f", {begun} of them in part" if begun else ""
+
+
 def _line(one: Anything) -> list[str]:
     scale, measured, minutes = _scale(one)
     counts = Counter(_verdicts(one))
     judged = [str(counts[verdict]) for verdict in ("true", "false")]
-    left = str(sum(counts.values()) - counts["true"] - counts["false"])
+    left = str(counts.total() - counts["true"] - counts["false"])
+    return [*_title(one), scale, measured, *judged, left, minutes]
+
+
+def _title(one: Anything) -> tuple[str, str]:
     if isinstance(one, ArchitectureOutcome):
-        return [one.name, one.title, scale, measured, *judged, left, minutes]
-    return [one.experiment.name, one.experiment.title, scale, measured, *judged, left, minutes]
+        return one.name, one.title
+    return one.experiment.name, one.experiment.title
 
 
 def _scale(one: Anything) -> tuple[str, str, str]:

@@ -80,6 +80,11 @@ class Reproduction:
     trainings: tuple[TrainingOutcome, ...] = ()
     architectures: ArchitectureOutcome | None = None
 
+    @property
+    def everything(self) -> tuple[Anything, ...]:
+        """All that was asked for, in the order of the page."""
+        return (*self.outcomes, *([] if self.architectures is None else [self.architectures]), *self.trainings)
+
 
 def reproduce(
     names: Iterable[str | Experiment],
@@ -278,12 +283,12 @@ def _write(
     own = not (built or trainings) and not any(o.experiment.name in experiments() for o in outcomes)
     notes = [(_OWN_NOTES if own else _NOTES).strip()] if outcomes else []
     notes += ["Versions of the attack:\n\n" + variants_list(occurring)] if occurring else []
-    everything: list[Anything] = [*outcomes, *([] if built is None else [built]), *trainings]
     title, end = (_OWN_TITLE, []) if own else (_TITLE, [slips()])
-    page = "\n\n".join([title, *notes, summary(everything), *sections, *end])
-    written = _text(folder / "reproduction.md", page)
-    site = write_site(written)
-    return Reproduction(tuple(outcomes), written, site, (written, site, *files), tuple(trainings), built)
+    page, site = folder / "reproduction.md", folder / "report.html"
+    found = Reproduction(tuple(outcomes), page, site, (page, site, *files), tuple(trainings), built)
+    _text(page, "\n\n".join([title, *notes, summary(found.everything), *sections, *end]))
+    write_site(page)
+    return found
 
 
 def _command(names: Sequence[str], budget: str, images: int | None, training_budget: str | None) -> str:
