@@ -30,10 +30,14 @@ def test_every_piece_of_the_page_on_extending_runs(digits, tmp_path, monkeypatch
             with pytest.raises(SystemExit) as left:
                 main(ran[-1])
             assert left.value.code == 0, capsys.readouterr().err
-    assert [words[0] for words in ran] == ["attack", "attack", "reproduce"]
+    assert [words[0] for words in ran] == ["attack", "attack", "reproduce", "reproduce"]
     assert torch.allclose(space["solution"].weights.sum(1), torch.ones(len(space["x"])))
     page = Path("runs/towards-worst/reproduction.md").read_text(encoding="utf-8")
     assert "| linf | avg | 30.00 |" in page and "Going to the worst model fools both" in page
+    swept = Path("runs/how-far/reproduction.md").read_text(encoding="utf-8")
+    points = re.findall(r"^\| ([\d.]+) \| (\w+) \| [\d.]+ \(", swept.split("| share | norm | mine |")[1], re.MULTILINE)
+    assert points == [(share, norm) for norm in ("l2", "linf") for share in ("0.05", "0.2", "0.5", "1.0")]
+    assert Path("runs/how-far/figures/how-far.svg").read_text(encoding="utf-8").count(">mine<") == 1
     # As far from one goal as from another: by symmetry (0, h) with 1 + h^2 = (2 - h)^2
     assert torch.allclose(space["same"].delta, torch.tensor([0.0, 0.75]).expand(2, 2), atol=0.05)
     assert space["Momentum"]().start(None, 0.1, 5).step_size == 0.1

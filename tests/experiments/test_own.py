@@ -160,12 +160,13 @@ def test_a_sweep_under_any_number_of_heads_is_sorted_by_its_number(tmp_path, lab
     first = tuple(head[0] for head in heads)
     points = ("20.0", "-", "-0.1", "5.0", "1.0")
     rows = tuple(Row((*first, t), "mine", replace(CELL, eps=i / 50)) for i, t in enumerate(points))
-    swept = Experiment("swept", "Over t", rows, "sweep", "t", heads)
+    swept = Experiment("swept", "Over t", rows, "sweep", "t", heads, printed={(*first, "5.0"): Printed(asr_all=40.0)})
     found = reproduce([swept], images=12, out=tmp_path, laboratory=laboratory)
     lines = [line.strip("| ").split(" | ") for line in found.page.read_text().splitlines() if line.startswith("| ")]
-    begin = lines.index(["t", *heads, "mine"])
+    begin = lines.index(["t", *heads, "printed", "mine"])
     table = [tuple(line[: 1 + len(heads)]) for line in lines[begin + 2 : begin + 7]]
     assert table == [(t, *first) for t in ("-", "-0.1", "1.0", "5.0", "20.0")]
+    assert [line[1 + len(heads)] for line in lines[begin + 2 : begin + 7]] == ["–", "–", "–", "40.00", "–"]
     drawn = (tmp_path / "figures" / "swept.svg").read_text()
     label = ", ".join((*first[1:], "mine"))
     assert drawn.count(f">{label}<") == 2  # the line beside the axis, and one curve through all four points

@@ -11,6 +11,7 @@ from omnirobust.experiments.outcome import Outcome
 from omnirobust.experiments.printed_groups import STATISTICS as PRINTED_STATISTICS
 from omnirobust.experiments.registry import CLAIMS
 from omnirobust.experiments.spec import Key, Row
+from omnirobust.experiments.tables import Printed
 from omnirobust.experiments.variants import VARIANTS
 from omnirobust.experiments.weight_claims import STATISTICS
 
@@ -165,10 +166,23 @@ def _accuracy_table(outcome: Outcome) -> str:
 def _sweep_table(outcome: Outcome) -> str:
     """ASR_all at every point: the curves one after the other, each in the order of its numbers."""
     variants = outcome.variants
-    head = [outcome.experiment.sweeps, *outcome.experiment.heads, *variants]
+    printed = outcome.experiment.printed
+    head = [outcome.experiment.sweeps, *outcome.experiment.heads, *(["printed"] if printed else []), *variants]
     rows = sorted(_rows_by_key(outcome).items(), key=lambda item: (item[0][:-1], _position(item[0][-1])))
-    lines = [[key[-1], *key[:-1], *(_rate(outcome, found.get(v)) for v in variants)] for key, found in rows]
+    lines = [
+        [
+            key[-1],
+            *key[:-1],
+            *([_said(printed.get(key))] if printed else []),
+            *(_rate(outcome, found.get(v)) for v in variants),
+        ]
+        for key, found in rows
+    ]
     return "ASR_all in percent, with 95 % intervals.\n\n" + table(head, lines)
+
+
+def _said(printed: Printed | None) -> str:
+    return _number(None if printed is None else printed.asr_all)
 
 
 def _weights_table(outcome: Outcome) -> str:
