@@ -19,9 +19,9 @@ CLAIM = Claim("met", "It holds.", lambda r: r.asr_all("linf", "avg") >= 0, lambd
     ("variants", "images", "said"),
     [
         (("one",), (12,), "1 undecided of 1 claim; 1 of 1 rows measured"),
-        (("one", "two"), (12, 12), "1 undecided of 1 claim (one); 2 of 2 rows measured"),
-        (("one", "two"), (6, 12), "1 undecided of 1 claim (one); 2 of 2 rows measured, 1 of them in part"),
-        (("one", "two"), (0, 12), "1 undecided of 1 claim (two); 1 of 2 rows measured"),
+        (("one", "two"), (12, 12), "1 undecided of 1 claim (variant one); 2 of 2 rows measured"),
+        (("one", "two"), (6, 12), "1 undecided of 1 claim (variant one); 2 of 2 rows measured, 1 of them in part"),
+        (("one", "two"), (0, 12), "1 undecided of 1 claim (variant two); 1 of 2 rows measured"),
         (("one", "two"), (0, 0), "1 not measured of 1 claim; 0 of 2 rows measured"),
     ],
 )

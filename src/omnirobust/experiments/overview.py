@@ -62,8 +62,9 @@ def _judged_by(one: Anything) -> str:
     """Say on which version of the attack, or by which evaluation, claims are counted, where there are several."""
     if isinstance(one, ArchitectureOutcome):
         return ""
-    several, by = (one.hows, one.hows) if isinstance(one, TrainingOutcome) else (one.experiment.variants, one.variants)
-    return f" ({by[0]})" if len(several) > 1 and by else ""
+    if isinstance(one, TrainingOutcome):
+        return f" (evaluation {one.hows[0]})" if len(one.hows) > 1 else ""
+    return f" (variant {one.variants[0]})" if len(one.experiment.variants) > 1 and one.variants else ""
 
 
 def _in_part(one: Anything) -> str:
