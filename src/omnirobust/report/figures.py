@@ -124,8 +124,8 @@ def legend_above(ax: Axes) -> None:
         handlelength=1.2,
         columnspacing=1.2,
     )
-    figure = ax.get_figure(root=True)
-    assert figure is not None
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
     figure.set_size_inches(_WIDTH, _HEIGHT + max(0, -(-len(names) // columns) - 2) * _LEGEND_ROW)
 
 
