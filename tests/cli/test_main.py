@@ -235,12 +235,21 @@ def test_an_unwritable_place_is_told(digits, capsys):
     assert err.startswith("omnirobust: /proc/run")
 
 
+# Where the tests themselves run in the background, they and their children ignore what Ctrl-C sends.
+INTERRUPTIBLE = """
+import signal
+from omnirobust.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
 def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(digits, tmp_path, capsys):
     command = "attack ensemble --models a c --data digits --norm linf --eps 0.1 --images 300 --steps 400 --batch-size 2"
     command += f" --out {tmp_path}/run"
     first = tmp_path / "run" / "parts" / "average" / "00000.safetensors"
     with subprocess.Popen(
-        [sys.executable, "-c", "from omnirobust.cli import main; main()", *command.split()],
+        [sys.executable, "-c", INTERRUPTIBLE, *command.split()],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ.copy(),
     ) as process:  # fmt: skip
         while not first.exists():
