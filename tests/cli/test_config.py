@@ -186,6 +186,7 @@ texts = texts.filter(lambda t: not from_home(t).is_dir())  # what is there is ma
 @given(st.lists(texts.filter(lambda t: not t.startswith("-") and "," not in t and t.strip()), min_size=1, max_size=3),
        texts.filter(lambda t: t.strip() != ""), st.floats(1e-12, 1e12), st.integers(0, 10**6))  # fmt: skip
 @example(["~no-such-user", "~0/x"], "~no-such-user", 1.0, 0)
+@example(["\u20030", "0\u3000"], "\xa00", 1.0, 0)
 def test_every_value_survives_the_way_through_a_file_and_a_command_line(tmp_path_factory, models, data, eps, seed):
     command = ("attack", "ensemble")
     original = {"data": data, "models": models, "norm": "l1", "eps": eps, "seed": seed, "stop_when_fooled": True}

@@ -253,4 +253,4 @@ def _written(value: Any) -> Any:
 def _flow(value: Any) -> str:
     """Write a value as YAML on one line."""
     text = dump(value, default_flow_style=True, width=float("inf"))
-    return text.strip().removesuffix("\n...")
+    return text.strip("\n").removesuffix("\n...")
