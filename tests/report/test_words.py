@@ -58,6 +58,8 @@ def test_notes_doubt_the_order_of_classes_where_a_model_only_guesses():
         "Is this the order of their classes: 0 no, 1 yes?"
     )
     assert notes(record(clean_accuracy={"knows": 0.675}, classes=["no", "yes"])) == notes(record())
+    digits = record(clean_accuracy={"e": 0.01}, classes=[str(k) for k in range(10)])
+    assert notes(digits)[-1].endswith("guessing would be: e 1.00 %. Are their classes in the order of the labels?")
     many = record(clean_accuracy={"e": 0.01}, classes=[f"c{k}" for k in range(100)])
     assert notes(many)[-1].endswith("10 c10, 11 c11, ...?")
 

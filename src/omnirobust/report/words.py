@@ -10,6 +10,8 @@ from omnirobust.report.breakdown import Breakdown, Member, breakdowns
 _BLIND = 0.005
 """Share of images without any gradient from which on it is worth a sentence."""
 
+_GUESSING = "Before any attack right no more often than guessing would be"
+
 _SHOWN = 12
 """Classes whose numbers a sentence lists."""
 
@@ -192,12 +194,11 @@ def _guessing(record: AttackRecord) -> list[str]:
     found = [f"{n} {percent(a)} %" for n, a in record.metrics["clean_accuracy"].items() if a <= most]
     if not found:
         return []
+    if all(name == str(number) for number, name in enumerate(classes)):
+        return [f"{_GUESSING}: {', '.join(found)}. Are their classes in the order of the labels?"]
     order = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:_SHOWN]))
     more = ", ..." if len(classes) > _SHOWN else ""
-    return [
-        f"Before any attack right no more often than guessing would be: {', '.join(found)}. "
-        f"Is this the order of their classes: {order}{more}?"
-    ]
+    return [f"{_GUESSING}: {', '.join(found)}. Is this the order of their classes: {order}{more}?"]
 
 
 def _blind(record: AttackRecord) -> list[str]:
