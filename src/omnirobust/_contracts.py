@@ -13,25 +13,26 @@ from math import prod
 import torch
 from torch import Tensor
 
-from omnirobust._types import Domains, Evaluation, WeightRule
+from omnirobust._types import Domains, Evaluation, WeightRule, described
 from omnirobust.threat_models import Clip, FeasibleSet, ThreatModel
 
 _ROUNDING = 1e-4
 """How far a projection may miss the caller's own set, which need not be computed as exactly as ours."""
 
 
-def check_domains(domains: Domains) -> None:
-    """Raise a ValueError unless names and axes of the domains agree."""
+def check_domains(domains: Domains) -> int:
+    """Return how many domains there are, K; raise a ValueError unless names and axes agree."""
     told, names = type(domains).__name__, tuple(domains.names)
     if not names:
         raise ValueError(f"{told} must have at least one domain")
     members = [len(among) for among in domains.axes.values()]
     if prod(members) != len(names):
         raise ValueError(f"axes of {told} must have a product of {len(names)} members, as names, got {members}")
+    return len(names)
 
 
-def evaluated(domains: Domains, delta: Tensor, grad: bool) -> Evaluation:
-    """Evaluate domains, and see that what they return has its shapes.
+def evaluated(domains: Domains, delta: Tensor, K: int, grad: bool) -> Evaluation:
+    """Evaluate K domains, and see that what they return has its shapes.
 
     Raises:
         ValueError: that names what is wrong, and the class of the domains.
@@ -40,22 +41,28 @@ def evaluated(domains: Domains, delta: Tensor, grad: bool) -> Evaluation:
     told = f"{type(domains).__name__}.evaluate must return"
     if not isinstance(e, Evaluation):
         raise ValueError(f"{told} an Evaluation, got {type(e).__name__}")
-    size = (len(delta), len(domains.names))
+    size = (len(delta), K)
     if not isinstance(e.losses, Tensor) or not e.losses.is_floating_point() or tuple(e.losses.shape) != size:
-        raise ValueError(f"{told} floating losses of shape (B, K) = {size}, got {_described(e.losses)}")
+        raise ValueError(f"{told} floating losses of shape (B, K) = {size}, got {described(e.losses)}")
     if e.fooled is not None and (
         not isinstance(e.fooled, Tensor) or e.fooled.dtype != torch.bool or tuple(e.fooled.shape) != size
     ):
-        raise ValueError(f"{told} fooled as None or bool of shape (B, K) = {size}, got {_described(e.fooled)}")
+        raise ValueError(f"{told} fooled as None or bool of shape (B, K) = {size}, got {described(e.fooled)}")
     if not grad:
         return e
-    if not isinstance(e.grads, tuple | list) or len(e.grads) != size[1]:
-        got = f"{len(e.grads)} of them" if isinstance(e.grads, tuple | list) else _described(e.grads)
-        raise ValueError(f"{told} a tuple of K = {size[1]} gradients where grad is true, got {got}")
-    for name, slope in zip(domains.names, e.grads, strict=True):
+    if not isinstance(e.grads, tuple | list) or len(e.grads) != K:
+        got = f"{len(e.grads)} of them" if isinstance(e.grads, tuple | list) else described(e.grads)
+        raise ValueError(f"{told} a tuple of K = {K} gradients where grad is true, got {got}")
+    for k, slope in enumerate(e.grads):
         if not isinstance(slope, Tensor) or slope.shape != delta.shape:
-            raise ValueError(f"{told} gradients of shape {tuple(delta.shape)}, got {_described(slope)} for {name!r}")
+            got = f"{described(slope)} for {domains.names[k]!r}"
+            raise ValueError(f"{told} gradients of shape {tuple(delta.shape)}, got {got}")
     return e
+
+
+def off_simplex(weights: Tensor) -> Tensor:
+    """Say which rows of (B, K) are no weights: negative, NaN, or of another sum than 1; (B,) bool."""
+    return ~((weights >= 0).all(1) & ((weights.sum(1) - 1).abs() < 1e-4))
 
 
 def first_weights(rule: WeightRule, B: int, K: int, like: Tensor) -> Tensor:
@@ -115,7 +122,7 @@ def check_member(feasible: FeasibleSet, moved: Tensor, like: Tensor) -> None:
     name = type(feasible).__name__
     told = f"{name}.project must return"
     if not isinstance(moved, Tensor) or moved.shape != like.shape or moved.dtype != like.dtype:
-        raise ValueError(f"{told} {_described(like)}, got {_described(moved)}")
+        raise ValueError(f"{told} {described(like)}, got {described(moved)}")
     if not moved.numel():
         return
     if not bool(moved.isfinite().all()):
@@ -126,7 +133,7 @@ def check_member(feasible: FeasibleSet, moved: Tensor, like: Tensor) -> None:
     knows = "tol" in signature(feasible.contains).parameters
     inside = feasible.contains(moved, tol=_ROUNDING) if knows else feasible.contains(moved)
     if not isinstance(inside, Tensor) or tuple(inside.shape) != (len(like),) or inside.dtype != torch.bool:
-        raise ValueError(f"{name}.contains must return bool of shape ({len(like)},), got {_described(inside)}")
+        raise ValueError(f"{name}.contains must return bool of shape ({len(like)},), got {described(inside)}")
     if not bool(inside.all()):
         row = int((~inside).nonzero()[0])
         raise ValueError(f"{told} members of the set, got one in row {row} for which contains is false")
@@ -134,8 +141,8 @@ def check_member(feasible: FeasibleSet, moved: Tensor, like: Tensor) -> None:
 
 def _weights(w: object, size: tuple[int, ...], told: str) -> Tensor:
     if not isinstance(w, Tensor) or tuple(w.shape) != size:
-        raise ValueError(f"{told} must return weights of shape {size}, got {_described(w)}")
-    bad = ~((w >= 0).all(1) & ((w.sum(1) - 1).abs() < 1e-4))
+        raise ValueError(f"{told} must return weights of shape {size}, got {described(w)}")
+    bad = off_simplex(w)
     if bool(bad.any()):
         row = [round(v, 4) for v in w[int(bad.nonzero()[0])].tolist()]
         raise ValueError(f"{told} must return weights >= 0 that sum to 1 in each row, got {row}")
@@ -144,9 +151,3 @@ def _weights(w: object, size: tuple[int, ...], told: str) -> Tensor:
 
 def _is_ours(rule: WeightRule) -> bool:
     return type(rule).__module__.startswith("omnirobust.")
-
-
-def _described(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"

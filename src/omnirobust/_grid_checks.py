@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier
+from omnirobust._types import described
 
 
 def as_groups(x: object, shared: bool) -> Tensor:
@@ -87,10 +88,3 @@ def check_settings(*, loss: object, clip: object, samples: object, memory: objec
         raise ValueError(f"samples must be a whole number >= 1, got {samples!r}")
     if not isinstance(memory, Meter | None) and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
         raise ValueError(f"memory must be a whole number of bytes >= 1 or None, got {memory!r}")
-
-
-def described(value: object) -> str:
-    """Say what ``value`` is: a tensor's dtype and shape, or the type."""
-    if isinstance(value, Tensor):
-        return f"{value.dtype} of shape {tuple(value.shape)}"
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

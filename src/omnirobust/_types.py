@@ -95,3 +95,10 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
     """Raise a ValueError that names the argument unless ``tensor`` has the ``expected`` shape."""
     if tuple(tensor.shape) != tuple(expected):
         raise ValueError(f"{name} must have shape {tuple(expected)}, got {tuple(tensor.shape)}")
+
+
+def described(value: object) -> str:
+    """Say what ``value`` is: a tensor's dtype and shape, or the type."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from omnirobust._contracts import check_domains, check_member, evaluated, first_weights, next_weights
+from omnirobust._contracts import check_domains, check_member, evaluated, first_weights, next_weights, off_simplex
 from omnirobust._types import Domains, Evaluation, WeightRule
 from omnirobust.directions import Direction, weighted_gradient
 from omnirobust.history import History, HistoryRows
@@ -114,12 +114,12 @@ def solve(
     Reference: the paper, Section 3.1, Algorithm 1.
     """
     _check_settings(steps, step_size, keep, history)
-    check_domains(domains)
+    K = check_domains(domains)
     start = _start(init, feasible, generator)
     delta = feasible.project(start)
     check_member(feasible, delta, start)
     run = _Run(domains, feasible, steps, keep, stop_when_fooled)
-    evaluation = evaluated(domains, delta, steps > 0)
+    evaluation = evaluated(domains, delta, K, steps > 0)
     if stop_when_fooled and evaluation.fooled is None:
         raise ValueError("stop_when_fooled needs domains that know success; these give fooled = None")
     w = _first_weights(rule, weights, evaluation.losses)
@@ -133,7 +133,7 @@ def solve(
             delta, w, evaluation = delta[kept], w[kept], _select(evaluation, kept)
             stepper.select(kept)
         delta = stepper.step(t, delta, w, evaluation, run.feasible)
-        evaluation = evaluated(run.domains, delta, t < steps)
+        evaluation = evaluated(run.domains, delta, K, t < steps)
         w = next_weights(rule, w, evaluation.losses)
         run.record(t, delta, w, evaluation, callback, outside=getattr(stepper, "outside", False))
     solution = run.solution(full=history == "full")
@@ -315,7 +315,7 @@ def _first_weights(rule: WeightRule, weights: Tensor | None, losses: Tensor) -> 
         return first_weights(rule, B, K, losses)
     if tuple(weights.shape) != (B, K):
         raise ValueError(f"weights must have shape ({B}, {K}), got {tuple(weights.shape)}")
-    if not bool((weights >= 0).all()) or not bool(((weights.sum(1) - 1).abs() < 1e-4).all()):
+    if bool(off_simplex(weights).any()):
         raise ValueError("weights must be non-negative and each row must sum to 1")
     return weights.to(losses)
 

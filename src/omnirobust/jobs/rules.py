@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omnirobust._contracts import off_simplex
 from omnirobust._own_code import broken, load_own
 from omnirobust._types import WeightRule
 
@@ -49,5 +50,5 @@ def _check(weights: object, refusal: str) -> None:
         raise ValueError(refusal + type(weights).__name__)
     if tuple(weights.shape) != (2, 3):
         raise ValueError(refusal + f"shape {tuple(weights.shape)}")
-    if not bool((weights >= 0).all()) or not bool(((weights.sum(1) - 1).abs() < 1e-4).all()):
+    if bool(off_simplex(weights).any()):
         raise ValueError(refusal + f"{weights.tolist()}")

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from omnirobust._contracts import set_around
 from omnirobust._draws import DrawKey, row_seeds
-from omnirobust._grid_checks import described
 from omnirobust._models import Models, Precision, named_models
 from omnirobust._progress import ProgressHook, bar
-from omnirobust._types import Evaluation, WeightRule
+from omnirobust._types import Evaluation, WeightRule, described
 from omnirobust.directions import Direction, Normalised, Sign
 from omnirobust.domains import DomainGrid, Transforms
 from omnirobust.losses import Loss, standardised_margin
