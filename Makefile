@@ -9,12 +9,13 @@ GPU_OUT ?= runs/gpu
 LIMIT ?= 540
 DEVICE ?= cuda
 
-.PHONY: gpu help demo test test-lowest lint format bench reproduce site clean
+.PHONY: gpu help demo test test-lowest test-processors lint format bench reproduce site clean
 
 help:
 	@echo "make demo       train four digit classifiers in seconds, attack all of them at once, write a report"
 	@echo "make test       lint, then run the whole test suite"
 	@echo "make test-lowest  run it with the oldest versions of what omnirobust needs"
+	@echo "make test-processors  compare batches and bytes as other processors and numbers of threads would round them"
 	@echo "make lint       style, types and the order of imports"
 	@echo "make format     apply the style"
 	@echo "make bench      measure speed against peers, into benchmarks/*.md"
@@ -69,6 +70,12 @@ test-lowest:
 	$(VENV)-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e . pytest hypothesis cvxpy
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest tests/cli tests/jobs tests/report tests/fuzz \
 	  tests/test_attacks.py tests/test_data.py tests/test_runs.py tests/test_stores.py
+
+# The same processor, told to compute as others do: products of matrices then round differently with the size of a batch.
+test-processors: $(VENV)/.test
+	set -e; for setting in OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 OMP_NUM_THREADS=4 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=AVX2 \
+	  ATEN_CPU_CAPABILITY=default; do \
+	  echo "$$setting"; env OMP_NUM_THREADS=1 $$setting $(BIN)/python -m pytest -q -m processors; done
 
 bench: $(VENV)/.bench
 	set -e; for script in benchmarks/bench_*.py; do \

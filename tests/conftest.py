@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from omnirobust import zoo
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 class Tiny(nn.Module):
@@ -26,6 +28,24 @@ class Tiny(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         return (x.flatten(1) @ self.first).tanh() @ self.last
+
+
+class RoundsByBatch(nn.Module):
+    """Adds last bits that depend on the size of the batch, as matrix products do on some processors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        return logits * (1 + (len(x) % 5 - 2) * torch.finfo(logits.dtype).eps)
+
+
+@pytest.fixture(params=[nn.Identity, RoundsByBatch], ids=["as it is", "last bits by batch size"])
+def rounding(request: pytest.FixtureRequest) -> Callable[[nn.Module], nn.Module]:
+    """Return what makes of a model one that rounds as this processor does, and then one as others do."""
+    return (lambda model: model) if request.param is nn.Identity else request.param
 
 
 @pytest.fixture

@@ -236,12 +236,14 @@ def test_settings_are_those_of_all_batches(models, x, y) -> None:
     assert got.settings["eps"] == eps.tolist()
 
 
-def test_results_do_not_depend_on_batches(models, x, y) -> None:
+@pytest.mark.processors
+def test_results_do_not_depend_on_batches(models, x, y, rounding) -> None:
+    models = {name: rounding(model) for name, model in models.items()}
     kinds = {"steps": 6, "samples": 2, "draws": 3, "init": "normal", "restarts": 2}
     transforms = {"lucky": Lucky(x[:1]), "as is": lambda v: v}
     whole = orb.attack_transforms(models, x, y, transforms, orb.Linf(0.1), **kinds)
     parts = orb.attack_transforms(models, x, y, transforms, orb.Linf(0.1), batch_size=2, **kinds)
-    assert torch.allclose(whole.delta, parts.delta, atol=1e-12)
+    assert torch.allclose(whole.delta, parts.delta, atol=1e-9)
     assert torch.equal(whole.success, parts.success)
     again = orb.attack_transforms(models, x, y, transforms, orb.Linf(0.1), **kinds)
     assert torch.equal(whole.delta, again.delta)
@@ -249,12 +251,14 @@ def test_results_do_not_depend_on_batches(models, x, y) -> None:
     assert not torch.equal(whole.delta, other.delta)
 
 
-def test_groups_do_not_depend_on_batches_and_may_have_their_own_radius(models, x, y) -> None:
+@pytest.mark.processors
+def test_groups_do_not_depend_on_batches_and_may_have_their_own_radius(models, x, y, rounding) -> None:
+    models = {name: rounding(model) for name, model in models.items()}
     groups, labels = x.view(3, 3, 1, 6, 6), y.view(3, 3)
     threat = orb.Linf(torch.tensor([0.0, 0.1, 0.3], dtype=torch.float64))
     whole = orb.attack_universal(models["a"], groups, labels, threat, steps=6, init="normal")
     parts = orb.attack_universal(models["a"], groups, labels, threat, steps=6, init="normal", batch_size=1)
-    assert torch.allclose(whole.delta, parts.delta, atol=1e-12)
+    assert torch.allclose(whole.delta, parts.delta, atol=1e-9)
     assert whole.delta[0].abs().max() == 0 and 0.1 < whole.delta[2].abs().max() <= 0.3
 
 
@@ -287,7 +291,9 @@ def test_forwards_of_a_universal_attack_are_counted(models, x, y) -> None:
     assert model.calls - before == 7 + 1 + 1  # T + 1, and once to judge what is returned
 
 
-def test_stopping_early_changes_no_success(models, x, y) -> None:
+@pytest.mark.processors
+def test_stopping_early_changes_no_success(models, x, y, rounding) -> None:
+    models = {name: rounding(model) for name, model in models.items()}
     groups, labels = x.view(3, 3, 1, 6, 6), y.view(3, 3)
     kinds = {"transforms": FLIPS, "shared": True, "steps": 20}
     full = orb.attack_product(models, groups, labels, orb.Linf(0.4), **kinds)

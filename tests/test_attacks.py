@@ -41,11 +41,14 @@ def test_forwards_are_counted(models, x, y) -> None:
     assert result.gradient_evaluations == 3 * 7
 
 
+@pytest.mark.processors
 @pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
-def test_noise_and_results_do_not_depend_on_batches(models, x, y, threat: orb.ThreatModel) -> None:
+def test_noise_and_results_do_not_depend_on_batches(models, x, y, rounding, threat: orb.ThreatModel) -> None:
+    rounded = {name: rounding(model) for name, model in models.items()}
+
     def go(size: int | None) -> orb.AttackResult:
         return orb.attack_ensemble(
-            models, x, y, threat, steps=6, restarts=2, init="normal", batch_size=size, history="full"
+            rounded, x, y, threat, steps=6, restarts=2, init="normal", batch_size=size, history="full"
         )
 
     whole, cut = go(None), go(2)
@@ -201,8 +204,10 @@ def test_no_images_are_no_trouble(models, x, y) -> None:
     assert result.asr_all == 0.0
 
 
+@pytest.mark.processors
 @pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
-def test_stopping_early_changes_no_success_of_the_default(models, x, y, threat: orb.ThreatModel) -> None:
+def test_stopping_early_changes_no_success_of_the_default(models, x, y, rounding, threat: orb.ThreatModel) -> None:
+    models = {name: rounding(model) for name, model in models.items()}
     many = x.repeat(5, 1, 1, 1) * torch.linspace(0.5, 1, 45).view(-1, 1, 1, 1).double()
     eps = torch.linspace(0.2, 1.0, 45).double() * float(threat.eps)
     small = orb.ThreatModel(threat.p, eps)

@@ -82,6 +82,7 @@ def test_history_repeats_the_last_iterate_inside_while_the_weights_go_on():
     assert all(not torch.equal(weights[t], weights[t - 1]) for t in range(11, 19))
 
 
+@pytest.mark.processors
 def test_rows_do_not_depend_on_their_batch_and_stopping_changes_no_success():
     torch.manual_seed(0)
     target = torch.randn(6, 2, dtype=torch.float64)

@@ -244,7 +244,8 @@ def test_stop_when_fooled_changes_no_success_and_saves_forwards(models, x, y) ->
     assert torch.allclose(stopped.history.best_all_fooled[-1], done.float().mean())
 
 
-def test_stopping_ends_rows_at_the_iterate_that_fooled_them_even_with_keep_last(models, x, y) -> None:
+@pytest.mark.processors
+def test_stopping_ends_rows_at_the_iterate_that_fooled_them_even_with_keep_last(models, x, y, rounding) -> None:
     """Against the trajectory of the same run without stopping: the first iterate that fools all, else the last."""
 
     many, labels = x.repeat(3, 1, 1, 1) * torch.linspace(0.6, 1, 27).view(-1, 1, 1, 1).double(), y.repeat(3)
@@ -252,12 +253,13 @@ def test_stopping_ends_rows_at_the_iterate_that_fooled_them_even_with_keep_last(
 
     def run(stop: bool, seen: list[Tensor]) -> orb.Solution:
         return orb.solve(
-            orb.DomainGrid(models, many, labels, loss=losses.smooth_margin), orb.Linf(eps).around(many),
+            orb.DomainGrid(rounded, many, labels, loss=losses.smooth_margin), orb.Linf(eps).around(many),
             orb.WorstCase(), steps=15, step_size=0.15, direction=orb.Sign(), keep="last", stop_when_fooled=stop,
             history="full", callback=lambda p: seen.append(p.delta.clone()),
         )  # fmt: skip
 
     path: list[Tensor] = []
+    rounded = {name: rounding(model) for name, model in models.items()}
     free, stopped = run(False, path), run(True, [])
     fooled = free.history.rows.fooled.all(2)
     first = [int(fooled[:, r].nonzero()[0]) if bool(fooled[:, r].any()) else 15 for r in range(27)]
@@ -265,10 +267,11 @@ def test_stopping_ends_rows_at_the_iterate_that_fooled_them_even_with_keep_last(
     assert not bool(fooled.any(0).all()), "some row must never be fooled"
     assert stopped.step.tolist() == first
     for r, t in enumerate(first):
-        assert torch.equal(stopped.delta[r], path[t][r])
-        assert torch.equal(stopped.losses[r], free.history.rows.losses[t, r])
+        # not to the bit: the batch has shrunk, and a row of a matrix product may round differently in it
+        torch.testing.assert_close(stopped.delta[r], path[t][r], atol=1e-9, rtol=0)
+        torch.testing.assert_close(stopped.losses[r], free.history.rows.losses[t, r], atol=1e-9, rtol=0)
         assert torch.equal(stopped.fooled[r], free.history.rows.fooled[t, r])
-        assert torch.equal(stopped.weights[r], free.history.rows.weights[t, r])
+        torch.testing.assert_close(stopped.weights[r], free.history.rows.weights[t, r], atol=1e-9, rtol=0)
     assert free.step.tolist() == [15] * 27
 
 
@@ -365,12 +368,17 @@ def test_random_starts_come_from_the_generator(models, x, y) -> None:
     assert not torch.equal(go(1), go(2))
 
 
+@pytest.mark.processors
 @pytest.mark.parametrize("direction", [orb.RawGradient(), orb.Sign(), orb.Normalised(), orb.Adaptive()])
 @pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
-def test_rows_do_not_see_their_batch_mates(models, x, y, threat: orb.ThreatModel, direction: Direction) -> None:
+def test_rows_do_not_see_their_batch_mates(
+    models, x, y, rounding, threat: orb.ThreatModel, direction: Direction
+) -> None:
+    rounded = {name: rounding(model) for name, model in models.items()}
+
     def go(rows: slice) -> orb.Solution:
         return orb.solve(
-            orb.DomainGrid(models, x[rows], y[rows], loss=losses.smooth_margin), threat.around(x[rows]),
+            orb.DomainGrid(rounded, x[rows], y[rows], loss=losses.smooth_margin), threat.around(x[rows]),
             orb.ExponentiatedGradient(0.5), steps=8, step_size=0.05 if direction == orb.RawGradient() else None,
             direction=direction, keep="best",
         )  # fmt: skip

@@ -185,15 +185,17 @@ def test_where_nothing_fools_the_distortion_is_infinite(search, batch_size):
     assert not found.found.any() and not found.delta.any()
 
 
+@pytest.mark.processors
 @pytest.mark.parametrize("name", SEARCHES)
-def test_an_input_does_not_see_its_batch_mates(trained, name):
+def test_an_input_does_not_see_its_batch_mates(trained, name, rounding):
     search, _ = SEARCHES[name]
     model, x, y = trained
     model, x = model.double(), x[:7].double()
     try:
-        whole = search(model, x, y[:7], steps=10)
-        cut = search(model, x, y[:7], steps=10, batch_size=3)
-        alone = search(model, x[4:5], y[4:5], steps=10)
+        rounded = rounding(model)
+        whole = search(rounded, x, y[:7], steps=10)
+        cut = search(rounded, x, y[:7], steps=10, batch_size=3)
+        alone = search(rounded, x[4:5], y[4:5], steps=10)
     finally:
         model.float()
     torch.testing.assert_close(cut.distortion, whole.distortion)

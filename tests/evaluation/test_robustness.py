@@ -233,8 +233,10 @@ def test_restarts_never_raise_an_accuracy(models, x, y, seed):
         before = report.correct
 
 
-def test_an_input_does_not_see_its_batch_mates(small):
+@pytest.mark.processors
+def test_an_input_does_not_see_its_batch_mates(small, rounding):
     model, x, y = small
+    model = rounding(model)
     whole = evaluate_robustness(model, x, y, both(), steps=8)
     cut = evaluate_robustness(model, x, y, both(), steps=8, batch_size=4)
     first = evaluate_robustness(model, x[:3], y[:3], both(), steps=8)

@@ -25,19 +25,33 @@ def done(digits, tmp_path) -> EvaluationRecord:
     return run_evaluation(job(start=3), tmp_path / "run")
 
 
+@pytest.mark.processors
 def test_the_record_is_what_the_library_says(done):
     images = data.load("digits", split="test", limit=12, start=3)
     for name in ("c", "a"):
         report = evaluate_robustness(
             zoo.load(f"digits/{name}"), images.x, images.y, THREATS, steps=5, batch_size=5, first_row=3
         )  # fmt: skip
+        batches = [
+            evaluate_robustness(
+                zoo.load(f"digits/{name}"), images.x[at : at + 5], images.y[at : at + 5], THREATS, steps=5,
+                first_row=3 + at,
+            )
+            for at in (0, 5, 10)
+        ]  # fmt: skip
         found = done.metrics["models"][name]
         assert found["clean"]["estimate"] == report.clean and found["union"]["estimate"] == report.union
         assert {t: rate["estimate"] for t, rate in found["accuracy"].items()} == report.accuracy
         assert found["average"] == report.average and found["breaks"] == report.breaks
         for k, threat in enumerate(THREATS):
             assert done.examples[f"{name}.correct.{threat}"] == report.correct[:, k].tolist()
-            torch.testing.assert_close(done.perturbations[f"{name}.{threat}.delta"], report.delta[threat])
+            # the same bytes from the same batches; the later attacks of a whole evaluation meet in other ones
+            assert torch.equal(
+                done.perturbations[f"{name}.{threat}.delta"], torch.cat([batch.delta[threat] for batch in batches])
+            )
+            torch.testing.assert_close(
+                done.perturbations[f"{name}.{threat}.delta"], report.delta[threat], atol=2e-2, rtol=0
+            )
     assert torch.equal(done.perturbations["clean"], images.x) and done.examples["label"] == images.y.tolist()
 
 
