@@ -380,7 +380,7 @@ def test_rows_do_not_see_their_batch_mates(
         return orb.solve(
             orb.DomainGrid(rounded, x[rows], y[rows], loss=losses.smooth_margin), threat.around(x[rows]),
             orb.ExponentiatedGradient(0.5), steps=8, step_size=0.05 if direction == orb.RawGradient() else None,
-            direction=direction, keep="best",
+            direction=direction, keep="last",  # two iterates may be equally good but for their last bits
         )  # fmt: skip
 
     whole, alone = go(slice(None)), go(slice(4, 5))
