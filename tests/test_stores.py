@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import omnirobust as orb
+from omnirobust.results import join_results
 from omnirobust.runs import RunFolder
 from omnirobust.stores import fingerprint, read_result, write_result
 
@@ -103,6 +105,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_stores import CONFIG, attack
+from omnirobust.results import join_results
 from omnirobust.runs import RunFolder
 from omnirobust.stores import ResultStore
 import time
@@ -142,3 +145,11 @@ def test_fingerprint_tells_weights_apart():
         {"a": weights["a"], "c": weights["b"]},
     ]
     assert len({fingerprint(w) for w in [weights, *others]}) == 5
+
+
+def test_notes_are_kept_and_joined_each_once(tmp_path):
+    whole = attack()
+    first, second = (replace(whole, notes=notes) for notes in (("A.", "B."), ("B.", "C.")))
+    write_result(tmp_path / "one", first)
+    assert read_result(tmp_path / "one").notes == ("A.", "B.")
+    assert join_results([first, second]).notes == ("A.", "B.", "C.")

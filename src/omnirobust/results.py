@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ class AttackResult:
         zero_gradient: for each domain, the fraction of problems not yet fooled at the start whose input gradient is
             exactly zero there, (K,): such a problem's attack starts blind.
         settings: the resolved settings, ready for JSON.
+        notes: what a reader of these numbers must know, one sentence each; empty if nothing.
     """
 
     adversarial: Tensor
@@ -50,6 +51,7 @@ class AttackResult:
     gradient_evaluations: int
     zero_gradient: Tensor
     settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Say what the attack came to in a line: the tensors are too large to look at."""
@@ -113,7 +115,13 @@ def join_results(parts: Sequence[AttackResult]) -> AttackResult:
         success=torch.cat([p.success for p in parts]),
         history=join_histories([p.history for p in parts]),
         zero_gradient=torch.stack([p.zero_gradient * (len(p.fooled) / total) for p in parts]).sum(0),
+        notes=joined_notes(p.notes for p in parts),
     )
+
+
+def joined_notes(notes: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """Join what the parts of one result have to say, each sentence once."""
+    return tuple(dict.fromkeys(note for of_part in notes for note in of_part))
 
 
 def _mean(flags: Tensor) -> float:

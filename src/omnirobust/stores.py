@@ -59,6 +59,7 @@ def write_result(file: Path, result: AttackResult) -> None:
         "gradient_evaluations": result.gradient_evaluations,
         "problems": result.history.problems,
         "settings": result.settings,
+        "notes": list(result.notes),
     }
     text = json.dumps(facts)
     with replacing(file) as partial:
@@ -108,6 +109,7 @@ def _assemble(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Attack
         gradient_evaluations=facts["gradient_evaluations"],
         zero_gradient=tensors["zero_gradient"],
         settings=facts["settings"],
+        notes=tuple(facts.get("notes", ())),  # files of earlier versions have none
     )
 
 

@@ -49,6 +49,16 @@ def test_notes_say_what_was_not_attacked_and_what_to_beware_of():
     assert notes(one)[-1].startswith("The input gradient of model a is zero on 50.00 % of the images at the start")
 
 
+def test_notes_of_the_results_are_said_once_and_by_attack_where_attacks_differ():
+    one = record()
+    average = one.metrics["attacks"]["average"]
+    one.metrics["attacks"] = {
+        "average": average | {"notes": ["A.", "B."]},
+        "min-max": average | {"notes": ["B.", "C."]},
+    }
+    assert notes(one)[-3:] == ["average: A.", "B.", "min-max: C."]
+
+
 def test_notes_doubt_the_order_of_classes_where_a_model_only_guesses():
     """Of 40 images with two classes, guessing gives 20, and over 26 in one case of 40."""
     rates = {"upside": 0.325, "down": 0.5, "lucky": 0.65, "knows": 0.675}

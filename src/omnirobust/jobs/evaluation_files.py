@@ -12,6 +12,7 @@ from torch import Tensor
 from omnirobust.data import ImageData
 from omnirobust.evaluation.metrics import Interval, compare_paired, wilson_interval
 from omnirobust.evaluation.robustness import RobustnessReport
+from omnirobust.results import joined_notes
 from omnirobust.runs import RunFolder
 
 Reports = Mapping[str, RobustnessReport]
@@ -55,7 +56,7 @@ def joined_reports(parts: Sequence[RobustnessReport]) -> RobustnessReport:
         margin=torch.cat([p.margin for p in parts]),
         delta={name: torch.cat([p.delta[name] for p in parts]) for name in first.names},
         breaks={name: dict(sum((Counter(p.breaks[name]) for p in parts), Counter())) for name in first.names},
-        notes=tuple(dict.fromkeys(note for p in parts for note in p.notes)),
+        notes=joined_notes(p.notes for p in parts),
         settings=first.settings,
     )
 

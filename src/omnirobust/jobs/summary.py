@@ -179,6 +179,7 @@ def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult
         "transfer_accuracy": _rates(predicted[:, M:] == setting.images.y[:, None], setting.others),
         "gradient_evaluations": result.gradient_evaluations,
         "zero_gradient": _named(result.zero_gradient, result.names),
+        "notes": list(result.notes),
         "recheck": checked.describe(),
     }
 

@@ -82,6 +82,7 @@ def notes(record: AttackRecord) -> list[str]:
         *_draws(record),
         *_saved(record),
         *_transfer(record),
+        *_told(record),
         *_blind(record),
         *_guessing(record),
     ]
@@ -199,6 +200,17 @@ def _guessing(record: AttackRecord) -> list[str]:
     order = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:_SHOWN]))
     more = ", ..." if len(classes) > _SHOWN else ""
     return [f"{_GUESSING}: {', '.join(found)}. Is this the order of their classes: {order}{more}?"]
+
+
+def _told(record: AttackRecord) -> list[str]:
+    """Return the notes of the attacks' results; those that only some of them have, with the attack's name."""
+    of = {name: result.get("notes", []) for name, result in record.metrics["attacks"].items()}
+    every = dict.fromkeys(note for told in of.values() for note in told)
+    return [
+        note if len(said) == len(of) else f"{', '.join(said)}: {note}"
+        for note in every
+        if (said := [name for name, told in of.items() if note in told])
+    ]
 
 
 def _blind(record: AttackRecord) -> list[str]:
