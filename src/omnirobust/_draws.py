@@ -91,32 +91,58 @@ def row_seeds(key: DrawKey, rows: Tensor) -> list[int]:
 @contextmanager
 def forked(x: Tensor) -> Iterator[None]:
     """Restore the random states of torch (of the CPU and of the device of ``x``), Python and NumPy on leaving."""
-    of_torch, of_device, of_python, of_numpy = random_states(x)
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with _torch_forked(x):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+@contextmanager
+def seeded(seed: int, x: Tensor) -> Iterator[None]:
+    """Seed torch's random states (of the CPU and of the device of ``x``), and restore them on leaving."""
+    with _torch_forked(x):
+        _seed_torch(seed, x)
+        yield
+
+
+@contextmanager
+def _torch_forked(x: Tensor) -> Iterator[None]:
+    of_torch, of_device = _torch_states(x)
     try:
         yield
     finally:
         torch.set_rng_state(of_torch)
         if of_device is not None:
             torch.get_device_module(x.device).set_rng_state(of_device, *_which(x))
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 def seed_all(seed: int, x: Tensor) -> None:
     """Seed what ``forked`` restores."""
-    torch.default_generator.manual_seed(seed)
-    if x.device.type != "cpu":
-        seeded = torch.Generator(x.device).manual_seed(seed)
-        torch.get_device_module(x.device).set_rng_state(seeded.get_state(), *_which(x))
+    _seed_torch(seed, x)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
+def _seed_torch(seed: int, x: Tensor) -> None:
+    torch.default_generator.manual_seed(seed)
+    if x.device.type != "cpu":
+        of_device = torch.Generator(x.device).manual_seed(seed)
+        torch.get_device_module(x.device).set_rng_state(of_device.get_state(), *_which(x))
+
+
 def random_states(x: Tensor) -> tuple[Any, ...]:
     """Return the states that ``forked`` restores, for ``same_states``."""
-    on_cpu = x.device.type == "cpu"
-    of_device = None if on_cpu else torch.get_device_module(x.device).get_rng_state(*_which(x))
-    return torch.get_rng_state(), of_device, random.getstate(), np.random.get_state()  # noqa: NPY002
+    return *_torch_states(x), random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def _torch_states(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    of_device = None
+    if x.device.type != "cpu":
+        of_device = torch.get_device_module(x.device).get_rng_state(*_which(x))
+    return torch.get_rng_state(), of_device
 
 
 def _which(x: Tensor) -> tuple[torch.device, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -20,6 +21,25 @@ Models: TypeAlias = Mapping[str, Model] | Sequence[Model] | Model
 
 _CHUNK_PIXELS = 65536
 _WHOLE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A model of which ``_probe.probed`` has found out how it behaves, so that nothing has to find it out again.
+
+    Attributes:
+        model: maps a batch (B, *S) to logits (B, C).
+        random: whether two passes over the same inputs differ.
+        notes: what a reader of results must know of it.
+    """
+
+    model: Model
+    random: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __call__(self, batch: Tensor) -> Any:
+        """Call the model."""
+        return self.model(batch)
 
 
 def named_models(models: Models) -> dict[str, Model]:
@@ -61,9 +81,10 @@ class Classifier:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
         self.name = name
-        self.model = model
+        self.random = isinstance(model, Probed) and model.random
+        self.model = model.model if isinstance(model, Probed) else model
         self.precision: Precision = precision
-        modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        modules = list(self.model.modules()) if isinstance(self.model, nn.Module) else []
         self._convolutional = any(isinstance(m, nn.Conv2d) for m in modules)
         self.classes: int | None = None
 

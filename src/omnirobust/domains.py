@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from omnirobust._draws import DrawKey
+from omnirobust._draws import DrawKey, row_seeds, seeded
 from omnirobust._function_domains import FunctionDomains as FunctionDomains
 from omnirobust._function_domains import gradient_of
 from omnirobust._grid_checks import as_groups, as_labels, axes_of, check_labels, check_settings
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier, Models, Precision, named_models
+from omnirobust._parts import Part, numbered, parts_of
 from omnirobust._types import Evaluation
 from omnirobust.losses import Loss
 from omnirobust.losses import fooled as is_fooled
@@ -28,18 +28,8 @@ from omnirobust.views import as_views
 _BF16_DOUBT = 2.0**-6
 """How far, in shares of the largest logit, a bf16 decision must be won to count."""
 
-
-@dataclass(frozen=True)
-class _Part:
-    """What goes through a model at once: some problems, under some transformations, some of their examples."""
-
-    rows: slice
-    transforms: range
-    examples: slice
-
-    def put(self, part: Tensor, whole: Tensor) -> None:
-        """Write the values of this part (r, e, b, ...) into those of all (R, E, B, ...)."""
-        whole[self.transforms.start : self.transforms.stop, self.examples, self.rows] = part
+_OF_MODELS = 2**32
+"""Draws of models are keyed from this slot on, those of transformations below it."""
 
 
 class _Pass(NamedTuple):
@@ -72,7 +62,8 @@ class DomainGrid:
         targeted: whether ``y`` are classes to reach rather than to leave.
         clip: what happens to shared perturbations at the ends of the data range. "image": every image x_e + delta is
             clamped to ``bounds``; "intersection": delta is meant to keep all of them inside, and nothing is done.
-        samples: draws of each random transformation; F_k is their mean, and k is fooled if all of them are.
+        samples: draws of each random transformation, and of each model known to be random (see ``_probe``), which runs
+            under a seed of its own for each; F_k is their mean, and k is fooled if all of them are.
         precision: "fp32", or "bf16" for autocast in the models.
         bounds: data range, for ``clip="image"``.
         seed: keys the draws, with ``restart``, how often ``evaluate`` was called, and each problem's global row.
@@ -114,12 +105,13 @@ class DomainGrid:
         self._classifiers = [Classifier(n, m, precision) for n, m in named_models(models).items()]
         self._x = as_groups(x, shared)
         self._views = None if transforms is None else as_views(transforms, self._x.flatten(0, 1)[:2])
-        self._repeats = [samples if view.random else 1 for view in self._views or ()] or [1]
+        of_views = [view.random for view in self._views or ()] or [False]
+        self._slots = [numbered([samples if c.random or r else 1 for r in of_views]) for c in self._classifiers]
         names = tuple(c.name for c in self._classifiers)
         self._axes = axes_of(
             names, None if self._views is None else tuple(v.name for v in self._views), len(self._x) if shared else None
         )
-        self._sizes = (len(names), len(self._repeats), len(self._x))
+        self._sizes = (len(names), len(of_views), len(self._x))
         self._y = as_labels(x, y, self._sizes, shared)
         self._loss, self._targeted = loss, targeted
         self._range = bounds if shared and clip == "image" else None
@@ -147,13 +139,12 @@ class DomainGrid:
     @property
     def random(self) -> bool:
         """Whether two evaluations at the same perturbation may differ."""
-        return any(view.random for view in self._views or ())
+        return any(part.random for part in (*self._classifiers, *(self._views or ())))
 
     @property
     def images(self) -> int:
         """How many images go through models, for each problem, in one evaluation."""
-        models, _, examples = self._sizes
-        return models * examples * sum(self._repeats)
+        return self._sizes[2] * sum(slots[-1].stop for slots in self._slots)
 
     @property
     def sources(self) -> list[tuple[str, slice]]:
@@ -194,14 +185,15 @@ class DomainGrid:
             raise ValueError(f"logits are of grids of models alone, this one has {', '.join(self._axes)}")
         with torch.no_grad():
             return tuple(
-                torch.cat([self._forward(c, part, delta).logits for part in self._parts(c)]) for c in self._classifiers
+                torch.cat([self._forward(c, part, delta).logits for part in self._parts(m)])
+                for m, c in enumerate(self._classifiers)
             )
 
     def blocks_gradient(self, source: int, delta: Tensor) -> bool:
         """Say whether no gradient of any logit of a pair of ``sources`` reaches its input, on any row."""
         m, r = divmod(source, self._sizes[1])
         classifier = self._classifiers[m]
-        for part in self._parts(classifier, range(r, r + 1)):
+        for part in self._parts(m, range(r, r + 1)):
             with classifier.frozen(), torch.enable_grad():
                 seen = self._forward(classifier, part, delta, grad=True)
                 pattern = torch.linspace(-1, 2, seen.logits.shape[1]).to(seen.logits)
@@ -213,7 +205,7 @@ class DomainGrid:
         """Return losses and hits (R, E, B) of model ``m``, and gradients (R, E, B, *S), empty if not asked for."""
         classifier, size = self._classifiers[m], (*self._sizes[1:], len(delta))
         whole: list[Tensor] = []
-        for part in self._parts(classifier):
+        for part in self._parts(m):
             found = self._piece(classifier, m, part, delta, grad)
             if found[0].shape == size:
                 return found
@@ -223,27 +215,18 @@ class DomainGrid:
         losses, hits, slopes = whole
         return losses, hits, slopes
 
-    def _parts(self, classifier: Classifier, transforms: range | None = None) -> Iterator[_Part]:
-        """Cut all images into parts that keep to the memory budget and suit the processor."""
+    def _parts(self, m: int, transforms: range | None = None) -> Iterator[Part]:
+        """Cut all images of model ``m`` into parts that keep to the memory budget and suit the processor."""
+        classifier, like = self._classifiers[m], self._x[0]
+
+        def limit(images: int) -> int:
+            return min(classifier.pieces(images, like), self._meter.limit(classifier.name, images, like))
+
         chosen = range(self._sizes[1]) if transforms is None else transforms
-        B, E = len(self._rows), self._sizes[2]
-        each = E * sum(self._repeats[r] for r in chosen)
-        like, begin = self._x[0], 0
-        while begin < max(B, 1):
-            limit = min(classifier.pieces(B * each, like), self._meter.limit(classifier.name, B * each, like))
-            if limit >= each:
-                end = min(begin + limit // each, max(B, 1))
-                yield _Part(slice(begin, end), chosen, slice(0, E))
-                begin = end
-                continue
-            for r in chosen:
-                size = max(1, limit // self._repeats[r])
-                for first in range(0, E, size):
-                    yield _Part(slice(begin, begin + 1), range(r, r + 1), slice(first, min(first + size, E)))
-            begin += 1
+        return parts_of(len(self._rows), self._sizes[2], chosen, self._slots[m], limit)
 
     def _piece(
-        self, classifier: Classifier, m: int, part: _Part, delta: Tensor, grad: bool
+        self, classifier: Classifier, m: int, part: Part, delta: Tensor, grad: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         with classifier.frozen(), torch.set_grad_enabled(grad):
             checked = classifier.classes is not None
@@ -260,7 +243,7 @@ class DomainGrid:
         missed = self._mean((~hits).to(loss.dtype), part, shape)
         return loss.detach(), missed == 0, slope
 
-    def _forward(self, classifier: Classifier, part: _Part, delta: Tensor, *, grad: bool = False) -> _Pass:
+    def _forward(self, classifier: Classifier, part: Part, delta: Tensor, *, grad: bool = False) -> _Pass:
         """Return the perturbed images (r e b, *S) and the logits (n, C) of what models see of them."""
         shifted = self._x[part.examples, part.rows] + delta[part.rows]
         if len(part.transforms) > 1:
@@ -275,36 +258,55 @@ class DomainGrid:
         watch = grad and self._calls == 0 and self._meter.needed(len(self._rows) * self.images, leaf)
         with self._meter.watching(classifier.name, len(leaf), classifier.model, watch):
             views = self._seen(leaf, part)
-            return _Pass(leaf, classifier(classifier.arrange(views) if views is not leaf else leaf), uncut)
+            return _Pass(
+                leaf, self._logits(classifier, views if views is leaf else classifier.arrange(views), part), uncut
+            )
 
-    def _seen(self, images: Tensor, part: _Part) -> Tensor:
+    def _logits(self, classifier: Classifier, views: Tensor, part: Part) -> Tensor:
+        """Return the logits of ``views``; a random model is called once a draw, each under its own seed.
+
+        A model may draw once for a whole batch: draws of one call would not be independent.
+        """
+        if not classifier.random:
+            return classifier(views)
+        first = self._rows[part.rows][:1] * self._sizes[2] + part.examples.start
+        slots, drawn = [slot for each in part.slots for slot in each], []
+        for slot, block in zip(slots, views.tensor_split(len(slots)), strict=True):
+            key = DrawKey(self._seed, self._restart, self._calls, _OF_MODELS + slot)
+            with seeded(sum(row_seeds(key, first)), block):  # the sum of one seed, or of none
+                drawn.append(classifier(block))
+        return torch.cat(drawn)
+
+    def _seen(self, images: Tensor, part: Part) -> Tensor:
         """Return what the models see of ``images`` (r e b, *S): all draws of one transformation, then of the next."""
         if self._views is None:
-            return images
+            draws = len(part.slots[0])
+            return images if draws == 1 else images.repeat(draws, *[1] * (images.ndim - 1))
         rows, each = self._rows[part.rows], range(part.examples.start, part.examples.stop)
         rows = torch.cat([rows * self._sizes[2] + e for e in each])
         seen: list[Tensor] = []
-        for r, block in zip(part.transforms, images.unflatten(0, (len(part.transforms), -1)), strict=True):
-            first = sum(self._repeats[:r])
-            for slot in range(first, first + self._repeats[r]):
-                seen.append(self._views[r](block, DrawKey(self._seed, self._restart, self._calls, slot), rows))
+        blocks = images.unflatten(0, (len(part.transforms), -1))
+        for r, slots, block in zip(part.transforms, part.slots, blocks, strict=True):
+            keys = (DrawKey(self._seed, self._restart, self._calls, slot) for slot in slots)
+            seen += [self._views[r](block, key, rows) for key in keys]
         if len({images.shape[1:] for images in seen}) > 1:
             self._refuse_sizes(part, seen)
         return seen[0] if len(seen) == 1 else torch.cat(seen)
 
-    def _refuse_sizes(self, part: _Part, seen: list[Tensor]) -> None:
-        slots = [r for r in part.transforms for _ in range(self._repeats[r])]
-        sizes = {self._views[r].name: tuple(images.shape[1:]) for r, images in zip(slots, seen, strict=True)}  # pyright: ignore[reportOptionalSubscript]
+    def _refuse_sizes(self, part: Part, seen: list[Tensor]) -> None:
+        drawn = [r for r, slots in zip(part.transforms, part.slots, strict=True) for _ in slots]
+        sizes = {self._views[r].name: tuple(images.shape[1:]) for r, images in zip(drawn, seen, strict=True)}  # pyright: ignore[reportOptionalSubscript]
         raise ValueError(f"transforms must give images of one size, for they go through a model together; got {sizes}")
 
-    def _labels(self, m: int, part: _Part) -> Tensor:
+    def _labels(self, m: int, part: Part) -> Tensor:
         of_part = self._y[part.rows, m, :, part.examples]
-        return torch.cat([of_part[:, r].T.flatten().repeat(self._repeats[r]) for r in part.transforms])
+        each = zip(part.transforms, part.slots, strict=True)
+        return torch.cat([of_part[:, r].T.flatten().repeat(len(slots)) for r, slots in each])
 
-    def _mean(self, values: Tensor, part: _Part, shape: tuple[int, int, int]) -> Tensor:
+    def _mean(self, values: Tensor, part: Part, shape: tuple[int, int, int]) -> Tensor:
         """Average values (n,) over the draws of each transformation: (r, e, b)."""
         _, e, b = shape
-        repeats = [self._repeats[r] for r in part.transforms]
+        repeats = [len(slots) for slots in part.slots]
         if max(repeats) == 1:
             return values.view(shape)
         blocks = values.split([n * e * b for n in repeats])
