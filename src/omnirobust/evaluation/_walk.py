@@ -23,6 +23,8 @@ class Walk:
     batch_size: int | None
     found: dict[str, Standing] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    """What attacks tell while they run under one threat."""
 
     def runs_in_all(self, threats: Iterable[ThreatModel]) -> int:
         """Count the runs under all threats."""
@@ -43,6 +45,8 @@ class Walk:
             if blind:
                 self.notes.append(f"{name}: {label} left out inputs that no gradient reaches.")
             advance(len(state.right) - len(rows))
+        self.notes += [f"{name}: {text}" for text in dict.fromkeys(self.told)]
+        self.told.clear()
         self._note_unmoved(name, state)
 
     def apply(self, name: str, state: Standing, delta: Tensor) -> None:
@@ -77,7 +81,8 @@ class Walk:
         classes = self.problem.rivals.shape[1] + 1
         fitting = [attack for attack in self.attacks if attack.fits(threat, classes)]
         chosen = fitting or [attack for attack in STRONG if attack.fits(threat, classes)]
-        return [run for attack in chosen for run in attack.runs(replace(self.problem, threat=threat))]
+        problem = replace(self.problem, threat=threat, tell=self.told.append)
+        return [run for attack in chosen for run in attack.runs(problem)]
 
     def _note_stand_ins(self, name: str, threat: ThreatModel) -> None:
         classes = self.problem.rivals.shape[1] + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, cast, get_args
@@ -21,6 +21,13 @@ Part: TypeAlias = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "squa
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _STANDARD: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
+_RAND: tuple[Part, ...] = ("apgd-ce", "apgd-dlr")
+_CLASSES: dict[Part, int] = {"apgd-dlr": 3, "apgd-t": 4}
+"""The classes that a ratio of logits needs."""
+
+_TRIES = 3
+"""How often an input of a random model is tried that AutoAttack leaves alone."""
+
 _MISSING = "attacks='autoattack' needs the package pyautoattack: pip install 'omnirobust[autoattack]'"
 
 
@@ -28,13 +35,16 @@ _MISSING = "attacks='autoattack' needs the package pyautoattack: pip install 'om
 class AutoAttack:
     """AutoAttack's standard version: APGD on cross-entropy, APGD towards targets, FAB towards targets, Square.
 
+    On a random model its version "rand": APGD on cross-entropy and on the ratio of logits, each gradient a mean over 20
+    draws. Inputs that it leaves alone, since one pass got them wrong, are given to it again, up to three times in all.
+
     It knows l1, l2 and linf, one radius for all images, and no masks. Data ranges other than [0, 1] are mapped to it.
     ``steps`` and ``restarts`` of an evaluation do not reach it: it has its own. What it returns is projected onto the
     ball and judged anew, so that an example outside does not count.
 
     Attributes:
-        parts: those to run, in order; if empty the four of the standard version. "apgd-t" is left out where there
-            are fewer than four classes.
+        parts: those to run, in order; if empty the four of the standard version, or the two of "rand". "apgd-t" is
+            left out where there are fewer than four classes, "apgd-dlr" where there are fewer than three.
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", 2020; "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", 2021.
@@ -66,27 +76,41 @@ class AutoAttack:
             ValueError: if there is a mask, a radius for each image, or an input that is no image.
         """
         check_autoattack(problem.x, problem.threat)
-        for part in self.parts or _STANDARD:
-            if part != "apgd-t" or problem.rivals.shape[1] >= 3:  # its ratio of logits needs four classes
+        for part in self.parts or (_RAND if problem.random else _STANDARD):
+            if problem.rivals.shape[1] + 1 >= _CLASSES.get(part, 2):
                 yield f"autoattack {part}", lambda rows, part=part: _attack(part, problem, rows)
 
 
 def _attack(part: Part, problem: Problem, rows: Tensor) -> Tensor:
-    from pyautoattack import AutoAttack as Peer
-
     x, threat = problem.x[rows], problem.threat
     low, high = threat.bounds
-    unit, model = ((x - low) / (high - low)).float(), _InUnitRange(problem, low, high)
-    norm = cast("Literal['Linf', 'L1', 'L2']", _NORMS[threat.name])
-    with _left_alone(x), model.classifier.frozen():
-        peer = Peer(model, norm=norm, eps=float(threat.eps) / (high - low), seed=problem.seed, device=x.device)
-        peer.attacks_to_run = [part]
-        for aimed in (peer.apgd_targeted, peer.fab):
-            aimed.n_target_classes = min(aimed.n_target_classes, problem.rivals.shape[1])
-        found, _ = peer.run_standard_evaluation(unit, problem.y[rows], batch_size=max(len(x), 1))
+    unit = ((x - low) / (high - low)).float()
+    found = unit.clone()
+    for number in range(_TRIES if problem.random else 1):
+        same = (found == unit).flatten(1).all(1)
+        if bool(same.any()):
+            found[same] = _found(part, problem, unit[same], problem.y[rows][same], problem.seed + number)
     # what did not move stays put whatever the mapping rounds
     delta = torch.where(found == unit, 0.0, found.to(x) * (high - low) + low - x)
     return threat.around(x).project(delta)
+
+
+def _found(part: Part, problem: Problem, unit: Tensor, y: Tensor, seed: int) -> Tensor:
+    """Run one part of AutoAttack on images in [0, 1] and return what it does."""
+    from pyautoattack import AutoAttack as Peer
+
+    low, high = problem.threat.bounds
+    model = _InUnitRange(problem, low, high)
+    norm = cast("Literal['Linf', 'L1', 'L2']", _NORMS[problem.threat.name])
+    with _left_alone(unit, problem.tell), model.classifier.frozen():
+        peer = Peer(
+            model, norm=norm, eps=float(problem.threat.eps) / (high - low), seed=seed, device=unit.device,
+            version="rand" if problem.random else "standard",
+        )  # fmt: skip
+        peer.attacks_to_run = [part]
+        for aimed in (peer.apgd_targeted, peer.fab):
+            aimed.n_target_classes = min(aimed.n_target_classes, problem.rivals.shape[1])
+        return peer.run_standard_evaluation(unit, y, batch_size=max(len(unit), 1))[0]
 
 
 def check_autoattack(x: Tensor, threat: ThreatModel) -> None:
@@ -121,15 +145,31 @@ class _InUnitRange(nn.Module):
         return self.classifier(self.classifier.arrange(images.to(self._dtype))).float()
 
 
+class _Teller(logging.Handler):
+    """Passes warnings on, without the name of a page that only AutoAttack's repository has."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass one on."""
+        self._tell(f"AutoAttack warns: {record.getMessage().removesuffix(' See flags_doc.md for details.')}")
+
+
 @contextmanager
-def _left_alone(x: Tensor) -> Iterator[None]:
-    """Undo what AutoAttack does to its surroundings: it seeds globally, logs, and drops the tracer."""
-    tracer, log = sys.gettrace(), logging.getLogger("auto-attack")
-    level = log.level
-    log.setLevel(logging.ERROR)
+def _left_alone(x: Tensor, tell: Callable[[str], None]) -> Iterator[None]:
+    """Undo what AutoAttack does to its surroundings: it seeds, logs and drops the tracer. Tell its warnings."""
+    tracer, log, teller = sys.gettrace(), logging.getLogger("auto-attack"), _Teller(tell)
+    level, spread = log.level, log.propagate
+    log.setLevel(logging.WARNING)
+    log.propagate = False
+    log.addHandler(teller)
     try:
         with forked(x), torch.no_grad():
             yield
     finally:
+        log.removeHandler(teller)
+        log.propagate = spread
         log.setLevel(level)
         sys.settrace(tracer)

@@ -87,8 +87,36 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interva
         raise ValueError(f"successes must be in [0, {trials}], got {successes}")
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0)
+    return _wilson(successes / trials, trials, level)
+
+
+def drawn_interval(hits: Tensor, level: float = 0.95) -> Interval:
+    """Return an interval of the mean of ``hits``: over examples, and over draws that all of them may share.
+
+        V = s_examples^2 / n + s_draws^2 / D,   Wilson's interval of the mean p at p (1 - p) / V trials
+
+    with the variances of the mean over draws of each example and of the mean over examples of each draw. Their sum is
+    a little more than the variance of the mean: what is left of neither counts twice.
+
+    Args:
+        hits: (D, n) bool, D draws of n examples; one draw gives ``wilson_interval``.
+        level: of confidence, in (0, 1).
+    """
+    _check_level(level)
+    if not hits.numel():
+        return Interval(math.nan, 0.0, 1.0)
+    draws, examples = hits.shape
+    values = hits.double()
+    rate = float(values.mean())
+    variance = float(values.mean(0).var(correction=0)) / examples
+    if draws > 1:
+        variance += float(values.mean(1).var()) / draws
+    trials = rate * (1 - rate) / variance if variance > 0 else examples
+    return _wilson(rate, min(trials, examples * draws), level)
+
+
+def _wilson(rate: float, trials: float, level: float) -> Interval:
     z2 = _quantile(level) ** 2
-    rate = successes / trials
     centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = math.sqrt(z2 * (rate * (1 - rate) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
     # At the ends of the range rounding must not push the rate itself out of its interval.

@@ -15,15 +15,20 @@ from torch import Tensor, nn
 
 from omnirobust._contracts import check_set
 from omnirobust._models import Model, Precision
+from omnirobust._probe import probed
 from omnirobust._progress import ProgressHook, bar
 from omnirobust.evaluation._boundary import check_count
-from omnirobust.evaluation._standing import Clean, first_look
+from omnirobust.evaluation._fresh import Drawn, Judge, most
+from omnirobust.evaluation._standing import Clean, Standing, first_look
 from omnirobust.evaluation._threats import Threats, check_universal, inner_first, named_threats, shape_or_type
 from omnirobust.evaluation._walk import Walk
 from omnirobust.evaluation.autoattack import AutoAttack, check_autoattack
-from omnirobust.evaluation.metrics import Interval, wilson_interval
+from omnirobust.evaluation.metrics import Interval, drawn_interval
 from omnirobust.evaluation.strong import STRONG, EvaluationAttack, Problem
 from omnirobust.threat_models import ThreatModel
+
+DRAWS = 10
+"""Draws of a random model for selection, and for judgement, where nobody says how many."""
 
 Attacks: TypeAlias = Literal["default", "autoattack"] | Sequence[EvaluationAttack]
 
@@ -34,14 +39,18 @@ class RobustnessReport:
 
     Attributes:
         names: of the threats, in the order given, then of the universal perturbations.
-        clean_correct: whether the model is right on the inputs as they are, (B,) bool.
-        correct: whether it is right on them and under everything that was tried, (B, threats) bool.
-        margin: the least z_y - max_{j != y} z_j that was found, (B, threats): how far the input is from falling.
+        clean_correct: whether the model is right on the inputs as they are, (B,) bool; a random model on most draws.
+        correct: whether it is right on them and under everything that was tried, (B, threats) bool; a random model on
+            most fresh draws, under the perturbation that fooled it on most draws of selection.
+        margin: the least z_y - max_{j != y} z_j that was found, (B, threats): how far the input is from falling; of a
+            random model a mean over the draws of selection.
         delta: by name, the perturbation of that margin, (B, *S), feasible; zero where the input is wrong as it is.
         breaks: by name, how many inputs fell to each attack; "from another threat" counts those that fell to
             an example found for a threat inside this one.
         notes: what a reader of these numbers must know; empty if nothing.
         settings: the resolved settings, ready for JSON.
+        drawn: of a random model, what it says on each fresh draw; None where nothing is random. ``clean``,
+            ``accuracy``, ``union`` and ``average`` are then means over these draws.
     """
 
     names: tuple[str, ...]
@@ -52,6 +61,7 @@ class RobustnessReport:
     breaks: dict[str, dict[str, int]]
     notes: tuple[str, ...]
     settings: dict[str, Any]
+    drawn: Drawn | None = None
 
     def to(self, device: torch.device | str) -> RobustnessReport:
         """Move all tensors to ``device``."""
@@ -61,39 +71,65 @@ class RobustnessReport:
             correct=self.correct.to(device),
             margin=self.margin.to(device),
             delta={name: delta.to(device) for name, delta in self.delta.items()},
+            drawn=None if self.drawn is None else self.drawn.to(device),
         )
 
     @property
     def clean(self) -> float:
         """Accuracy on the inputs as they are."""
-        return share(self.clean_correct)
+        return share(self._clean_hits())
 
     @property
     def accuracy(self) -> dict[str, float]:
         """Accuracy under each threat."""
-        return {name: share(self.correct[:, k]) for k, name in enumerate(self.names)}
+        return {name: share(self._hits([name])) for name in self.names}
 
     @property
     def union(self) -> float:
         """Acc_adv^max: the share of inputs that withstand all threats, each example's worst case."""
-        return share(self.correct.all(1))
+        return share(self._hits(self.names))
 
     @property
     def average(self) -> float:
         """Acc_adv^avg: the mean of the accuracies under each threat."""
-        return share(self.correct)
+        return share(self.correct if self.drawn is None else self.drawn.right)
+
+    def withstood(self, names: Sequence[str] | None = None) -> Tensor:
+        """Say on which inputs the model is right under the worst of some threats, of all if not given, (B,) in [0, 1].
+
+        0 or 1 unless the model is random: then the share of fresh draws, the worst threat of each input being chosen on
+        other draws.
+        """
+        return self._hits(self.names if names is None else names).double().mean(0)
 
     def interval(self, name: str | None = None, level: float = 0.95) -> Interval:
-        """Return Wilson's interval of the accuracy under a threat; of the union if no name is given."""
+        """Return the interval of the accuracy under a threat; of the union if no name is given.
+
+        Wilson's; of a random model over examples and draws, see ``drawn_interval``.
+        """
         if name is not None and name not in self.names:
             raise ValueError(f"name must be one of {', '.join(self.names)}, got {name!r}")
-        right = self.correct.all(1) if name is None else self.correct[:, self.names.index(name)]
-        return wilson_interval(int(right.sum()), len(right), level)
+        return drawn_interval(self._hits(self.names if name is None else [name]), level)
+
+    def clean_interval(self, level: float = 0.95) -> Interval:
+        """Return the interval of the accuracy on the inputs as they are."""
+        return drawn_interval(self._clean_hits(), level)
+
+    def _clean_hits(self) -> Tensor:
+        return self.clean_correct.unsqueeze(0) if self.drawn is None else self.drawn.clean
+
+    def _hits(self, names: Sequence[str]) -> Tensor:
+        """Say on which draws the model is right under the worst of some threats, (D, B) bool."""
+        columns = [self.names.index(name) for name in names]
+        if self.drawn is None:
+            return self.correct[:, columns].all(1).unsqueeze(0)
+        return self.drawn.under(columns, self.margin)
 
     def describe(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return {
             "examples": len(self.clean_correct),
+            "draws": 1 if self.drawn is None else len(self.drawn.clean),
             "clean": self.clean,
             "accuracy": self.accuracy,
             "union": self.union,
@@ -119,6 +155,8 @@ def evaluate_robustness(
     progress: bool | ProgressHook = False,
     first_row: int = 0,
     universal: Mapping[str, Tensor] | None = None,
+    samples: int = 1,
+    draws: int | None = None,
 ) -> RobustnessReport:
     """Measure accuracy under each threat and under all at once, by the strongest of many attacks on every input.
 
@@ -127,6 +165,11 @@ def evaluate_robustness(
     Attacks run one after the other, each on the inputs that still stand. What an attack returns counts only if
     it fools when it is judged anew in full precision. An example found for one threat counts for every threat that
     allows it: a larger radius never looks safer than a smaller one.
+
+    A model that two passes over a few inputs show to be random is attacked in expectation over its draws. For each
+    input and threat the perturbation is kept that fools on the largest share of ``draws`` draws, ties by the lowest
+    mean margin; it is judged on as many fresh ones, and accuracies are means over these. The union takes, for each
+    input, the threat that is worst on the draws of selection. One lucky draw is no attack.
 
     Args:
         model: one model, (B, *S) to logits (B, C) or an object with ``.logits``. Normalisation belongs inside.
@@ -148,10 +191,14 @@ def evaluate_robustness(
         first_row: global row of the first input, for evaluations made in parts.
         universal: by name, perturbations (*S) given beforehand, each added to all inputs: they count as threats of
             their own, in the union and the average too.
+        samples: draws of a random model a step, whose mean the attacks descend, >= 1.
+        draws: draws of a random model on which perturbations are compared, and as many others on which the result is
+            judged, >= 1; 10 if not given.
 
     Returns:
         Accuracies, what is right under which threat, and the perturbations. An input's result does not depend on
-        the others, but for rounding, and for AutoAttack, whose noise does.
+        the others, but for rounding, for AutoAttack, whose noise does, and for random models and such as couple the
+        rows of a batch: the notes name them.
 
     Raises:
         ValueError: if an argument, the model's output or a label does not fit, or no gradient reaches any input; the
@@ -159,41 +206,62 @@ def evaluate_robustness(
         ModuleNotFoundError: if AutoAttack is asked for and not installed.
 
     Cost: for every threat at most 13 restarts (T + 1) forwards and T input gradients of the inputs; those that fall
-    early cost a fraction.
+    early cost a fraction. A few rows go through the model before, to see whether it is random; if it is, times
+    ``samples``, and 2 ``draws`` forwards for every run.
 
     Reference: the paper, Section 4.2 (Acc_adv^max and Acc_adv^avg); Tramer and Boneh, "Adversarial training and
     robustness for multiple perturbations", 2019, for the union; Croce and Hein 2020 for ensembles of attacks.
     """
     named = named_threats(threats)
     chosen = _chosen_attacks(attacks)
-    _check(model, x, y, named, chosen, {"steps": steps, "restarts": restarts, "batch_size": batch_size})
-    given = check_universal(universal, x, named)
-    clean = first_look(model, x, y, batch_size)
+    counts = {"steps": steps, "restarts": restarts, "batch_size": batch_size, "samples": samples, "draws": draws}
+    _check(model, x, y, named, chosen, counts)
+    given, draws = check_universal(universal, x, named), DRAWS if draws is None else draws
+    (known,) = probed({"model": model}, x, batch_size).values()
+    judge = Judge(known, draws, seed, first_row)
+    clean = first_look(judge, x, y, batch_size)
     problem = Problem(
-        model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision, first_row
-    )
-    walk = Walk(problem, chosen, batch_size)
+        known.model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision, first_row,
+        known, samples, draws,
+    )  # fmt: skip
+    walk = Walk(problem, chosen, batch_size, notes=list(known.notes))
     with bar(progress, total=len(x) * walk.runs_in_all(named.values())) as advance:
         for name in inner_first(named, x):
-            walk.attack(name, clean.standing(model, x, y, named[name]), advance)
+            walk.attack(name, clean.standing(judge, x, y, named[name]), advance)
     walk.exchange()
     for name, delta in given.items():
-        walk.apply(name, clean.standing(model, x, y, problem.threat), delta)
+        walk.apply(name, clean.standing(judge, x, y, problem.threat), delta)
     settings = _describe(named, chosen, walk, {"batch_size": batch_size, "universal": list(given)})
     return _report((*named, *given), clean, walk, settings)
 
 
 def _report(names: tuple[str, ...], clean: Clean, walk: Walk, settings: dict[str, Any]) -> RobustnessReport:
     found = [walk.found[name] for name in names]
+    drawn = _judged_anew(found, walk.batch_size) if walk.problem.random else None
+    correct = torch.stack([state.right for state in found], 1) if drawn is None else most(drawn.right)
+    # of a random model what its attack came to in the end, wherever it began
+    right = correct if drawn is None else correct | ~most(drawn.clean).unsqueeze(1)
     return RobustnessReport(
         names=names,
-        clean_correct=clean.right,
-        correct=torch.stack([state.right for state in found], 1),
+        clean_correct=clean.share < 1 if drawn is None else most(drawn.clean),
+        correct=correct,
         margin=torch.stack([state.margin for state in found], 1),
         delta={name: walk.found[name].delta for name in names},
-        breaks={name: {k: n for k, n in walk.found[name].breaks.items() if n} for name in names},
+        breaks={name: state.breaks(right[:, k]) for k, (name, state) in enumerate(zip(names, found, strict=True))},
         notes=tuple(walk.notes),
         settings=settings,
+        drawn=drawn,
+    )
+
+
+def _judged_anew(found: Sequence[Standing], batch_size: int | None) -> Drawn:
+    """Judge what was kept under each threat, and the inputs as they are, on draws that nothing was chosen by."""
+    size, judge = batch_size or max(len(found[0].x), 1), found[0].judge
+    as_they_are = replace(found[0], delta=torch.zeros_like(found[0].x))
+    return Drawn(
+        as_they_are.fresh(judge.fresh(0), size),
+        torch.stack([state.fresh(judge.fresh(k + 1), size) for k, state in enumerate(found)], 2),
+        torch.stack([state.share for state in found], 1),
     )
 
 
@@ -216,6 +284,9 @@ def _describe(
         "restarts": problem.restarts,
         "seed": problem.seed,
         "precision": problem.precision,
+        "random": problem.random,
+        "samples": problem.samples,
+        "draws": problem.draws if problem.random else 1,
         **others,
     }
 
@@ -245,7 +316,7 @@ def _check(
     if torch.is_inference_mode_enabled():
         raise ValueError("an evaluation needs gradients: call it outside torch.inference_mode()")
     for name, value in counts.items():
-        if value is not None or name != "batch_size":
+        if value is not None or name not in ("batch_size", "draws"):
             check_count(name, value)
     if isinstance(model, Mapping | Sequence | nn.ModuleDict | nn.ModuleList):
         raise ValueError(f"model must be one model, got a {type(model).__name__}: evaluate them one by one")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from omnirobust import losses
-from omnirobust._models import Model, Precision
+from omnirobust._models import Model, Precision, Probed
 from omnirobust.adaptive import Adaptive
-from omnirobust.attacks import attack_ensemble
+from omnirobust.attacks import attack_product
 from omnirobust.directions import Direction
 from omnirobust.evaluation._threats import of_rows
 from omnirobust.losses import Loss
@@ -46,6 +46,10 @@ class Problem:
         seed: keys the noise.
         precision: of the models during gradient attacks.
         first_row: global row of the first input.
+        probed: the model with what a probe found of it, if one did.
+        samples: draws of a random model a step.
+        draws: draws of a random model on which perturbations are compared.
+        tell: takes what a reader of the result must know.
     """
 
     model: Model
@@ -58,6 +62,15 @@ class Problem:
     seed: int
     precision: Precision
     first_row: int = 0
+    probed: Probed | None = None
+    samples: int = 1
+    draws: int = 10
+    tell: Callable[[str], None] = field(default=lambda text: None, repr=False, compare=False)
+
+    @property
+    def random(self) -> bool:
+        """Whether the model is known to be random."""
+        return self.probed is not None and self.probed.random
 
 
 @runtime_checkable
@@ -133,10 +146,12 @@ class GradientAttack:
                 else torch.zeros_like(x)
             )
             for factor, steps in _phases(threat.name, problem.steps) if self.wide else [(1.0, problem.steps)]:
-                found = attack_ensemble(
-                    {"model": problem.model}, x, goal[rows], replace(threat, eps=threat.eps * factor), steps=steps,
-                    loss=self.loss, direction=self.direction, targeted=target is not None, keep="best",
-                    stop_when_fooled=factor == 1, init=delta, precision=problem.precision,
+                found = attack_product(
+                    {"model": problem.probed or problem.model}, x, goal[rows],
+                    replace(threat, eps=threat.eps * factor), steps=steps, loss=self.loss, direction=self.direction,
+                    targeted=target is not None, keep="best", stop_when_fooled=factor == 1, init=delta,
+                    precision=problem.precision, samples=problem.samples, draws=problem.draws,
+                    seed=problem.seed + stream, first_row=problem.first_row + int(rows[0]),
                 )  # fmt: skip
                 delta = found.delta
             return delta
