@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -26,8 +27,10 @@ class RobustnessCurve:
         union: Acc_adv^max at each.
         average: Acc_adv^avg at each.
         clean: accuracy on the inputs as they are.
-        correct: whether an input withstands all threats of a radius, (B, radii) bool.
+        correct: whether an input withstands all threats of a radius, (B, radii) bool; a random model on most draws.
         report: of all threats of all radii.
+
+    Of a random model ``union`` and ``average`` are means over fresh draws, as those of ``evaluate_robustness``.
     """
 
     eps: tuple[float, ...]
@@ -57,11 +60,14 @@ def robustness_curve(
     batch_size: int | None = None,
     precision: Precision = "fp32",
     progress: bool | ProgressHook = False,
+    samples: int = 1,
+    draws: int | None = None,
 ) -> RobustnessCurve:
     """Measure Acc_adv^max and Acc_adv^avg at every radius.
 
     Inputs that fall at one radius are not attacked at larger ones: for threats that grow with ``eps`` the curve never
-    rises, and costs little more than its steepest part.
+    rises, and costs little more than its steepest part. That of a random model, judged on fresh draws at each radius,
+    may rise by chance.
 
     Args:
         threats_at: from a radius to the threats there: ``orb.L2``, or
@@ -83,16 +89,15 @@ def robustness_curve(
     threats, names = _joined(at)
     report = evaluate_robustness(
         model, x, y, threats, attacks=attacks, steps=steps, restarts=restarts, seed=seed, batch_size=batch_size,
-        precision=precision, progress=progress,
+        precision=precision, progress=progress, samples=samples, draws=draws,
     )  # fmt: skip
-    right = [torch.stack([report.correct[:, report.names.index(n)] for n in here], 1) for here in names]
-    correct = torch.stack([r.all(1) for r in right], 1)
+    withstood, accuracy = torch.stack([report.withstood(here) for here in names], 1), report.accuracy
     return RobustnessCurve(
         eps=tuple(float(e) for e in eps),
-        union=tuple(share(correct[:, k]) for k in range(len(eps))),
-        average=tuple(share(r) for r in right),
+        union=tuple(share(withstood[:, k]) for k in range(len(eps))),
+        average=tuple(fmean(accuracy[n] for n in here) for here in names),
         clean=report.clean,
-        correct=correct,
+        correct=withstood > 0.5,
         report=report,
     )
 

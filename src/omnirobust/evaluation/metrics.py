@@ -106,11 +106,11 @@ def drawn_interval(hits: Tensor, level: float = 0.95) -> Interval:
     if not hits.numel():
         return Interval(math.nan, 0.0, 1.0)
     draws, examples = hits.shape
+    if draws == 1:
+        return wilson_interval(int(hits.sum()), examples, level)
     values = hits.double()
     rate = float(values.mean())
-    variance = float(values.mean(0).var(correction=0)) / examples
-    if draws > 1:
-        variance += float(values.mean(1).var()) / draws
+    variance = float(values.mean(0).var(correction=0)) / examples + float(values.mean(1).var()) / draws
     trials = rate * (1 - rate) / variance if variance > 0 else examples
     return _wilson(rate, min(trials, examples * draws), level)
 
