@@ -23,6 +23,22 @@ def test_the_first_of_the_best_epochs_by_robust_accuracy() -> None:
     assert best_epoch([]) == 0
 
 
+def test_ties_of_robust_accuracy_go_to_clean_accuracy_then_to_the_first() -> None:
+    def best(*pairs: tuple[float, float]) -> int:
+        return best_epoch([{"robust": robust, "validation": clean} for robust, clean in pairs])
+
+    assert best((0.0, 0.1), (0.0, 0.8), (0.0, 0.8), (0.0, 0.3)) == 2
+    assert best((0.2, 0.1), (0.1, 0.9), (0.2, 0.4)) == 3
+    assert best((0.0, 0.9), (0.1, 0.1)) == 2
+    assert best_epoch([{"validation": 0.5}, {"validation": 0.7}, {"validation": 0.7}]) == 2
+
+
+def test_a_tie_that_clean_accuracy_decides_counts_as_better_for_patience() -> None:
+    rising = [{"robust": 0.0, "validation": clean} for clean in (0.1, 0.2, 0.3, 0.4)]
+    assert reason_to_stop(rising, 9, None, 2) is None
+    assert reason_to_stop([*rising, rising[0], rising[3]], 9, None, 2) == "patience"
+
+
 @pytest.mark.parametrize(
     ("scores", "settings", "reason"),
     [

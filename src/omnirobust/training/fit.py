@@ -56,8 +56,8 @@ class FitResult:
             not for "universal") and robust_average (the mean over several of them), where validation data was given,
             seconds.
         stopped: "epochs" if all were done, "target" if ``stop_at`` was reached, "patience" if nothing got better.
-        best: the epoch of the highest robust accuracy on the validation data (clean, if the scheme does not attack);
-            the last one without validation data.
+        best: the epoch of the highest robust accuracy on the validation data, ties by clean accuracy, then the first
+            (by clean accuracy alone, if the scheme does not attack); the last one without validation data.
         weights: the weights that each training example had last, (N, K); None without attacks, or where the data does
             not number its examples.
     """
@@ -120,9 +120,9 @@ def fit(
             asks for one (ReduceLROnPlateau, of mode "max"); instead of ``lr_factor``.
         stop_at: end once the score on ``validation`` reaches this share, in [0, 1]. The score is the robust accuracy,
             or the clean one if the scheme does not attack.
-        patience: end after so many epochs, >= 1, without a better score.
-        keep: the parameters to end with: those of the "last" epoch, or of the one with the "best" score, the first of
-            equal ones.
+        patience: end after so many epochs, >= 1, none of which is better: in score, or in clean accuracy at the same.
+        keep: the parameters to end with: those of the "last" epoch, or of the one with the "best" score; ties go to
+            the higher clean accuracy, then to the first.
         precision: "fp32", or "bf16" for mixed precision in attack and training: bf16 products, fp32 parameters, losses
             and log-determinants. A Fabric brings its own.
         fabric: a launched Lightning Fabric: its devices read the same mini-batches, each takes its share, and together

@@ -36,8 +36,15 @@ def score(row: Row) -> float:
 
 
 def best_epoch(history: Sequence[Row]) -> int:
-    """Return the number of the epoch of the highest score, the first of equal ones; 0 before any."""
-    return max(range(len(history)), key=lambda i: (score(history[i]), -i)) + 1 if history else 0
+    """Return the number of the epoch of the highest score, ties by clean accuracy, then the first; 0 before any.
+
+    Where every epoch keeps 0 % under attack, the tie would otherwise go to the least trained of all networks.
+    """
+
+    def rank(i: int) -> tuple[float, float, int]:
+        return score(history[i]), history[i].get("validation", -1.0), -i
+
+    return max(range(len(history)), key=rank) + 1 if history else 0
 
 
 def reason_to_stop(history: Sequence[Row], epochs: int, stop_at: float | None, patience: int | None) -> Stopped | None:
