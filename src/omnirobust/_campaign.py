@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from omnirobust._contracts import set_around
+from omnirobust._labels import accuracy_of, labels_of
 from omnirobust._memory import Meter
 from omnirobust._models import Models, Precision
 from omnirobust._progress import ProgressHook, bar
@@ -63,6 +64,7 @@ class Plan:
     samples: int = 1
     draws: int = 1
     meter: Meter = field(default_factory=lambda: Meter(None))
+    true_labels: Tensor | None = None
 
     def grid(self, x: Tensor, y: Tensor, restart: int, first_row: int, *, exact: bool = False) -> DomainGrid:
         """Return the domains of inputs ``x``; ``exact``: in full precision, one draw an evaluation."""
@@ -84,9 +86,11 @@ class Plan:
         if isinstance(eps, Tensor) and eps.ndim == 1:
             threat = replace(threat, eps=eps[rows])
         rule = self.settings.rule
+        labels = None if self.true_labels is None else self.true_labels[rows]
+        cut = replace(self, threat_model=threat, true_labels=labels)
         if isinstance(rule, Fixed) and rule.w.ndim == 2:
-            return replace(self, threat_model=threat, settings=replace(self.settings, rule=Fixed(rule.w[rows])))
-        return replace(self, threat_model=threat)
+            return replace(cut, settings=replace(self.settings, rule=Fixed(rule.w[rows])))
+        return cut
 
     def describe(self) -> dict[str, Any]:
         """Return the resolved settings as plain values, for the record of a run."""
@@ -103,6 +107,7 @@ class Plan:
             "start": s.start,
             "keep": s.keep,
             "targeted": self.targeted,
+            "accuracy_of": accuracy_of(self.targeted, self.true_labels),
             "stop_when_fooled": self.stop_when_fooled,
             "restarts": self.restarts,
             "precision": self.precision,
@@ -224,6 +229,9 @@ class _Batch:
         draws = plan.draws if exact.random else 1
         final, success = _judge(exact, torch.zeros_like(found.delta), draws)
         assert final.fooled is not None
+        labels = labels_of(
+            plan.models, self._x, self._y, plan.true_labels, exact.sizes, shared=plan.shared, targeted=plan.targeted
+        )
         return AttackResult(
             adversarial=adversarial,
             delta=found.delta,
@@ -239,7 +247,15 @@ class _Batch:
             gradient_evaluations=self.grid(0).images * plan.steps * plan.restarts,
             zero_gradient=zero_gradient,
             settings=replace(plan, draws=draws).describe(),
+            right=None if labels is None else self._right(adversarial, labels.of, draws),
+            already=None if labels is None else labels.already,
         )
+
+    def _right(self, adversarial: Tensor, labels: Tensor, draws: int) -> Tensor:
+        """Return the share of the draws of the judgement on which domains give ``labels``, (B, K)."""
+        untargeted = replace(self._plan, targeted=False)
+        grid = untargeted.grid(adversarial, labels, _JUDGEMENT, self._first_row, exact=True)
+        return 1 - _judge(grid, torch.zeros_like(self._feasible.lower), draws)[1]
 
 
 class _LastIterate:

@@ -24,7 +24,7 @@ def as_groups(x: object, shared: bool) -> Tensor:
     return x.detach().transpose(0, 1).contiguous() if shared else x.detach().unsqueeze(0)
 
 
-def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool) -> Tensor:
+def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool, name: str = "y") -> Tensor:
     """Return labels as (B, models, transforms, examples).
 
     Args:
@@ -32,14 +32,15 @@ def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool) -
         y: int64; (B,) or (B, models), or where ``shared`` (B, E); or any shape of four axes that broadcasts.
         sizes: how many models, transforms and examples there are.
         shared: whether E inputs share a perturbation.
+        name: what messages call the labels.
 
     Raises:
         ValueError: if ``y`` does not fit.
     """
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        raise ValueError(f"y must be an int64 tensor of class indices, got {described(y)}")
+        raise ValueError(f"{name} must be an int64 tensor of class indices, got {described(y)}")
     if y.device != x.device:
-        raise ValueError(f"y is on {y.device} but x is on {x.device}: move one of them")
+        raise ValueError(f"{name} is on {y.device} but x is on {x.device}: move one of them")
     B, (models, _, examples) = len(x), sizes
     if y.ndim == 4 and all(have in (1, want) for have, want in zip(y.shape, (B, *sizes), strict=True)):
         return y.expand(B, *sizes)
@@ -51,7 +52,7 @@ def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool) -
         return y[:, :, None, None].expand(B, *sizes)
     fits = f"({B}, {examples})" if shared else f"({B},) or ({B}, {models})"
     grid = "" if sizes[1:] == (1, 1) else f", or broadcast to {(B, *sizes)}"
-    raise ValueError(f"y must have shape {fits}{grid}, got {tuple(y.shape)}")
+    raise ValueError(f"{name} must have shape {fits}{grid}, got {tuple(y.shape)}")
 
 
 def axes_of(

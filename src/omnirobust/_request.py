@@ -11,7 +11,7 @@ from torch import Tensor
 from omnirobust import _campaign
 from omnirobust._campaign import BatchStore, Plan
 from omnirobust._contracts import check_set
-from omnirobust._grid_checks import as_groups
+from omnirobust._grid_checks import as_groups, as_labels
 from omnirobust._memory import Meter
 from omnirobust._models import Models, Precision
 from omnirobust._progress import ProgressHook
@@ -60,6 +60,7 @@ class Request:
     clip: Clip | None = None
     samples: int = 1
     draws: int | None = None
+    true_labels: Tensor | None = None
 
 
 def attack(models: Models, x: Tensor, y: Tensor, threat_model: ThreatModel, asked: Request) -> AttackResult:
@@ -73,12 +74,14 @@ def attack(models: Models, x: Tensor, y: Tensor, threat_model: ThreatModel, aske
     # The arguments are checked whole, before anything runs.
     as_groups(x, asked.shared)
     check_set(threat_model, x, shared=asked.shared, clip=clip)
-    DomainGrid(models, x, y, loss=settings.loss, transforms=asked.transforms, shared=asked.shared, clip=clip,
-               samples=asked.samples, memory=asked.memory)  # fmt: skip
+    grid = DomainGrid(models, x, y, loss=settings.loss, transforms=asked.transforms, shared=asked.shared, clip=clip,
+                      samples=asked.samples, memory=asked.memory)  # fmt: skip
+    if asked.true_labels is not None:
+        as_labels(x, asked.true_labels, grid.sizes, asked.shared, "true_labels")
     plan = Plan(
         models, settings, threat_model, asked.steps, asked.restarts, asked.targeted, asked.stop_when_fooled,
         asked.precision, asked.history, asked.seed, _views(asked, x), asked.shared, clip, asked.samples,
-        DRAWS if asked.draws is None else asked.draws, Meter(asked.memory),
+        DRAWS if asked.draws is None else asked.draws, Meter(asked.memory), asked.true_labels,
     )  # fmt: skip
     shape = plan.feasible(x).shape
     if isinstance(asked.init, Tensor) and asked.init.shape != shape:

@@ -38,6 +38,7 @@ def attack_ensemble(
     loss: Loss | None = None,
     preset: Literal["paper"] | None = None,
     targeted: bool = False,
+    true_labels: Tensor | None = None,
     keep: Keep | None = None,
     stop_when_fooled: bool = False,
     restarts: int = 1,
@@ -69,6 +70,9 @@ def attack_ensemble(
         loss: per-example attack loss, low = fooled.
         preset: "paper" for the paper's settings of the norm; None for the tuned default. Both yield to arguments.
         targeted: whether ``y`` are classes to reach rather than to leave.
+        true_labels: what the inputs are, (B,) int64, where ``y`` says something else: classes to reach, or predictions.
+            They do not touch the attack: ``.accuracy`` counts against them. Without them it counts against ``y``, in a
+            targeted attack against what each model says of the clean inputs.
         keep: "best" (row by row, the iterate that fools most domains, ties by the lowest worst loss) or "last".
             Not given: "best", or "last" with ``preset="paper"``.
         stop_when_fooled: drop inputs that fool every model from the batch, and from later restarts: faster, the same
@@ -99,7 +103,8 @@ def attack_ensemble(
     """
     request = Request(
         "ensemble", rule=rule, steps=steps, step_size=step_size, direction=direction, loss=loss, preset=preset,
-        targeted=targeted, keep=keep, stop_when_fooled=stop_when_fooled, restarts=restarts, seed=seed,
+        targeted=targeted, true_labels=true_labels, keep=keep, stop_when_fooled=stop_when_fooled, restarts=restarts,
+        seed=seed,
         batch_size=batch_size, precision=precision, progress=progress, init=init, history=history,
         first_row=first_row, store=store, memory=memory,
     )  # fmt: skip
@@ -123,6 +128,7 @@ def attack_universal(
     loss: Loss | None = None,
     preset: Literal["paper"] | None = None,
     targeted: bool = False,
+    true_labels: Tensor | None = None,
     keep: Keep | None = None,
     stop_when_fooled: bool = False,
     restarts: int = 1,
@@ -169,7 +175,8 @@ def attack_universal(
     """
     request = Request(
         "universal", rule=rule, steps=steps, step_size=step_size, direction=direction, loss=loss, preset=preset,
-        targeted=targeted, keep=keep, stop_when_fooled=stop_when_fooled, restarts=restarts, seed=seed,
+        targeted=targeted, true_labels=true_labels, keep=keep, stop_when_fooled=stop_when_fooled, restarts=restarts,
+        seed=seed,
         batch_size=batch_size, precision=precision, progress=progress, init=init, history=history,
         first_row=first_row, store=store, memory=memory, transforms=transforms, shared=True, clip=clip,
         samples=samples, draws=draws,
@@ -193,6 +200,7 @@ def attack_transforms(
     loss: Loss | None = None,
     preset: Literal["paper"] | None = None,
     targeted: bool = False,
+    true_labels: Tensor | None = None,
     keep: Keep | None = None,
     stop_when_fooled: bool = False,
     restarts: int = 1,
@@ -239,7 +247,8 @@ def attack_transforms(
     """
     request = Request(
         "transforms", rule=rule, steps=steps, step_size=step_size, direction=direction, loss=loss,
-        preset=preset, targeted=targeted, keep=keep, stop_when_fooled=stop_when_fooled, restarts=restarts,
+        preset=preset, targeted=targeted, true_labels=true_labels, keep=keep, stop_when_fooled=stop_when_fooled,
+        restarts=restarts,
         seed=seed, batch_size=batch_size, precision=precision, progress=progress, init=init, history=history,
         first_row=first_row, store=store, memory=memory, transforms=transforms, samples=samples, draws=draws,
     )  # fmt: skip
@@ -264,6 +273,7 @@ def attack_product(
     loss: Loss | None = None,
     preset: Literal["paper"] | None = None,
     targeted: bool = False,
+    true_labels: Tensor | None = None,
     keep: Keep | None = None,
     stop_when_fooled: bool = False,
     restarts: int = 1,
@@ -310,7 +320,8 @@ def attack_product(
     """
     request = Request(
         _task(transforms, shared), rule=rule, steps=steps, step_size=step_size, direction=direction, loss=loss,
-        preset=preset, targeted=targeted, keep=keep, stop_when_fooled=stop_when_fooled, restarts=restarts,
+        preset=preset, targeted=targeted, true_labels=true_labels, keep=keep, stop_when_fooled=stop_when_fooled,
+        restarts=restarts,
         seed=seed, batch_size=batch_size, precision=precision, progress=progress, init=init, history=history,
         first_row=first_row, store=store, memory=memory, transforms=transforms, shared=shared, clip=clip,
         samples=samples, draws=draws,

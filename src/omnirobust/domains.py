@@ -137,6 +137,11 @@ class DomainGrid:
         return dict(self._axes)
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """How many models, transformations and examples there are; 1 for a factor that is not in use."""
+        return self._sizes
+
+    @property
     def random(self) -> bool:
         """Whether two evaluations at the same perturbation may differ."""
         return any(part.random for part in (*self._classifiers, *(self._views or ())))

@@ -35,6 +35,10 @@ class AttackResult:
             exactly zero there, (K,): such a problem's attack starts blind.
         settings: the resolved settings, ready for JSON.
         notes: what a reader of these numbers must know, one sentence each; empty if nothing.
+        right: the share of draws on which domain k gives the label that ``accuracy`` counts, (B, K), in [0, 1]; None
+            where that label is ``y``, and the share 1 - ``success``.
+        already: whether the clean input of domain k is in its target class before the attack, by its true label where
+            that is known, or because the model says so, (B, K) bool; None for untargeted attacks.
     """
 
     adversarial: Tensor
@@ -52,19 +56,33 @@ class AttackResult:
     zero_gradient: Tensor
     settings: dict[str, Any]
     notes: tuple[str, ...] = ()
+    right: Tensor | None = None
+    already: Tensor | None = None
 
     def __repr__(self) -> str:
         """Say what the attack came to in a line: the tensors are too large to look at."""
         problems, domains = self.fooled.shape
+        kind = "" if self.already is None else ", targeted"
         return (
-            f"AttackResult({problems} problems, {domains} domains: ASR_all {self.asr_all:.4f}, "
+            f"AttackResult({problems} problems, {domains} domains{kind}: ASR_all {self.asr_all:.4f}, "
             f"ASR_avg {self.asr_avg:.4f}, {self.settings['norm']} eps {self.settings['eps']}, {self.steps} steps)"
         )
 
     @property
+    def counted(self) -> Tensor:
+        """Which domains of which problems success is counted over, (B, K) bool.
+
+        All of them, but in a targeted attack those that are in the target class already: they would be won for nothing.
+        """
+        return torch.ones_like(self.fooled) if self.already is None else ~self.already
+
+    @property
     def asr_all(self) -> float:
-        """ASR_all: the fraction of problems whose every domain is fooled, on every draw where any are made."""
-        return _mean(self.fooled.all(dim=1))
+        """ASR_all: the fraction of problems whose every domain is fooled, on every draw where any are made.
+
+        In a targeted attack: of the problems of which some domain is not in the target class already.
+        """
+        return _mean(self.fooled.all(dim=1)[self.counted.any(dim=1)])
 
     @property
     def asr_gp(self) -> float:
@@ -73,18 +91,33 @@ class AttackResult:
 
     @property
     def asr_avg(self) -> float:
-        """ASR_avg: the fraction of (problem, domain) pairs that are fooled, a mean over draws where any are made."""
-        return _mean(self.success)
+        """ASR_avg: the fraction of (problem, domain) pairs ``counted`` that are fooled, a mean over draws likewise."""
+        return _mean(self.success[self.counted])
+
+    @property
+    def success_rate(self) -> Tensor:
+        """Success on each domain, (K,), over the problems ``counted``: in a targeted attack, how many reach the class.
+
+        NaN for a domain of which every problem is in the target class already.
+        """
+        counted = self.counted.float()
+        return (self.success.float() * counted).sum(dim=0) / counted.sum(dim=0)
 
     @property
     def accuracy(self) -> Tensor:
-        """Accuracy of each domain on the attacked inputs, (K,): the fraction not fooled, a mean over draws likewise."""
-        return 1 - self.success.float().sum(dim=0) / max(len(self.success), 1)
+        """Accuracy of each domain on the attacked inputs, (K,): the fraction that gets its label, a mean over draws.
+
+        The labels are ``true_labels`` if the attack was given them, else ``y``. A targeted attack is given classes to
+        reach as ``y``, which are no labels: without ``true_labels`` it counts what each model said of the clean input,
+        ``settings["accuracy_of"]`` is "clean predictions", and the number is how much of that is left.
+        """
+        right = 1 - self.success.float() if self.right is None else self.right.float()
+        return right.sum(dim=0) / max(len(right), 1)
 
     def to(self, device: torch.device | str) -> AttackResult:
         """Move all tensors to ``device``; ``zero_gradient`` stays on the processor."""
-        names = ("adversarial", "delta", "weights", "losses", "fooled", "success")
-        moved = {name: getattr(self, name).to(device) for name in names}
+        names = ("adversarial", "delta", "weights", "losses", "fooled", "success", "right", "already")
+        moved = {name: value.to(device) for name in names if (value := getattr(self, name)) is not None}
         return replace(self, history=self.history.to(device), **moved)
 
     def marginal(self, axis: str) -> Tensor:
@@ -113,6 +146,8 @@ def join_results(parts: Sequence[AttackResult]) -> AttackResult:
         losses=torch.cat([p.losses for p in parts]),
         fooled=torch.cat([p.fooled for p in parts]),
         success=torch.cat([p.success for p in parts]),
+        right=_joined([p.right for p in parts]),
+        already=_joined([p.already for p in parts]),
         history=join_histories([p.history for p in parts]),
         zero_gradient=torch.stack([p.zero_gradient * (len(p.fooled) / total) for p in parts]).sum(0),
         notes=joined_notes(p.notes for p in parts),
@@ -122,6 +157,11 @@ def join_results(parts: Sequence[AttackResult]) -> AttackResult:
 def joined_notes(notes: Iterable[Iterable[str]]) -> tuple[str, ...]:
     """Join what the parts of one result have to say, each sentence once."""
     return tuple(dict.fromkeys(note for of_part in notes for note in of_part))
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None
 
 
 def _mean(flags: Tensor) -> float:

@@ -21,6 +21,8 @@ from omnirobust.results import AttackResult
 _HISTORY = ("losses", "weights", "fooled", "all_fooled", "best_all_fooled")
 _ROWS = ("losses", "weights", "fooled", "best")
 _RESULT = ("adversarial", "delta", "weights", "losses", "fooled", "success", "zero_gradient")
+_LABELLED = ("right", "already")
+"""Of attacks that are told other labels than those that they leave or reach."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class ResultStore:
 def write_result(file: Path, result: AttackResult) -> None:
     """Write a result as one safetensors file, its plain values and a digest in the metadata."""
     tensors = {name: getattr(result, name) for name in _RESULT}
+    tensors |= {name: value for name in _LABELLED if (value := getattr(result, name)) is not None}
     tensors |= {f"history.{name}": getattr(result.history, name) for name in _HISTORY}
     if (rows := result.history.rows) is not None:
         tensors |= {f"rows.{name}": getattr(rows, name) for name in _ROWS if getattr(rows, name) is not None}
@@ -110,6 +113,7 @@ def _assemble(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Attack
         zero_gradient=tensors["zero_gradient"],
         settings=facts["settings"],
         notes=tuple(facts.get("notes", ())),  # files of earlier versions have none
+        **{name: tensors[name] for name in _LABELLED if name in tensors},
     )
 
 

@@ -72,6 +72,20 @@ def lift(rate: float, baseline: float) -> float | None:
     return (rate - baseline) / baseline
 
 
+def is_guessing(rate: float, images: int, classes: int) -> bool:
+    """Say whether an accuracy is no higher than that of guessing: at most 1/C + 2 sqrt(1/C (1 - 1/C) / n).
+
+    Args:
+        rate: the accuracy, in [0, 1].
+        images: n, how many it was measured on; fewer than ten say nothing.
+        classes: C.
+    """
+    if images < 10 or classes < 2:
+        return False
+    chance = 1 / classes
+    return rate <= chance + 2 * math.sqrt(chance * (1 - chance) / images)
+
+
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:
     """Return Wilson's score interval of a rate: all p with |p_hat - p| <= z sqrt(p (1 - p) / n).
 

@@ -207,6 +207,7 @@ def _attack(
         direction=settings.direction,
         loss=settings.loss,
         targeted=setting.targeted,
+        true_labels=None if setting.true_labels is None else setting.true_labels[rows].to(setting.device),
         keep=settings.keep,
         stop_when_fooled=job.stop_when_fooled,
         restarts=job.restarts,

@@ -54,6 +54,7 @@ def recheck(
     draws: int = 1,
     seed: int = 0,
     device: torch.device | None = None,
+    counted: Tensor | None = None,
 ) -> Recheck:
     """Check perturbations that were read back from a file.
 
@@ -71,6 +72,7 @@ def recheck(
         draws: draws of random transformations on which all must be fooled.
         seed: of those draws.
         device: where the models are; None for where ``clean`` is.
+        counted: the perturbations whose success is counted, (B,) bool; None for all.
 
     Cost: 2 ``draws`` forwards of each model under each transformation.
     """
@@ -86,7 +88,7 @@ def recheck(
         fooled, _ = success_of(
             models, inputs, y, transforms, shared=shared, draws=draws, seed=seed, targeted=targeted, device=device
         )
-        return fooled.all(1)
+        return fooled.all(1) if counted is None else fooled.all(1)[counted]
 
     return Recheck(
         examples=len(clean),

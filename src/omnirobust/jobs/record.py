@@ -39,7 +39,7 @@ class AttackRecord:
         if folder.config.get("job") not in JOBS:
             raise ValueError(f"run must be that of an attack, got {path}, a run of {folder.config.get('job')!r}")
         metrics = folder.read_json("metrics.json")
-        if "axes" not in metrics:
+        if "one_class" not in metrics:
             raise ValueError(f"run must be one of this version, got {path}: delete it and give its command again")
         return cls(folder, metrics)
 
@@ -74,6 +74,18 @@ class AttackRecord:
     def groups(self) -> dict[str, Any] | None:
         """How images share perturbations: size, by, seed, count, left_out, clip; None if each has its own."""
         return self.config.get("groups")
+
+    @property
+    def target(self) -> dict[str, Any] | None:
+        """The class to reach: its number "class", its "name", and how many images were in it before; None if untargeted."""
+        return self.metrics.get("target")
+
+    @property
+    def measure(self) -> str | None:
+        """What is counted of each domain beside its accuracy: "target_success", "agreement", or nothing."""
+        if self.target is not None:
+            return "target_success"
+        return "agreement" if self.config.get("labels") == "predicted" else None
 
     @property
     def rate(self) -> str:

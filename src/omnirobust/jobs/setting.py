@@ -64,6 +64,18 @@ class Setting:
         return self.job.target is not None
 
     @property
+    def measure(self) -> str | None:
+        """What is counted of each domain beside its accuracy: "target_success", "agreement", or nothing."""
+        if self.targeted:
+            return "target_success"
+        return "agreement" if self.job.labels == "predicted" else None
+
+    @property
+    def true_labels(self) -> Tensor | None:
+        """The labels of the data, (B,) or (B, E), where ``y`` says something else; else None."""
+        return None if self.measure is None else self.arranged(self.images.y)
+
+    @property
     def x(self) -> Tensor:
         """The clean images as the attack takes them: (B, *S), or (B, E, *S) where they share a perturbation."""
         return self.arranged(self.images.x)
@@ -107,7 +119,18 @@ def load_setting(job: AttackJob) -> Setting:
     images = _chosen(found, order)
     every = (*models.values(), *others.values())
     clean = predict(dict(zip((*job.models, *job.transfer), every, strict=True)), images.x, device)
+    if job.target is not None:
+        _check_target(job.target, images, clean[:, : len(models)])
     return Setting(job, images, order + job.start, len(found) - len(order), models, others, transforms, clean, device)
+
+
+def _check_target(target: int, images: ImageData, said: Tensor) -> None:
+    """Refuse a target that every image is in already: there would be nothing to count."""
+    if bool(((images.y == target) | (said == target).all(1)).all()):
+        raise ValueError(
+            f"target must leave an image to attack, got {target}: all {len(images)} are of that class, or every model "
+            "says so before the attack"
+        )
 
 
 def _order(job: AttackJob, images: ImageData) -> Tensor:

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from omnirobust.evaluation.explain import rank
 from omnirobust.evaluation.metrics import compare_paired, lift, paired_mean_difference, wilson_interval
+from omnirobust.jobs import rates
 from omnirobust.jobs.models import predict
+from omnirobust.jobs.rates import by_image, named
 from omnirobust.jobs.recheck import recheck, success_of
 from omnirobust.jobs.setting import Setting
 from omnirobust.results import AttackResult
@@ -71,6 +72,8 @@ def _examples(setting: Setting, results: Results, predicted: Mapping[str, Tensor
     """
     N = len(setting.images)
     columns: dict[str, list[Any]] = {"row": list(range(N)), "label": setting.images.y.tolist()}
+    if setting.job.target is not None:
+        columns["target"] = [setting.job.target] * N
     if setting.shared:
         columns |= {"group": [n // setting.E for n in range(N)], "image": setting.rows.tolist()}
     for k, model in enumerate(setting.all_models):
@@ -87,7 +90,8 @@ def _domain_columns(setting: Setting, name: str, result: AttackResult) -> dict[s
     values = {"fooled": result.fooled, "weight": result.weights, "loss": result.losses}
     if result.draws > 1:
         values["success"] = result.success
-    of_image = {what: _by_image(setting, v) for what, v in values.items()}
+    values |= {key: v for key in ("right", "already") if (v := getattr(result, key)) is not None}
+    of_image = {what: by_image(setting, v) for what, v in values.items()}
     names = image_domains(list(setting.models), list(setting.transforms or {}))
     return {
         f"{name}.{what}.{domain}": of_image[what][:, k].tolist() for k, domain in enumerate(names) for what in of_image
@@ -101,11 +105,6 @@ def image_domains(models: Sequence[str], transforms: Sequence[str]) -> list[str]
     if len(models) == 1:
         return list(transforms)
     return [f"{model}/{transform}" for model in models for transform in transforms]
-
-
-def _by_image(setting: Setting, values: Tensor) -> Tensor:
-    """Shape values of all domains (B, K) into a row for each image, (N, K / E)."""
-    return values.unflatten(1, (-1, setting.E)).transpose(1, 2).flatten(0, 1)
 
 
 def _overview(setting: Setting, results: Results) -> dict[str, Any]:
@@ -123,103 +122,95 @@ def _overview(setting: Setting, results: Results) -> dict[str, Any]:
         "draws": first.draws,
         "clean_accuracy": _rates(setting.clean == setting.images.y[:, None], setting.all_models),
         "clean_by": _clean_by(setting, first),
+        "one_class": _one_class(setting),
+        "target": None if setting.job.target is None else _target(setting, first),
         "comparison": _comparison(*results.items()) if len(results) == 2 else None,
     }
 
 
-def _clean_by(setting: Setting, like: AttackResult) -> dict[str, dict[str, float]]:
+def _one_class(setting: Setting) -> dict[str, str]:
+    """Return the models that give every clean image the same class though the images are of several, and the class."""
+    classes, several = setting.images.classes, len(setting.images.y.unique()) > 1
+    said = [setting.clean[:, k].unique().tolist() for k in range(len(setting.all_models))]
+    return {
+        name: classes[only[0]] if only[0] < len(classes) else str(only[0])
+        for name, only in zip(setting.all_models, said, strict=True)
+        if several and len(only) == 1
+    }
+
+
+def _target(setting: Setting, like: AttackResult) -> dict[str, Any]:
+    """Return the class to reach, and what is in it before the attack: none of that counts as success."""
+    target, y, M = setting.job.target, setting.images.y, len(setting.models)
+    assert target is not None
+    said = (setting.clean[:, :M] == target) & (y != target)[:, None]
+    return {
+        "class": target,
+        "name": setting.images.classes[target],
+        "of_class": int((y == target).sum()),
+        "said": dict(zip(setting.models, said.sum(0).tolist(), strict=True)),
+        "counted": int(like.counted.any(1).sum()),
+    }
+
+
+def _clean_by(setting: Setting, like: AttackResult) -> dict[str, dict[str, float | None]]:
     """Return the accuracy on clean images of every member of every factor, and of every class where images share."""
     _, missed = success_of(
         setting.models, setting.x, setting.arranged(setting.images.y), setting.transforms, shared=setting.shared,
         draws=like.draws, seed=setting.job.seed + 1, device=setting.device,
     )  # fmt: skip
-    by = {axis: _named(1 - values, like.axes[axis]) for axis, values in _means(like, missed).items()}
+    by = {axis: rates.shares(1 - missed, like, axis) for axis in like.axes}
     if setting.shared:
-        accuracy = 1 - _by_image(setting, missed).mean(1)
-        by["classes"] = {name: float(accuracy[rows].mean()) for name, rows in _classes(setting).items()}
+        accuracy = 1 - by_image(setting, missed).mean(1)
+        by["classes"] = {name: float(accuracy[rows].mean()) for name, rows in rates.classes_of(setting).items()}
     return by
 
 
-def _classes(setting: Setting) -> dict[str, Tensor]:
-    """Return which images are of each class that occurs, (N,) bool by name."""
-    labels = setting.images.y
-    return {setting.images.classes[label]: labels == label for label in labels.unique().tolist()}
-
-
-def _means(like: AttackResult, values: Tensor) -> dict[str, Tensor]:
-    """Average values of all domains (B, K) over problems and over all factors but one: for each factor, (n,)."""
-    grid = values.double().unflatten(1, tuple(len(members) for members in like.axes.values())).mean(0)
-    axes = range(grid.ndim)
-    return {
-        axis: grid.mean([a for a in axes if a != number]) if grid.ndim > 1 else grid
-        for number, axis in enumerate(like.axes)
-    }
-
-
 def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult, predicted: Tensor) -> dict[str, Any]:
-    B, M = len(result.fooled), len(setting.models)
-    success = wilson_interval(int(result.fooled.all(1).sum()), B)
+    won, M = result.fooled.all(1)[result.counted.any(1)], len(setting.models)
+    success = wilson_interval(int(won.sum()), len(won))
     saved = folder.read_tensors("perturbations.safetensors")
     checked = recheck(
         setting.models, setting.job.threat_model, saved["clean"], saved[f"{name}.delta"], saved[f"{name}.adversarial"],
         setting.y, targeted=setting.targeted, transforms=setting.transforms, shared=setting.shared,
         clip=setting.job.resolved_clip, draws=result.draws, seed=setting.job.seed + 1,
-        device=setting.device,
+        device=setting.device, counted=result.counted.any(1),
     )  # fmt: skip
     return {
         "asr_all": success.estimate,
-        "asr_avg": float(result.success.double().mean()),
+        "asr_avg": result.asr_avg,
         "asr_all_interval": [success.low, success.high],
         "mean_fooled": float(result.fooled.sum(1).double().mean()),
         "most_fooled": int(result.fooled.sum(1).max()),
-        "accuracy": _named(1 - result.success.double().mean(0), result.names),
-        "mean_weights": _named(result.weights.double().mean(0), result.names),
-        "by": _by(result),
-        "by_class": _by_class(setting, result) if setting.shared else {},
+        "accuracy": named(rates.right(result).mean(0), result.names),
+        **({} if setting.measure is None else {setting.measure: rates.measured(setting, result)}),
+        "mean_weights": named(result.weights.double().mean(0), result.names),
+        "by": {axis: rates.by_member(setting, result, axis) for axis in result.axes},
+        "by_class": rates.by_class(setting, result) if setting.shared else {},
         "transfer_accuracy": _rates(predicted[:, M:] == setting.images.y[:, None], setting.others),
+        **_transferred(setting, predicted[:, M:]),
         "gradient_evaluations": result.gradient_evaluations,
-        "zero_gradient": _named(result.zero_gradient, result.names),
+        "zero_gradient": named(result.zero_gradient, result.names),
         "notes": list(result.notes),
         "recheck": checked.describe(),
     }
 
 
-def _by(result: AttackResult) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return accuracy and marginal weight, with its interval over problems, of every member of every factor."""
-    won = _means(result, result.success)
-    return {axis: _by_member(result, axis, 1 - won[axis]) for axis in result.axes}
-
-
-def _by_member(result: AttackResult, axis: str, accuracy: Tensor) -> dict[str, dict[str, Any]]:
-    weights = {ranked.name: ranked.weight for ranked in rank(result, axis)}
-    return {
-        member: {
-            "accuracy": float(accuracy[i]),
-            "weight": weights[member].estimate,
-            "weight_interval": [weights[member].low, weights[member].high],
-        }
-        for i, member in enumerate(result.axes[axis])
-    }
-
-
-def _by_class(setting: Setting, result: AttackResult) -> dict[str, dict[str, float]]:
-    """Return accuracy, mean weight and number of the images of every class."""
-    weights = _by_image(setting, result.weights.double()).sum(1)
-    accuracy = 1 - _by_image(setting, result.success.double()).mean(1)
-    return {
-        name: {
-            "accuracy": float(accuracy[rows].mean()),
-            "weight": float(weights[rows].mean()),
-            "images": int(rows.sum()),
-        }
-        for name, rows in _classes(setting).items()
-    }
+def _transferred(setting: Setting, predicted: Tensor) -> dict[str, dict[str, float]]:
+    """Return how many of the images that count the models that were not attacked take for the target class."""
+    target, M = setting.job.target, len(setting.models)
+    if target is None or not setting.others:
+        return {}
+    left = (setting.images.y != target)[:, None] & (setting.clean[:, M:] != target)
+    rates = ((predicted == target) & left).sum(0) / left.sum(0).clamp(min=1)
+    return {"transfer_target_success": named(rates, list(setting.others))}
 
 
 def _comparison(baseline: tuple[str, AttackResult], ours: tuple[str, AttackResult]) -> dict[str, Any]:
     (with_name, theirs), (of_name, mine) = baseline, ours
-    won, lost = mine.fooled.all(1), theirs.fooled.all(1)
-    means = paired_mean_difference(mine.success.double().mean(1), theirs.success.double().mean(1))
+    counted = mine.counted.any(1)
+    won, lost = mine.fooled.all(1)[counted], theirs.fooled.all(1)[counted]
+    means = paired_mean_difference(rates.mean_success(mine)[counted], rates.mean_success(theirs)[counted])
     if len(won) == 1:  # one image says nothing of others: the whole range
         means = replace(means, low=-1.0, high=1.0)
     return {
@@ -232,8 +223,4 @@ def _comparison(baseline: tuple[str, AttackResult], ours: tuple[str, AttackResul
 
 
 def _rates(right: Tensor, names: Sequence[str] | Mapping[str, object]) -> dict[str, float]:
-    return _named(right.double().mean(0), list(names)) if right.shape[1] else {}
-
-
-def _named(values: Tensor, names: Sequence[str]) -> dict[str, float]:
-    return dict(zip(names, values.tolist(), strict=True))
+    return named(right.double().mean(0), list(names)) if right.shape[1] else {}
