@@ -37,7 +37,7 @@ def test_pairs_are_of_every_transformation_under_every_model(product, by_class):
     for r, transform in enumerate(found.transforms):
         for m, model in enumerate(found.models):
             names = [f"{model}/{transform}/image_{e}" for e in range(4)]
-            assert found.accuracy[r][m] == pytest.approx(sum(last["accuracy"][n] for n in names) / 4)
+            assert found.rates[r][m] == pytest.approx(sum(last["accuracy"][n] for n in names) / 4)
     assert pairs(by_class) is None
 
 

@@ -95,7 +95,7 @@ def test_the_page_of_a_product_holds_its_numbers(product):
         assert all(f"{member.weight:.3f}" in text for member in table.members)
     found = pairs(product)
     assert found is not None
-    assert all(percent(accuracy) in text for row in found.accuracy for accuracy in row)
+    assert all(percent(accuracy) in text for row in found.rates for accuracy in row)
     assert "A domain is one combination of model, transformation, image. ASR_gp: share of groups" in text
 
 

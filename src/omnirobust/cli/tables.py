@@ -38,7 +38,7 @@ def show_norms(records: Sequence[AttackRecord]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from omnirobust.report.words import percent
+    from omnirobust.report.numbers import percent, radius
 
     models = records[0].models
     table = Table(
@@ -54,7 +54,7 @@ def show_norms(records: Sequence[AttackRecord]) -> None:
             first = name == record.attacks[0]
             lifted = "-" if first or comparison is None else percent(comparison["lift"], sign=True)
             accuracies = [percent(result["accuracy"][m]) for m in models]
-            heading = (attack["norm"], f"{attack['eps']:g}") if first else ("", "")
+            heading = (attack["norm"], radius(attack["eps"])) if first else ("", "")
             table.add_row(*heading, name, *accuracies, percent(result["asr_all"]), lifted, end_section=not first)
     Console(markup=False).print(table)
 
@@ -94,20 +94,23 @@ def _attack_table(record: AttackRecord) -> Table:
     from rich import box
     from rich.table import Table
 
-    from omnirobust.report.words import percent, title
+    from omnirobust.report.words import column, legend, percent, title
 
-    models, metrics = record.models, record.metrics
+    models, metrics, measured = record.models, record.metrics, column(record)
     table = Table(title=title(record), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    table.caption = "Accuracy and success in %; w: mean weight of each model at the returned perturbation."
+    said = "Accuracy and success in %; w: mean weight of each model at the returned perturbation."
+    table.caption = f"{said} {legend(record)}." if measured else said
     table.add_column("attack", no_wrap=True)
-    for column in (*(f"Acc {name}" for name in models), "ASR_all", "Lift", *(f"w {name}" for name in models)):
-        table.add_column(column, justify="right")
-    table.add_row("none", *(percent(metrics["clean_accuracy"][name]) for name in models))
+    others = [f"{measured} {name}" for name in models] if measured else []
+    for head in (*(f"Acc {name}" for name in models), *others, "ASR_all", "Lift", *(f"w {name}" for name in models)):
+        table.add_column(head, justify="right")
+    before = ["100.00" if record.measure == "agreement" else ""] * len(others)
+    table.add_row("none", *(percent(metrics["clean_accuracy"][name]) for name in models), *before)
     for name, result in metrics["attacks"].items():
         lifted = "-" if name == record.attacks[0] else percent(metrics["comparison"]["lift"], sign=True)
-        accuracies = [percent(result["accuracy"][m]) for m in models]
+        rates = [percent(result[key][m]) for key in ("accuracy", record.measure) if key is not None for m in models]
         weights = [f"{result['mean_weights'][m]:.2f}" for m in models]
-        table.add_row(name, *accuracies, percent(result["asr_all"]), lifted, *weights)
+        table.add_row(name, *rates, percent(result["asr_all"]), lifted, *weights)
     return table
 
 
@@ -133,15 +136,18 @@ def _members_table(record: AttackRecord, breakdown: Breakdown) -> Table:
     from rich import box
     from rich.table import Table
 
-    from omnirobust.report.words import percent
+    from omnirobust.report.words import column, legend, percent
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table, measured = Table(box=box.SIMPLE_HEAD, pad_edge=False), column(record)
     weighed = breakdown.heaviest is not None
-    table.caption = f"Accuracy in %; w: mean weight, {record.attacks[-1]}." if weighed else "Accuracy in %."
+    said = f"Accuracy in %; w: mean weight, {record.attacks[-1]}." if weighed else "Accuracy in %."
+    table.caption = f"{said} {legend(record)}." if measured else said
     table.add_column(breakdown.kind, no_wrap=True)
-    for column in ("Acc clean", *(f"Acc {name}" for name in record.attacks), *(["w"] if weighed else [])):
-        table.add_column(column, justify="right")
+    others = [f"{measured} {name}" for name in record.attacks] if measured else []
+    for head in ("Acc clean", *(f"Acc {name}" for name in record.attacks), *others, *(["w"] if weighed else [])):
+        table.add_column(head, justify="right")
     for member in breakdown.members:
         weight = [] if member.weight is None else [f"{member.weight:.3f}"]
-        table.add_row(member.name, percent(member.clean), *(percent(a) for a in member.accuracies), *weight)
+        rates = [percent(rate) for rate in (member.clean, *member.accuracies, *member.measured)]
+        table.add_row(member.name, *rates, *weight)
     return table

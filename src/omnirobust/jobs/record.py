@@ -77,7 +77,7 @@ class AttackRecord:
 
     @property
     def target(self) -> dict[str, Any] | None:
-        """The class to reach: its number "class", its "name", and how many images were in it before; None if untargeted."""
+        """The class to reach: number "class", "name", and how many images were in it before; None if untargeted."""
         return self.metrics.get("target")
 
     @property

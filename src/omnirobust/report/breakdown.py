@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
+from typing import Any
 
 import torch
 
@@ -22,6 +25,7 @@ class Member:
         name: what it is called.
         clean: accuracy before the attack.
         accuracies: accuracy under every attack, in the order of the run.
+        measured: what is counted beside it, likewise: target success, or agreement; empty if nothing is.
         weight: mean weight under the last attack, summed over the other factors; None where it says nothing.
         interval: the 95 % confidence interval of the weight over problems; None where there is none.
     """
@@ -31,19 +35,26 @@ class Member:
     accuracies: tuple[float, ...]
     weight: float | None
     interval: tuple[float, float] | None = None
+    measured: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The members of one factor, "model", "transformation" or "class"."""
+    """The members of one factor, "model", "transformation" or "class"; ``reach``: of an attack that is targeted."""
 
     kind: str
     members: tuple[Member, ...]
+    reach: bool = False
 
     @property
     def hardest(self) -> Member | None:
-        """The member that keeps most accuracy under the last attack, ties by weight; None if all are alike."""
-        ranks = [(m.accuracies[-1], m.weight or 0.0) for m in self.members]
+        """The member on which the last attack succeeds least, ties by weight; None if all are alike."""
+
+        def kept(member: Member) -> float:
+            rate = (member.measured or member.accuracies)[-1]
+            return 0.0 if rate is None else -rate if self.reach else rate
+
+        ranks = [(kept(m), m.weight or 0.0) for m in self.members]
         return None if len(set(ranks)) < 2 else self.members[ranks.index(max(ranks))]
 
     @property
@@ -65,12 +76,12 @@ class Pairs:
     Attributes:
         models: M names.
         transforms: R names.
-        accuracy: (R, M), in [0, 1].
+        rates: (R, M), in [0, 1]: accuracy, or what is counted beside it; None where nothing counts.
     """
 
     models: list[str]
     transforms: list[str]
-    accuracy: list[list[float]]
+    rates: list[list[float | None]]
 
 
 def pairs(record: AttackRecord) -> Pairs | None:
@@ -78,8 +89,9 @@ def pairs(record: AttackRecord) -> Pairs | None:
     M, R = len(record.models), len(record.transforms)
     if M < 2 or R < 2:
         return None
-    accuracy = torch.tensor(list(record.metrics["attacks"][record.attacks[-1]]["accuracy"].values()))
-    return Pairs(record.models, record.transforms, accuracy.view(M, R, -1).mean(2).T.tolist())
+    of_domains = record.metrics["attacks"][record.attacks[-1]][record.measure or "accuracy"].values()
+    rates = torch.tensor([nan if rate is None else rate for rate in of_domains]).view(M, R, -1).nanmean(2)
+    return Pairs(record.models, record.transforms, [[None if r != r else r for r in row] for row in rates.T.tolist()])
 
 
 def _of_axis(record: AttackRecord, axis: str) -> Breakdown:
@@ -91,10 +103,11 @@ def _of_axis(record: AttackRecord, axis: str) -> Breakdown:
             tuple(a["by"][axis][name]["accuracy"] for a in attacks),
             attacks[-1]["by"][axis][name]["weight"],
             tuple(attacks[-1]["by"][axis][name]["weight_interval"]),
+            _measured(record, [a["by"][axis][name] for a in attacks]),
         )
         for name in record.axes[axis]
     ]
-    return Breakdown(_KINDS[axis], _told(members))
+    return Breakdown(_KINDS[axis], _told(members), record.target is not None)
 
 
 def _of_classes(record: AttackRecord) -> Breakdown:
@@ -105,10 +118,16 @@ def _of_classes(record: AttackRecord) -> Breakdown:
             clean,
             tuple(a["by_class"][name]["accuracy"] for a in attacks),
             attacks[-1]["by_class"][name]["weight"],
+            None,
+            _measured(record, [a["by_class"][name] for a in attacks]),
         )
         for name, clean in record.metrics["clean_by"]["classes"].items()
     ]
-    return Breakdown("class", _told(members))
+    return Breakdown("class", _told(members), record.target is not None)
+
+
+def _measured(record: AttackRecord, of_attacks: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
+    return () if record.measure is None else tuple(found[record.measure] for found in of_attacks)
 
 
 def _told(members: list[Member]) -> tuple[Member, ...]:

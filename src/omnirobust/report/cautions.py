@@ -38,11 +38,11 @@ def one_class(found: Mapping[str, str]) -> list[str]:
 
 def saturated(record: AttackRecord) -> list[str]:
     """Say so where every rule wins everything, or nothing, and name the radius to try: half of it, or twice."""
-    attack, rates = record.config["attack"], {r["asr_all"] for r in record.metrics["attacks"].values()}
+    attack, rates = record.config["attack"], {r.get("asr_all") for r in record.metrics["attacks"].values()}
     if rates not in ({0.0}, {1.0}):
         return []
     rules = "under every rule" if len(record.attacks) > 1 else f"under {record.attacks[0]}"
-    said = f"{record.rate} is {percent(min(rates))} % {rules}: this radius tells nothing apart."
+    said = f"{record.rate} is {percent(float(rates == {1.0}))} % {rules}: this radius tells nothing apart."
     other = other_radius(attack, wins=rates == {1.0})
     return [said if other is None else f"{said} Try {other[0]}, --eps {other[1]}."]
 
@@ -65,14 +65,17 @@ def targets(record: AttackRecord) -> list[str]:
     target = record.target
     if target is None:
         return []
-    said = [f"{n} by {name}" for name, n in target["said"].items() if n]
-    more = f"; others are taken for it before the attack: {', '.join(said)}" if said else ""
+    images, one = count(record.metrics["images"], "image"), "image" if record.groups is None else "group"
+    said = ", ".join(f"{n} by {name}" for name, n in target["said"].items() if n)
     return [
-        f"Success is counted over what is not in the target class already: of {count(record.metrics['images'], 'image')}"
-        f" {target['of_class']} {'is' if target['of_class'] == 1 else 'are'} of that class{more}. "
-        f"{count(target['counted'], 'image' if record.groups is None else 'group')} "
-        f"{'counts' if target['counted'] == 1 else 'count'}. Accuracy is counted over all images, against their labels."
+        f"Success is counted over what is not in the target class already: of {images} {_are(target['of_class'])} of "
+        f"that class{f', others are taken for it ({said})' if said else ''}; {count(target['counted'], one)} "
+        f"{'counts' if target['counted'] == 1 else 'count'}. Accuracy is counted over all, against their labels."
     ]
+
+
+def _are(number: int) -> str:
+    return f"{number} {'is' if number == 1 else 'are'}"
 
 
 def agreement(record: AttackRecord) -> list[str]:

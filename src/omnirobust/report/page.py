@@ -20,7 +20,21 @@ from omnirobust.report.groups import Group, shown_groups
 from omnirobust.report.pictures import marginals, weighed_groups
 from omnirobust.report.robustness import render_evaluation
 from omnirobust.report.training import render_training
-from omnirobust.report.words import count, domain, headline, notes, percent, title, unit, whom
+from omnirobust.report.words import (
+    column,
+    count,
+    definitions,
+    headline,
+    legend,
+    measure,
+    notes,
+    percent,
+    radius,
+    title,
+    unit,
+    whom,
+    won,
+)
 from omnirobust.runs import RunFolder
 
 _NORMS = {"linf": "l∞", "l2": "l2", "l1": "l1", "l0": "l0"}
@@ -72,11 +86,11 @@ def build_report(run: str | Path) -> Path:
 def render(records: list[AttackRecord]) -> str:
     """Return the page of one or several attacks as HTML."""
     env = environment()
-    env.globals |= {"percent": percent, "count": count, "unit": unit, "whom": whom}
+    env.globals |= {of.__name__: of for of in (percent, count, unit, whom, column, definitions, legend, measure, won)}
     shown = 12 if len(records) == 1 else 6
     sections = [_section(record, shown) for record in records]
     return env.get_template("page.html.j2").render(
-        sections=sections, data=records[0].config["data"], headline=headline(records[0]), domain=domain(records[0])
+        sections=sections, data=records[0].config["data"], headline=headline(records[0])
     )
 
 
@@ -84,7 +98,7 @@ def _section(record: AttackRecord, shown: int) -> Section:
     attack, ensemble = record.config["attack"], record.task == "ensemble"
     return Section(
         name=attack["norm"],
-        heading=f"{_NORMS[attack['norm']]} ball of radius {attack['eps']:g}",
+        heading=f"{_NORMS[attack['norm']]} ball of radius {radius(attack['eps'])}",
         record=record,
         notes=[title(record) + ".", *notes(record)],
         figures=charts(record),

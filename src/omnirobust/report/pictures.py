@@ -55,7 +55,7 @@ def weighed_groups(record: AttackRecord) -> Chart | None:
         f"{record.config['attack']['norm']}, {last}: {len(images)} groups of images, and below each image its weight; "
         f"the heaviest of a group weighs {float(weights.amax(1).mean()):.2f} in the mean"
     )
-    share = "; resist: share of its domains that are not fooled" if facts else ""
+    share = "; resist: share of its domains on which the attack fails" if facts else ""
     return Chart(Markup(as_svg(figure, label)), f"Groups and the weights of their images: {last}{share}")
 
 

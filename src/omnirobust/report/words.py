@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 from omnirobust.jobs.record import AttackRecord
+from omnirobust.report import cautions
 from omnirobust.report.breakdown import Breakdown, Member, breakdowns
+from omnirobust.report.numbers import count as count
+from omnirobust.report.numbers import percent as percent
+from omnirobust.report.numbers import radius as radius
 
 _BLIND = 0.005
 """Share of images without any gradient from which on it is worth a sentence."""
 
-_GUESSING = "Before any attack right no more often than guessing would be"
-
-_SHOWN = 12
-"""Classes whose numbers a sentence lists."""
+_MEASURES = {"target_success": ("Target", "target success"), "agreement": ("Agree", "agreement")}
+"""What is counted beside accuracy: the head of its columns, and its name."""
 
 _CLIPS = {
     "image": "each image plus the perturbation is clamped to the data range (clip image)",
     "intersection": "the perturbation keeps every image of its group within the data range (clip intersection)",
 }
-
-
-def percent(rate: float | None, *, sign: bool = False) -> str:
-    """Format a rate in per cent, to two decimals as the paper's tables do; "-" for None."""
-    if rate is None:
-        return "-"
-    return f"{100 * rate:+.2f}" if sign else f"{100 * rate:.2f}"
-
-
-def count(number: int, noun: str) -> str:
-    """Write a number with its noun: "1 image", "2 images"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def title(record: AttackRecord) -> str:
@@ -39,9 +27,11 @@ def title(record: AttackRecord) -> str:
     note = f" ({data['note']})" if data["note"] else ""
     images = f"{record.metrics['images']} {data['split']} images from {data['start']}"
     shared = "" if groups is None else f" in {count(groups['count'], 'group')} of {groups['size']} {_chosen(groups)}"
-    ball = f"{attack['norm']} eps {attack['eps']:g}, {attack['steps']} steps"
+    ball = f"{attack['norm']} eps {radius(attack['eps'])}, {attack['steps']} steps"
     clip = "" if groups is None else f", clip {groups['clip']}"
-    return f"{data['name']}{note}, {images}{shared}, {ball}{clip}"
+    aim = "" if record.target is None else f", targeted at {target(record)}"
+    aim = ", leaving own predictions" if record.measure == "agreement" else aim
+    return f"{data['name']}{note}, {images}{shared}, {ball}{clip}{aim}"
 
 
 def headline(record: AttackRecord) -> str:
@@ -53,7 +43,39 @@ def headline(record: AttackRecord) -> str:
     if transforms:
         parts.append(f"under {count(len(transforms), 'transformation')}")
     domains = "at once" if len(parts) == 1 else f"at once: {len(record.metrics['domains'])} domains"
-    return f"One perturbation {' '.join(parts)} {domains}"
+    aim = "" if record.target is None else f", targeted at {target(record)}"
+    return f"One perturbation {' '.join(parts)} {domains}{aim}"
+
+
+def target(record: AttackRecord) -> str:
+    """Name the class to reach: "class 3", or "class 3 (cat)" where classes have names."""
+    assert record.target is not None
+    number, name = str(record.target["class"]), record.target["name"]
+    return f"class {number}" if name == number else f"class {number} ({name})"
+
+
+def measure(record: AttackRecord) -> str:
+    """Name what the attack drives: "target success", "agreement" with clean predictions, or "accuracy"."""
+    return "accuracy" if record.measure is None else _MEASURES[record.measure][1]
+
+
+def column(record: AttackRecord) -> str | None:
+    """Return the head of the columns of what is counted beside accuracy; None if nothing is."""
+    return None if record.measure is None else _MEASURES[record.measure][0]
+
+
+def legend(record: AttackRecord) -> str:
+    """Say what the columns beside accuracy count; empty without any."""
+    if record.target is not None:
+        return f"Target: taken for {target(record)}, of what was not before"
+    return "Agree: still what the model said of the clean image" if record.measure == "agreement" else ""
+
+
+def beats(record: AttackRecord, number: int = 1) -> str:
+    """Say what a perturbation does that succeeds: "fools every model", or "brings every model to class 3"."""
+    verb = "fool" if record.target is None else "bring"
+    goal = "" if record.target is None else f" to {target(record)}"
+    return f"{verb}{'s' if number == 1 else ''} {whom(record)}{goal}"
 
 
 def unit(record: AttackRecord) -> str:
@@ -72,9 +94,29 @@ def domain(record: AttackRecord) -> str:
     return factors[0] if len(factors) == 1 else f"combination of {', '.join(factors)}"
 
 
+def definitions(record: AttackRecord) -> str:
+    """Say what the rates mean."""
+    rate, ensemble = record.rate, record.task == "ensemble"
+    of = "" if record.target is None else " counted"
+    head = "" if ensemble else f"A domain is one {domain(record)}. "
+    return (
+        f"{head}{rate}: share of {unit(record)}s{of} whose one perturbation {beats(record)}. "
+        f"ASR_avg: mean share over the {'models' if ensemble else 'domains'}. "
+        f"Lift: ({rate} of min-max − {rate} of the average) / {rate} of the average."
+    )
+
+
+def won(record: AttackRecord) -> str:
+    """Name what has happened to a domain on which the attack succeeds."""
+    return "fooled" if record.target is None else "reached"
+
+
 def notes(record: AttackRecord) -> list[str]:
     """Return the sentences below the table: the comparison, what was saved, transfer, and what to beware of."""
     return [
+        *cautions.saturated(record),
+        *cautions.targets(record),
+        *cautions.agreement(record),
         *_comparison(record),
         *_of_all_domains(record),
         *_hardest(record),
@@ -84,7 +126,10 @@ def notes(record: AttackRecord) -> list[str]:
         *_transfer(record),
         *_told(record),
         *_blind(record),
-        *_guessing(record),
+        *cautions.one_class(record.metrics.get("one_class", {})),
+        *cautions.guessing(
+            record.metrics["clean_accuracy"], record.metrics["images"], record.metrics.get("classes", [])
+        ),
     ]
 
 
@@ -101,11 +146,11 @@ def _comparison(record: AttackRecord) -> list[str]:
     if c is None:
         return []
     low, high = percent(c["low"], sign=True), percent(c["high"], sign=True)
-    one, everything = unit(record), whom(record)
+    one = unit(record)
     said = [
         f"{c['of']} minus {c['with']}, {one} by {one}: {percent(c['difference'], sign=True)} points of {record.rate}, "
         f"{100 * c['level']:g} % confidence interval {low} to {high}. "
-        f"{count(c['only_first'], one)} fool{'s' if c['only_first'] == 1 else ''} {everything} under {c['of']} alone, "
+        f"{count(c['only_first'], one)} {beats(record, c['only_first'])} under {c['of']} alone, "
         f"{c['only_second']} under {c['with']} alone."
     ]
     if record.task != "ensemble":
@@ -121,20 +166,22 @@ def _of_all_domains(record: AttackRecord) -> list[str]:
         return []
     domains, attacks = len(record.metrics["domains"]), record.metrics["attacks"].items()
     said = [f"{r['mean_fooled']:.1f} in the mean and {r['most_fooled']} at most under {n}" for n, r in attacks]
-    return [f"Of {domains} domains a perturbation fools {', '.join(said)}."]
+    does = "fools" if record.target is None else f"brings to {target(record)}"
+    return [f"Of {domains} domains a perturbation {does} {', '.join(said)}."]
 
 
 def _hardest(record: AttackRecord) -> list[str]:
     if record.task == "ensemble":
         return []
-    said = [_hardest_of(table, table.hardest) for table in breakdowns(record) if table.hardest is not None]
+    said = [_hardest_of(record, table, table.hardest) for table in breakdowns(record) if table.hardest is not None]
     return [f"Hardest under {record.attacks[-1]}: {'; '.join(said)}."] if said else []
 
 
-def _hardest_of(table: Breakdown, hardest: Member) -> str:
+def _hardest_of(record: AttackRecord, table: Breakdown, hardest: Member) -> str:
     heaviest = table.heaviest
     weight = "" if hardest.weight is None else f", weight {hardest.weight:.2f}"
-    said = f"{table.kind} {hardest.name} (accuracy {percent(hardest.accuracies[-1])} %{weight})"
+    rate = (hardest.measured or hardest.accuracies)[-1]
+    said = f"{table.kind} {hardest.name} ({measure(record)} {percent(rate)} %{weight})"
     if heaviest is None or heaviest.weight is None or hardest.weight is None:
         return said
     if f"{heaviest.weight:.2f}" == f"{hardest.weight:.2f}":
@@ -168,7 +215,7 @@ def _saved(record: AttackRecord) -> list[str]:
     for name, result in record.metrics["attacks"].items():
         r = result["recheck"]
         lines.append(
-            f"Saved and read back, {name}: {percent(r['asr_all'])} % fool {whom(record)} in float{anew}, "
+            f"Saved and read back, {name}: {percent(r['asr_all'])} % {beats(record, 2)} in float{anew}, "
             f"{percent(r['asr_all_uint8'])} % rounded to 8 bits a pixel; "
             f"{percent(r['feasible'])} % lie in the ball and the data range."
         )
@@ -180,26 +227,17 @@ def _transfer(record: AttackRecord) -> list[str]:
     return [
         f"Not attacked, {name}: accuracy {percent(metrics['clean_accuracy'][name])} % clean, "
         + ", ".join(f"{percent(r['transfer_accuracy'][name])} % under {a}" for a, r in metrics["attacks"].items())
-        + "."
+        + f".{_transfer_targets(record, name)}"
         for name in metrics["transfer"]
     ]
 
 
-def _guessing(record: AttackRecord) -> list[str]:
-    """Name the models that are right no more often than guessing is, and the order of classes that may explain it."""
-    classes, images = record.metrics.get("classes", []), record.metrics["images"]
-    if len(classes) < 2:
-        return []
-    chance = 1 / len(classes)
-    most = chance + 2 * sqrt(chance * (1 - chance) / images)
-    found = [f"{n} {percent(a)} %" for n, a in record.metrics["clean_accuracy"].items() if a <= most]
-    if not found:
-        return []
-    if all(name == str(number) for number, name in enumerate(classes)):
-        return [f"{_GUESSING}: {', '.join(found)}. Are their classes in the order of the labels?"]
-    order = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:_SHOWN]))
-    more = ", ..." if len(classes) > _SHOWN else ""
-    return [f"{_GUESSING}: {', '.join(found)}. Is this the order of their classes: {order}{more}?"]
+def _transfer_targets(record: AttackRecord, name: str) -> str:
+    if record.target is None:
+        return ""
+    rates = {a: r["transfer_target_success"][name] for a, r in record.metrics["attacks"].items()}
+    said = ", ".join(f"{percent(rate)} % under {a}" for a, rate in rates.items())
+    return f" Taken for {target(record)}, of what was not before: {said}."
 
 
 def _told(record: AttackRecord) -> list[str]:
