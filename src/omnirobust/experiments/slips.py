@@ -143,8 +143,21 @@ SLIPS = (
     Slip(
         "Released code, loss",
         "max over the other classes in the text",
-        "the code masks their logits to 0 by mistake, and so lowers the true one alone",
+        "the TensorFlow code masks their logits to 0 by mistake, and so lowers the true one alone; the PyTorch "
+        "code, for ImageNet, has the right mask",
         "the text's",
+    ),
+    Slip(
+        "Released code, universal attack",
+        "a descent on the weighted loss in the text",
+        "the code steps up the loss that it should lower",
+        "the text's",
+    ),
+    Slip(
+        "Released code, training of the classifiers",
+        "momentum 0.8 in the text; of checkpoints it says nothing",
+        "the code has momentum 0.9, and keeps the checkpoint that is best on the test set",
+        "momentum 0.8; checkpoints are chosen on held-out training images, if at all",
     ),
     Slip(
         "Released code, projections",
