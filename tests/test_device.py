@@ -252,7 +252,7 @@ DOMAINS = [
 
 @pytest.mark.parametrize("domains", DOMAINS, ids=["ensemble", "universal", "transforms", "paper"])
 def test_jobs_write_the_same_files(digits, far, tmp_path, domains):
-    base = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=3, images=6, batch_size=2)
+    base = AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=6, options={"steps": 3, "batch_size": 2})
     found = [run_attack(replace(base, **domains, device=d), tmp_path / d) for d in ("cpu", "cuda")]
     assert found[0].config == found[1].config
     first, second = (f.metrics["attacks"]["min-max"] for f in found)

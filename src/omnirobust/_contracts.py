@@ -103,8 +103,8 @@ def set_around(threat: ThreatModel, x: Tensor, *, shared: bool = False, clip: Cl
     return found
 
 
-def check_set(threat: ThreatModel, x: Tensor, *, shared: bool = False, clip: Clip = "image") -> None:
-    """Check inputs against a threat model; try the projection of one that is the caller's own on noise.
+def check_set(threat: ThreatModel, x: Tensor, *, shared: bool = False, clip: Clip = "image") -> FeasibleSet:
+    """Check inputs against a threat model, and return the set; try the projection of one's own on noise.
 
     Raises:
         ValueError: if the inputs do not fit, or the projection does not lead into the set.
@@ -113,6 +113,7 @@ def check_set(threat: ThreatModel, x: Tensor, *, shared: bool = False, clip: Cli
     if type(feasible) is not FeasibleSet:
         noise = torch.randn(feasible.shape, generator=torch.Generator().manual_seed(0)).to(feasible.lower)
         check_member(feasible, feasible.project(noise), noise)
+    return feasible
 
 
 def check_member(feasible: FeasibleSet, moved: Tensor, like: Tensor) -> None:

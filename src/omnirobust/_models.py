@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -87,6 +88,12 @@ class Classifier:
         modules = list(self.model.modules()) if isinstance(self.model, nn.Module) else []
         self._convolutional = any(isinstance(m, nn.Conv2d) for m in modules)
         self.classes: int | None = None
+
+    def renewed(self, precision: Precision) -> Classifier:
+        """Return the same model in another ``precision``, its outputs to be checked anew."""
+        new = copy(self)
+        new.precision, new.classes = precision, None
+        return new
 
     def arrange(self, batch: Tensor) -> Tensor:
         """Return ``batch`` in the memory layout that this model runs fastest in."""

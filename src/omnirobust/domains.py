@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -102,7 +103,8 @@ class DomainGrid:
         memory: int | Meter | None = None,
     ) -> None:
         check_settings(loss=loss, clip=clip, samples=samples, memory=memory)
-        self._classifiers = [Classifier(n, m, precision) for n, m in named_models(models).items()]
+        self.models = named_models(models)
+        self._classifiers = [Classifier(n, m, precision) for n, m in self.models.items()]
         self._x = as_groups(x, shared)
         self._views = None if transforms is None else as_views(transforms, self._x.flatten(0, 1)[:2])
         of_views = [view.random for view in self._views or ()] or [False]
@@ -142,6 +144,11 @@ class DomainGrid:
         return self._sizes
 
     @property
+    def labels(self) -> Tensor:
+        """The labels, (B, models, transforms, examples) int64."""
+        return self._y
+
+    @property
     def random(self) -> bool:
         """Whether two evaluations at the same perturbation may differ."""
         return any(part.random for part in (*self._classifiers, *(self._views or ())))
@@ -160,10 +167,31 @@ class DomainGrid:
         assert len(pairs) == models * transforms
         return [(name, slice(i * examples, (i + 1) * examples)) for i, name in enumerate(pairs)]
 
-    def select(self, rows: Tensor) -> DomainGrid:
-        """Keep the problems that ``rows`` (int64 indices) lists, in that order."""
-        chosen = object.__new__(DomainGrid)
-        chosen.__dict__.update(self.__dict__)
+    def renewed(
+        self, restart: int, *, exact: bool = False, x: Tensor | None = None, labels: Tensor | None = None
+    ) -> DomainGrid:
+        """Return the same domains for another run: with draws of its own, and models that are seen for the first time.
+
+        Args:
+            restart: another number, other draws.
+            exact: in full precision, one draw an evaluation.
+            x: other inputs in the place of these, shaped as those were given, within the data range.
+            labels: others, to be left, (B, models, transforms, examples).
+        """
+        new = copy(self)
+        new._restart, new._calls = restart, 0
+        new._classifiers = [c.renewed("fp32" if exact else c.precision) for c in self._classifiers]
+        if exact:
+            new._slots = [numbered([1] * len(slots)) for slots in self._slots]
+        if x is not None:
+            new._x = as_groups(x, "examples" in self._axes)
+        if labels is not None:
+            new._y, new._targeted = labels, False
+        return new
+
+    def select(self, rows: Tensor | slice) -> DomainGrid:
+        """Keep the problems that ``rows`` (a slice or int64 indices) lists, in that order."""
+        chosen = copy(self)
         chosen._x, chosen._y, chosen._rows = self._x[:, rows], self._y[rows], self._rows[rows]
         return chosen
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -131,6 +131,18 @@ class AttackResult:
         grid = self.weights.view(len(self.weights), *(len(members) for members in self.axes.values()))
         others = [i + 1 for i, name in enumerate(self.axes) if name != axis]
         return grid.sum(others) if others else grid
+
+
+class BatchStore(Protocol):
+    """Where the results of finished batches lie, so that a stopped attack goes on where it was."""
+
+    def get(self, index: int) -> AttackResult | None:
+        """Return the result of batch ``index`` if it is there."""
+        ...
+
+    def put(self, index: int, result: AttackResult) -> None:
+        """Keep the result of batch ``index``."""
+        ...
 
 
 def join_results(parts: Sequence[AttackResult]) -> AttackResult:

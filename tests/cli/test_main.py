@@ -204,7 +204,10 @@ def test_zoo_trains(tmp_path, monkeypatch, capsys):
         (f"attack transforms --models a {SMALL} --eps 0.1", "Missing option '--transforms'"),
         (f"attack transforms --models a {SMALL} --eps 0.1 --transforms turn:3", "got 'turn'"),
         (f"attack transforms --models a {SMALL} --eps 0.1 --transforms flh flh", "named once each, got flh twice"),
-        (f"attack transforms --models a {SMALL} --eps 0.1 --transforms flh --draws 0", "draws must be >= 1, got 0"),
+        (
+            f"attack transforms --models a {SMALL} --eps 0.1 --transforms flh --draws 0",
+            "draws must be a whole number >= 1 or None, got 0",
+        ),
         (f"attack transforms --models a {SMALL} --eps 0.1 --transforms x.py:f", "must name an existing file, got x.py"),
         ("report nowhere", "got nowhere, which does not exist"),
         ("zoo train digits/z", "got 'digits/z'"),

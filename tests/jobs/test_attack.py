@@ -19,11 +19,18 @@ from omnirobust.jobs import AttackJob, AttackRecord, EvaluationJob, Grouping, op
 from omnirobust.runs import RunFolder
 from omnirobust.transforms import Identity, Rotate
 
-JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=5, images=30, batch_size=10)
+JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=30, options={"steps": 5, "batch_size": 10})
 GROUPS = AttackJob(
-    "digits", ("a", "c"), orb.Linf(0.2), steps=5, images=32, batch_size=3, groups=Grouping(3, "class", seed=1),
-    transforms=("ori", "rot:-20..20"), samples=2, draws=4,
-)  # fmt: skip
+    "digits",
+    ("a", "c"),
+    orb.Linf(0.2),
+    images=32,
+    groups=Grouping(3, "class", seed=1),
+    transforms=("ori", "rot:-20..20"),
+    samples=2,
+    draws=4,
+    options={"steps": 5, "batch_size": 3},
+)
 
 
 def test_the_attack_is_that_of_the_library(digits, tmp_path):
@@ -69,7 +76,9 @@ def test_the_attack_on_a_product_is_that_of_the_library(digits, tmp_path, name):
 
 @pytest.mark.parametrize("preset", [None, "paper"])
 def test_the_clip_setting_reaches_the_attack_and_the_record(digits, tmp_path, preset):
-    job = AttackJob("digits", ("a",), orb.Linf(0.3), steps=3, images=20, groups=Grouping(4), preset=preset)
+    job = AttackJob(
+        "digits", ("a",), orb.Linf(0.3), images=20, groups=Grouping(4), options={"steps": 3, "preset": preset}
+    )
     record = run_attack(job, tmp_path / "run")
     clip = record.config["groups"]["clip"]
     assert clip == ("image" if preset is None else "intersection")
@@ -103,13 +112,15 @@ def test_called_again_a_finished_run_is_only_read(digits, tmp_path):
 def test_other_weights_are_another_run(digits, tmp_path):
     run_attack(JOB, tmp_path / "run")
     with pytest.raises(ValueError, match=r"made with models\.c@seed1\.weights nothing"):
-        run_attack(AttackJob("digits", ("a", "c@seed1"), orb.Linf(0.1), steps=5, images=30), tmp_path / "run")
+        run_attack(
+            AttackJob("digits", ("a", "c@seed1"), orb.Linf(0.1), images=30, options={"steps": 5}), tmp_path / "run"
+        )
     with pytest.raises(ValueError, match=r"made with attack\.eps 0\.1, not 0\.2"):
-        run_attack(AttackJob("digits", ("a", "c"), orb.Linf(0.2), steps=5, images=30), tmp_path / "run")
+        run_attack(AttackJob("digits", ("a", "c"), orb.Linf(0.2), images=30, options={"steps": 5}), tmp_path / "run")
 
 
 def test_transfer_scores_models_that_were_not_attacked(digits, tmp_path):
-    job = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=3, images=30, transfer=("c@seed1",))
+    job = AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=30, transfer=("c@seed1",), options={"steps": 3})
     record = run_attack(job, tmp_path / "run")
     other, labels = zoo.load("digits/c@seed1"), record.perturbations["labels"]
     for name in record.attacks:
@@ -120,7 +131,7 @@ def test_transfer_scores_models_that_were_not_attacked(digits, tmp_path):
 
 
 def test_predicted_labels_are_each_model_s_own(digits, tmp_path):
-    job = AttackJob("digits", ("a", "c"), orb.Linf(0.0), steps=0, images=60, labels="predicted")
+    job = AttackJob("digits", ("a", "c"), orb.Linf(0.0), images=60, labels="predicted", options={"steps": 0})
     record = run_attack(job, tmp_path / "run")
     # Without any perturbation no model leaves its own prediction, while some miss the true label.
     assert record.metrics["attacks"]["min-max"]["agreement"] == {"a": 1.0, "c": 1.0}
@@ -129,7 +140,7 @@ def test_predicted_labels_are_each_model_s_own(digits, tmp_path):
 
 
 def test_a_targeted_attack_counts_the_target(digits, tmp_path):
-    job = AttackJob("digits", ("a", "c"), orb.Linf(0.3), steps=10, images=20, target=3)
+    job = AttackJob("digits", ("a", "c"), orb.Linf(0.3), images=20, target=3, options={"steps": 10})
     record = run_attack(job, tmp_path / "run")
     table = record.examples
     hits = [a == c == 3 for a, c in zip(table["min-max.predicted.a"], table["min-max.predicted.c"], strict=True)]
@@ -138,7 +149,9 @@ def test_a_targeted_attack_counts_the_target(digits, tmp_path):
 
 
 def test_an_average_is_compared_with_nothing(digits, tmp_path):
-    job = AttackJob("digits", ("a",), orb.Linf(0.1), steps=2, images=10, rule=orb.Uniform(), rule_name="average")
+    job = AttackJob(
+        "digits", ("a",), orb.Linf(0.1), images=10, rule_name="average", options={"steps": 2, "rule": orb.Uniform()}
+    )
     record = run_attack(job, tmp_path / "run")
     assert record.attacks == ["average"]
     assert record.metrics["comparison"] is None
@@ -146,7 +159,9 @@ def test_an_average_is_compared_with_nothing(digits, tmp_path):
 
 def test_rows_do_not_depend_on_where_the_job_starts(digits, tmp_path):
     # The paper's start is noise, keyed by the row's place in the data set.
-    job = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=4, preset="paper", images=10, batch_size=5)
+    job = AttackJob(
+        "digits", ("a", "c"), orb.Linf(0.1), images=10, options={"steps": 4, "preset": "paper", "batch_size": 5}
+    )
     whole = run_attack(job, tmp_path / "whole")
     end = run_attack(replace(job, images=5, start=5), tmp_path / "end")
     assert torch.equal(whole.perturbations["min-max.delta"][5:], end.perturbations["min-max.delta"])
@@ -185,15 +200,15 @@ def test_a_killed_job_resumes_to_the_very_same_files(digits, tmp_path, job):
         ours, theirs = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
         assert all(torch.equal(ours[key], theirs[key]) for key in {*ours, *theirs})
     assert not (tmp_path / "killed" / "parts").exists()
-    assert told[0] == ("average", settings.steps + 1)  # a whole batch at once: it was not computed again
+    assert told[0] == ("average", settings.options["steps"] + 1)  # a whole batch at once: it was not computed again
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"images": 0}, "images must be >= 1, got 0"),
-        ({"steps": -1}, "steps must be >= 0, got -1"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"options": {"steps": -1}}, "steps must be a whole number >= 0, got -1"),
+        ({"options": {"batch_size": 0}}, "batch_size must be a whole number >= 1 or None, got 0"),
         ({"start": 5000}, "start must be an index of the test split of digits, got 5000"),
         ({"models": ("a", "a")}, "models must be named once each, got a twice"),
         ({"models": ()}, "models must name at least one model"),
@@ -206,7 +221,7 @@ def test_a_killed_job_resumes_to_the_very_same_files(digits, tmp_path, job):
         ({"target": 10}, r"target must be in \[0, 10\), got 10"),
         ({"target": 1, "labels": "predicted"}, "labels must be true with a target"),
         ({"threat_model": orb.Linf(torch.tensor([0.1, 0.2]))}, "eps must be one number"),
-        ({"preset": "papier"}, "preset must be 'paper' or None"),
+        ({"options": {"preset": "papier"}}, "preset must be 'paper' or None"),
     ],
 )
 def test_bad_settings_are_one_sentence(digits, tmp_path, change, message):
@@ -232,7 +247,7 @@ def test_what_does_not_fit_leaves_no_folder_behind(digits, tmp_path, run, there)
         folder.mkdir()
     net = "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, {}))\n"
     own.write_text(net.format(5))
-    attack = replace(JOB, models=(f"{own}:net",), steps=1)
+    attack = replace(JOB, models=(f"{own}:net",), options={**JOB.options, "steps": 1})
     threats = {"linf:0.1": orb.Linf(0.1)}
     job = attack if run is run_attack else EvaluationJob("digits", attack.models, threats, steps=1, images=10)
     with pytest.raises(ValueError, match=r"y must lie in \[0, 5\)"):
@@ -247,7 +262,7 @@ def test_an_error_takes_no_results_and_no_settings_of_another_run_away(digits, t
     run_attack(JOB, tmp_path / "run")
     before = {f.name for f in (tmp_path / "run").iterdir()}
     with pytest.raises(ValueError, match="same settings"):
-        run_attack(replace(JOB, steps=3), tmp_path / "run")
+        run_attack(replace(JOB, options={**JOB.options, "steps": 3}), tmp_path / "run")
     assert {f.name for f in (tmp_path / "run").iterdir()} == before
     begun = RunFolder.create(tmp_path / "begun", {"job": "another"})
     with pytest.raises(ValueError, match="same settings"):
@@ -258,24 +273,26 @@ def test_an_error_takes_no_results_and_no_settings_of_another_run_away(digits, t
 @pytest.mark.parametrize("name", ["history.safetensors", "perturbations.safetensors", "examples.parquet"])
 def test_damaged_results_are_made_again_by_doing_what_is_said(digits, tmp_path, name):
     folder = tmp_path / "run"
-    run_attack(replace(JOB, steps=2, images=10), folder)
+    run_attack(replace(JOB, images=10, options={**JOB.options, "steps": 2}), folder)
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
-    record = run_attack(replace(JOB, steps=2, images=10), folder)  # the run has ended: it is not made again
+    record = run_attack(
+        replace(JOB, images=10, options={**JOB.options, "steps": 2}), folder
+    )  # the run has ended: it is not made again
     with pytest.raises(ValueError, match=r"missing or damaged: delete (\S+) and run the job again") as told:
         _ = (record.history, record.perturbations, record.examples)
     found = re.search(r"delete (\S+) and", str(told.value))
     assert found is not None
     Path(found[1]).unlink()
-    run_attack(replace(JOB, steps=2, images=10), folder)
+    run_attack(replace(JOB, images=10, options={**JOB.options, "steps": 2}), folder)
     assert (folder / name).read_bytes() == whole
 
 
 def test_a_damaged_configuration_is_mended_by_doing_what_is_said(digits, tmp_path):
     folder = tmp_path / "run"
-    run_attack(replace(JOB, steps=2, images=10), folder)
+    run_attack(replace(JOB, images=10, options={**JOB.options, "steps": 2}), folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged: delete its folder and run the job again"):
-        run_attack(replace(JOB, steps=2, images=10), folder)
+        run_attack(replace(JOB, images=10, options={**JOB.options, "steps": 2}), folder)
     shutil.rmtree(folder)
-    run_attack(replace(JOB, steps=2, images=10), folder)
+    run_attack(replace(JOB, images=10, options={**JOB.options, "steps": 2}), folder)

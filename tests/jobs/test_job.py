@@ -23,10 +23,10 @@ JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1))
 )
 def test_settings_are_those_of_the_preset_of_the_task_unless_said(norm, parts, task, paper):
     job = AttackJob("digits", ("a",), THREATS[norm](1), **parts)
-    assert job.task == task
-    assert job.resolved() == DEFAULT_OF[task][norm]
-    assert replace(job, preset="paper").resolved() == paper[norm]
-    own = replace(job, preset="paper", direction=orb.Sign()).resolved()
+    assert job.plan.task == task
+    assert job.plan.settings == DEFAULT_OF[task][norm]
+    assert replace(job, options={"preset": "paper"}).plan.settings == paper[norm]
+    own = replace(job, options={"preset": "paper", "direction": orb.Sign()}).plan.settings
     assert own.direction == orb.Sign()
     assert own.step_size is None
     assert own.loss == paper[norm].loss
@@ -45,33 +45,28 @@ def test_settings_are_what_the_library_resolves(models, x, y):
         ),
     ):
         for preset in (None, "paper"):
-            job = replace(JOB, preset=preset, **parts)
+            job = replace(JOB, options={"preset": preset, "steps": 0}, **parts)
             settings = attack({"preset": preset, "steps": 0}).settings
-            assert settings["rule"] == repr(job.resolved().rule)
-            assert settings["step_size"] == job.resolved().step_size
-            assert settings["start"] == job.resolved().start
-            assert settings["keep"] == job.resolved().keep
-            if job.groups is not None:
-                assert settings["clip"] == job.resolved_clip
+            told = job.plan.describe() | {key: settings[key] for key in ("transforms", "draws")}
+            assert settings == told
 
 
 def test_the_paper_clips_by_intersection_and_the_user_by_image_unless_said():
     job = replace(JOB, groups=Grouping(3))
-    assert job.resolved_clip == "image"
-    assert replace(job, preset="paper").resolved_clip == "intersection"
-    assert replace(job, preset="paper", clip="image").resolved_clip == "image"
-    assert replace(job, clip="intersection").resolved_clip == "intersection"
+    assert job.plan.clip == "image"
+    assert replace(job, options={"preset": "paper"}).plan.clip == "intersection"
+    assert replace(job, clip="image", options={"preset": "paper"}).plan.clip == "image"
+    assert replace(job, clip="intersection").plan.clip == "intersection"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"images": 0}, "images must be >= 1, got 0"),
-        ({"steps": -1}, "steps must be >= 0, got -1"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
-        ({"restarts": 0}, "restarts must be >= 1, got 0"),
-        ({"samples": 0}, "samples must be >= 1, got 0"),
-        ({"transforms": ("noise",), "draws": 0}, "draws must be >= 1, got 0"),
+        ({"options": {"steps": -1}}, "steps must be a whole number >= 0, got -1"),
+        ({"options": {"batch_size": 0}}, "batch_size must be a whole number >= 1 or None, got 0"),
+        ({"options": {"restarts": 0}}, "restarts must be a whole number >= 1, got 0"),
+        ({"transforms": ("noise",), "draws": 0}, "draws must be a whole number >= 1 or None, got 0"),
         ({"clip": "image"}, "clip must be left out unless images share a perturbation, got image"),
         ({"clip": "both", "groups": Grouping(3)}, "clip must be image or intersection, got 'both'"),
         ({"samples": 4}, "samples and draws must be left out without transforms"),
@@ -79,12 +74,24 @@ def test_the_paper_clips_by_intersection_and_the_user_by_image_unless_said():
         ({"transfer": ("a",)}, "transfer must name models that are not attacked, got a"),
         ({"target": 1, "labels": "predicted"}, "labels must be true with a target"),
         ({"threat_model": orb.Linf(torch.tensor([0.1, 0.2]))}, "eps must be one number"),
-        ({"preset": "papier"}, "preset must be 'paper' or None"),
+        ({"options": {"preset": "papier"}}, "preset must be 'paper' or None"),
     ],
 )
 def test_bad_settings_are_one_sentence(change, message):
     with pytest.raises(ValueError, match=message):
         replace(JOB, **change)
+
+
+@pytest.mark.parametrize("name", ["stepz", "store", "targeted"])
+def test_options_that_a_job_does_not_have_are_refused_by_name(name):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        replace(JOB, options={name: 1})
+
+
+def test_more_domains_go_through_in_smaller_batches_unless_said():
+    assert JOB.batch_size == 250
+    assert replace(JOB, groups=Grouping(3)).batch_size == replace(JOB, transforms=("flh",)).batch_size == 50
+    assert replace(JOB, groups=Grouping(3), options={"batch_size": 7}).batch_size == 7
 
 
 @pytest.mark.parametrize(

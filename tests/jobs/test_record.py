@@ -7,7 +7,7 @@ import omnirobust as orb
 from omnirobust.jobs import AttackJob, AttackRecord, Grouping, open_records, run_attack
 from omnirobust.runs import RunFolder
 
-JOB = AttackJob("digits", ("a",), orb.Linf(0.1), steps=1, images=12)
+JOB = AttackJob("digits", ("a",), orb.Linf(0.1), images=12, options={"steps": 1})
 
 
 @pytest.mark.parametrize(

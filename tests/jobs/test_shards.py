@@ -19,7 +19,7 @@ from omnirobust.jobs import attack as attack_module
 from omnirobust.threat_models import Linf
 from omnirobust.training.workers import Alone
 
-JOB = AttackJob("digits", ("a", "c"), Linf(0.1), steps=2, images=10, batch_size=3, start=4)
+JOB = AttackJob("digits", ("a", "c"), Linf(0.1), images=10, start=4, options={"steps": 2, "batch_size": 3})
 KEPT = ("config.json", "versions.json", "metrics.json", "perturbations.safetensors", "history.safetensors")
 
 
@@ -101,9 +101,16 @@ def test_several_processes_write_what_one_writes_byte_by_byte(digits, tmp_path, 
 
 def test_groups_and_drawn_transformations_are_found_alike(digits, tmp_path):
     job = AttackJob(
-        "digits", ("a",), Linf(0.2), steps=2, images=12, groups=Grouping(2), transforms=("ori", "rot:-30..30"),
-        labels="predicted", draws=2, batch_size=2, restarts=2,
-    )  # fmt: skip
+        "digits",
+        ("a",),
+        Linf(0.2),
+        images=12,
+        groups=Grouping(2),
+        transforms=("ori", "rot:-30..30"),
+        labels="predicted",
+        draws=2,
+        options={"steps": 2, "batch_size": 2, "restarts": 2},
+    )
     run_attack(job, tmp_path / "one")
     assert together(2, lambda team: run_attack(job, tmp_path / "two", team=team)) == [None, None]
     assert files(tmp_path / "two") == files(tmp_path / "one")

@@ -11,11 +11,20 @@ from omnirobust.jobs.summary import image_domains
 from omnirobust.transforms import FlipHorizontal
 
 PRODUCT = AttackJob(
-    "digits", ("a", "c"), orb.Linf(0.25), steps=4, images=23, start=2, groups=Grouping(4, seed=1),
-    transforms=("ori", "flh", "noise:0.1"), samples=2, draws=3, transfer=("c@seed1",),
-)  # fmt: skip
-UNIVERSAL = AttackJob("digits", ("a",), orb.Linf(0.25), steps=4, images=60, groups=Grouping(3, "class"))
-TRANSFORMS = AttackJob("digits", ("a", "c"), orb.Linf(0.25), steps=4, images=12, transforms=("ori", "flh"))
+    "digits",
+    ("a", "c"),
+    orb.Linf(0.25),
+    images=23,
+    start=2,
+    groups=Grouping(4, seed=1),
+    transforms=("ori", "flh", "noise:0.1"),
+    samples=2,
+    draws=3,
+    transfer=("c@seed1",),
+    options={"steps": 4},
+)
+UNIVERSAL = AttackJob("digits", ("a",), orb.Linf(0.25), images=60, groups=Grouping(3, "class"), options={"steps": 4})
+TRANSFORMS = AttackJob("digits", ("a", "c"), orb.Linf(0.25), images=12, transforms=("ori", "flh"), options={"steps": 4})
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +155,11 @@ def test_clean_accuracies_are_under_each_transformation(digits, tmp_path):
 
 def test_checks_are_told_one_by_one(digits, tmp_path):
     told = []
-    run_attack(replace(TRANSFORMS, steps=1), tmp_path / "run", lambda *what: told.append(what))
+    run_attack(
+        replace(TRANSFORMS, options={**TRANSFORMS.options, "steps": 1}),
+        tmp_path / "run",
+        lambda *what: told.append(what),
+    )
     assert [what for what in told if what[0] == "check"] == [("check", 1, 3), ("check", 2, 3), ("check", 3, 3)]
 
 

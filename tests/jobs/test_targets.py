@@ -12,9 +12,11 @@ from omnirobust.jobs import AttackJob, AttackRecord, Grouping, run_attack
 from omnirobust.report import build_report
 from omnirobust.report.words import headline, notes
 
-TARGETED = AttackJob("digits", ("a", "c"), orb.Linf(0.3), steps=10, images=40, target=3, transfer=("c@seed1",))
-PREDICTED = AttackJob("digits", ("a", "c"), orb.Linf(0.15), steps=10, images=40, labels="predicted")
-GROUPS = replace(TARGETED, groups=Grouping(2), transforms=("ori", "flh"), steps=4)
+TARGETED = AttackJob(
+    "digits", ("a", "c"), orb.Linf(0.3), images=40, target=3, transfer=("c@seed1",), options={"steps": 10}
+)
+PREDICTED = AttackJob("digits", ("a", "c"), orb.Linf(0.15), images=40, labels="predicted", options={"steps": 10})
+GROUPS = replace(TARGETED, groups=Grouping(2), transforms=("ori", "flh"), options={**TARGETED.options, "steps": 4})
 
 
 def run(job: AttackJob, cache, folders) -> AttackRecord:

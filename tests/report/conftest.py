@@ -10,16 +10,24 @@ from omnirobust.jobs import AttackJob, AttackRecord, Grouping, run_attack
 def product(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> AttackRecord:
     """Groups of four images, two models, three transformations of which one is random."""
     job = AttackJob(
-        "digits", ("a", "c"), orb.Linf(0.25), steps=4, images=30, start=2, groups=Grouping(4, seed=1),
-        transforms=("ori", "flh", "noise:0.1"), samples=2, draws=3,
-    )  # fmt: skip
+        "digits",
+        ("a", "c"),
+        orb.Linf(0.25),
+        images=30,
+        start=2,
+        groups=Grouping(4, seed=1),
+        transforms=("ori", "flh", "noise:0.1"),
+        samples=2,
+        draws=3,
+        options={"steps": 4},
+    )
     return _run(job, digits_cache, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def by_class(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> AttackRecord:
     """Groups of three images of one class, one model."""
-    job = AttackJob("digits", ("a",), orb.L2(0.8), steps=5, images=60, groups=Grouping(3, "class"))
+    job = AttackJob("digits", ("a",), orb.L2(0.8), images=60, groups=Grouping(3, "class"), options={"steps": 5})
     return _run(job, digits_cache, tmp_path_factory)
 
 
@@ -29,9 +37,15 @@ def transformed(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
     own = tmp_path_factory.mktemp("own") / "own.py"
     own.write_text("def dim(x):\n    return 0.8 * x\n")
     job = AttackJob(
-        "digits", ("a", "c"), orb.Linf(0.2), steps=4, images=20, start=5, draws=4,
+        "digits",
+        ("a", "c"),
+        orb.Linf(0.2),
+        images=20,
+        start=5,
+        draws=4,
         transforms=("flh", "rot:-30..30", f"{own}:dim"),
-    )  # fmt: skip
+        options={"steps": 4},
+    )
     return _run(job, digits_cache, tmp_path_factory)
 
 

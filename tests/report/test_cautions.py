@@ -66,7 +66,7 @@ def test_an_attack_names_the_model_that_says_one_class(digits, tmp_path):
         "import torch\n\n\ndef net():\n    layer = torch.nn.Linear(64, 10)\n"
         "    layer.bias.data[4] = 1e3\n    return torch.nn.Sequential(torch.nn.Flatten(), layer)\n"
     )
-    job = AttackJob("digits", ("a", f"{stuck}:net"), orb.Linf(0.1), steps=2, images=20)
+    job = AttackJob("digits", ("a", f"{stuck}:net"), orb.Linf(0.1), images=20, options={"steps": 2})
     found = run_attack(job, tmp_path / "run")
     assert found.metrics["one_class"] == {"net": "4"}
     assert any(note.startswith("Model net says 4 of every image") for note in notes(found))

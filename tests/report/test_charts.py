@@ -41,7 +41,9 @@ def test_an_ensemble_s_captions_are_as_ever(digits, tmp_path):
     import omnirobust as orb
     from omnirobust.jobs import AttackJob, run_attack
 
-    drawn = charts(run_attack(AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=2, images=8), tmp_path / "run"))
+    drawn = charts(
+        run_attack(AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=8, options={"steps": 2}), tmp_path / "run")
+    )
     assert [chart.caption.split(". ")[0] for chart in drawn] == [
         "Success of each iterate: average", "Success of each iterate: min-max", "Weights over the images: min-max",
     ]  # fmt: skip

@@ -15,8 +15,8 @@ from omnirobust.report.compare import Line, compare_runs, write_comparison
 from omnirobust.runs import RunFolder
 from omnirobust.weights import WorstCase
 
-JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), steps=2, images=12)
-OTHER = replace(JOB, steps=4, start=4, transfer=("c@seed1",))
+JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=12, options={"steps": 2})
+OTHER = replace(JOB, start=4, transfer=("c@seed1",), options={**JOB.options, "steps": 4})
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,12 @@ def runs(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("OMNIROBUST_CACHE", str(digits_cache))
         run_attack(JOB, folder / "first")
         run_attack(OTHER, folder / "second")
-        run_attack(replace(JOB, start=100, rule=WorstCase(), rule_name="worst"), folder / "far")
+        run_attack(
+            replace(JOB, start=100, rule_name="worst", options={**JOB.options, "rule": WorstCase()}), folder / "far"
+        )
         groups = replace(JOB, images=40, groups=Grouping(2, seed=1))
         run_attack(groups, folder / "groups")
-        run_attack(replace(groups, steps=3), folder / "same-groups")
+        run_attack(replace(groups, options={**groups.options, "steps": 3}), folder / "same-groups")
         run_attack(replace(groups, groups=Grouping(2, seed=2)), folder / "other-groups")
         threats = {"linf:0.05": orb.Linf(0.05), "l2:0.3": orb.L2(0.3)}
         job = EvaluationJob("digits", ("a",), threats, steps=2, images=10)

@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(digits, tmp_path) -> Path:
-    job = AttackJob("digits", ("a", "c"), orb.Linf(0.12), steps=5, images=40, transfer=("c@seed1",))
+    job = AttackJob("digits", ("a", "c"), orb.Linf(0.12), images=40, transfer=("c@seed1",), options={"steps": 5})
     return run_attack(job, tmp_path / "run").folder.path
 
 
@@ -115,7 +115,7 @@ def test_every_image_and_plot_has_words_and_ids_are_unique(any_run):
 
 
 def test_names_cannot_break_the_page(digits, tmp_path):
-    record = run_attack(AttackJob("digits", ("a",), orb.Linf(0.1), steps=2, images=8), tmp_path / "run")
+    record = run_attack(AttackJob("digits", ("a",), orb.Linf(0.1), images=8, options={"steps": 2}), tmp_path / "run")
     evil = "<script>alert(1)</script>"
     for name in ("metrics.json", "config.json"):
         file = tmp_path / "run" / name
@@ -147,7 +147,7 @@ def test_examples_show_what_the_table_says(run):
 
 
 def test_examples_are_as_many_as_there_are(digits, tmp_path):
-    record = run_attack(AttackJob("digits", ("a", "c"), orb.L0(2), steps=2, images=5), tmp_path / "run")
+    record = run_attack(AttackJob("digits", ("a", "c"), orb.L0(2), images=5, options={"steps": 2}), tmp_path / "run")
     assert len(examples(record, 12)) == 5
     assert all(e.changed <= 2 for e in examples(record, 12))
 
@@ -165,7 +165,7 @@ def test_a_run_of_several_norms_is_one_page(digits, tmp_path):
 def test_what_is_no_finished_run_is_told(digits, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         build_report(tmp_path)
-    record = run_attack(AttackJob("digits", ("a",), orb.Linf(0.1), steps=1, images=4), tmp_path / "run")
+    record = run_attack(AttackJob("digits", ("a",), orb.Linf(0.1), images=4, options={"steps": 1}), tmp_path / "run")
     record.folder.file("metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no metrics\.json yet"):
         build_report(tmp_path / "run")

@@ -63,6 +63,8 @@ def test_groups_are_shown_with_what_their_images_weigh(product, by_class):
     "parts", [{}, {"groups": Grouping(2), "rule": orb.Uniform(), "rule_name": "average"}, {"groups": Grouping(11)}]
 )
 def test_nothing_is_drawn_where_there_is_nothing_to_see(digits, tmp_path, parts):
-    record = run_attack(AttackJob("digits", ("a",), orb.Linf(0.1), steps=1, images=24, **parts), tmp_path / "run")
+    record = run_attack(
+        AttackJob("digits", ("a",), orb.Linf(0.1), images=24, options={"steps": 1}, **parts), tmp_path / "run"
+    )
     assert marginals(record) is None
     assert weighed_groups(record) is None

@@ -73,13 +73,6 @@ class Labels(StrEnum):
     PREDICTED = "predicted"
 
 
-class StartName(StrEnum):
-    """Starting points."""
-
-    ZERO = "zero"
-    NORMAL = "normal"
-
-
 class Keep(StrEnum):
     """Which iterate is returned."""
 

@@ -95,5 +95,5 @@ def _run(given: Given, common: CommonOptions, job: AttackJob) -> None:
 
     show_attack(record)
     taken = record.config["data"]["images"] + record.metrics["left_out"]
-    say(*notes([job.threat_model], job.steps, job.images, taken))
+    say(*notes([job.threat_model], job.plan.options["steps"], job.images, taken))
     say(f"Results: {record.folder.path}", f"Report:  {build_report(record.folder.path)}")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import typer
+from torch import Tensor
 
 from omnirobust.cli import arguments as args
 from omnirobust.cli.arguments import DirectionName, LossName, NormName, RuleName
+from omnirobust.options import OPTIONS, TYPES, AttackOptions
 
 if TYPE_CHECKING:
     from omnirobust.cli.config import Given
@@ -37,7 +40,6 @@ class CommonOptions:
     eps: Annotated[
         float, typer.Option(parser=args.radius, metavar="RADIUS", help="0.1 or 8/255; for l0 a number of pixel values.")
     ]
-    steps: Annotated[int, typer.Option(help="Steps of Algorithm 1.")] = 50
     images: Annotated[int, typer.Option(help="How many images to attack.")] = 200
     start: Annotated[int, typer.Option(help="Index of the first image.")] = 0
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test"
@@ -52,42 +54,25 @@ class CommonOptions:
     beta: Annotated[float | None, typer.Option(help="Step size of the weights, for --rule ascent.")] = None
     gamma: Annotated[float | None, typer.Option(help="Pull towards equal weights, for ascent, exponentiated.")] = None
     eta: Annotated[float | None, typer.Option(help="Step size of the weights, for --rule exponentiated.")] = None
-    preset: Annotated[args.Preset | None, typer.Option(help="The paper's settings; else the tuned ones.")] = None
-    loss: Annotated[LossName | None, typer.Option(help="Attack loss, instead of the preset's.")] = None
-    direction: Annotated[DirectionName | None, typer.Option(help="How to move, instead of the preset's.")] = None
-    step_size: Annotated[float | None, typer.Option(help="alpha, instead of the preset's.")] = None
-    init: Annotated[args.StartName | None, typer.Option(help="Starting point, instead of the preset's.")] = None
-    keep: Annotated[args.Keep | None, typer.Option(help="Iterate to return, instead of the preset's.")] = None
     labels: Annotated[args.Labels, typer.Option(help="What to leave: true labels, or own predictions.")] = (
         args.Labels.TRUE
     )
     target: Annotated[int | None, typer.Option(help="Class to reach, for a targeted attack.")] = None
     transfer: Annotated[list[str] | None, typer.Option(help="Models to score without attacking them.")] = None
-    restarts: Annotated[int, typer.Option(help="Independent runs; the best is kept.")] = 1
-    stop_when_fooled: Annotated[bool, typer.Option(help="Drop what fools everything.")] = False
-    seed: Annotated[int, typer.Option(help="Seed of noise and draws.")] = 0
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Perturbations found together, and saved together.", show_default="250; 50 with groups or transforms"
-        ),
-    ] = None
-    precision: Annotated[args.PrecisionName, typer.Option(help="During the attack.")] = args.PrecisionName.FP32
     device: Annotated[str, args.DEVICE] = "auto"
     processes: Annotated[int, typer.Option(help="Processes that share the batches on this machine.")] = 1
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None
+    options: AttackOptions = field(default_factory=AttackOptions)
 
     def job(self, domains: args.Domains | None = None) -> AttackJob:
         """Make the job of these options, on models alone or on the ``domains`` given."""
         from omnirobust.jobs import AttackJob
 
         domains = args.Domains() if domains is None else domains
-        alone = domains.groups is None and not domains.transforms
         return AttackJob(
             data=self.data,
             models=tuple(self.models),
             threat_model=args.threat_model(self.norm, self.eps),
-            steps=self.steps,
             images=self.images,
             start=self.start,
             split=self.split,
@@ -96,24 +81,13 @@ class CommonOptions:
             clip=domains.clip,
             samples=domains.samples,
             draws=domains.draws,
-            preset=None if self.preset is None else "paper",
-            rule=args.weight_rule(self.rule, self.beta, self.gamma, self.eta),
             rule_name=args.rule_label(self.rule),
             own_rule=self.rule if ":" in self.rule else "",
-            direction=args.direction(self.direction),
-            step_size=self.step_size,
-            loss=args.attack_loss(self.loss),
-            init=None if self.init is None else self.init.value,
-            keep=None if self.keep is None else self.keep.value,
-            seed=self.seed,
-            batch_size=self.batch_size if self.batch_size is not None else (250 if alone else 50),
-            precision=self.precision.value,
-            stop_when_fooled=self.stop_when_fooled,
-            restarts=self.restarts,
             labels=self.labels.value,
             target=self.target,
             transfer=tuple(self.transfer or ()),
             device=self.device,
+            options={**self.options, "rule": args.weight_rule(self.rule, self.beta, self.gamma, self.eta)},
         )
 
 
@@ -123,20 +97,21 @@ def with_common(command: Callable[..., None]) -> Callable[..., None]:
     The only place where arguments travel as a mapping: typer calls a command by the names in its signature.
     """
     given, _, *own = inspect.signature(command, eval_str=True).parameters.values()
-    common = _parameters()
+    common, shared = _common_parameters(), _attack_parameters()
 
     def run(given: Given, **values: Any) -> None:
-        command(given, CommonOptions(**{p.name: values.pop(p.name) for p in common}), **values)
+        options = cast(AttackOptions, {p.name: _made(p.name, values.pop(p.name)) for p in shared})
+        command(given, CommonOptions(**{p.name: values.pop(p.name) for p in common}, options=options), **values)
 
     required = [p for p in common if p.default is p.empty]
-    every = [*required, *own, *(p for p in common if p.default is not p.empty)]
+    every = [*required, *own, *(p for p in common if p.default is not p.empty), *shared]
     by_name = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in every]
     run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, {}
     run.__dict__["__signature__"] = inspect.Signature([given, *by_name])
     return run
 
 
-def _parameters() -> list[inspect.Parameter]:
+def _common_parameters() -> list[inspect.Parameter]:
     hints = get_type_hints(CommonOptions, include_extras=True)
     return [
         inspect.Parameter(
@@ -146,4 +121,47 @@ def _parameters() -> list[inspect.Parameter]:
             annotation=hints[f.name],
         )
         for f in fields(CommonOptions)
+        if f.name != "options"
     ]
+
+
+_NAMED: dict[str, tuple[Any, Callable[[Any], object]]] = {
+    "loss": (LossName, args.attack_loss),
+    "direction": (DirectionName, args.direction),
+}
+"""Options whose values are objects: their names on the command line, and what makes them."""
+
+_SHOWN = {"batch_size": "250; 50 with groups or transforms"}
+"""Defaults that a job has of its own."""
+
+
+def _attack_parameters() -> list[inspect.Parameter]:
+    """Return the options of ``AttackOptions`` that a job has, but the rule, which several options say."""
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=o.default,
+            annotation=Annotated[_type(name), typer.Option(help=_help(o.text), show_default=_SHOWN.get(name, True))],
+        )
+        for name, o in OPTIONS.items()
+        if o.settable and name != "rule"
+    ]
+
+
+def _type(name: str) -> Any:
+    """Return the type of an option on the command line: names for objects, and no tensors."""
+    if name in _NAMED:
+        return _NAMED[name][0] | None
+    members = [t for t in get_args(TYPES[name]) if t is not Tensor]
+    return Union[tuple(members)] if get_origin(TYPES[name]) in (Union, UnionType) else TYPES[name]  # noqa: UP007
+
+
+def _help(text: str) -> str:
+    """Return the first sentence, without marks of code."""
+    first = text.partition(". ")[0].replace("``", "").rstrip(".")
+    return f"{first[0].upper()}{first[1:]}."
+
+
+def _made(name: str, value: Any) -> object:
+    return _NAMED[name][1](value) if name in _NAMED else value

@@ -22,6 +22,7 @@ from omnirobust.jobs.setting import Setting, load_setting
 from omnirobust.jobs.shards import OneBatch, Share, finished, run_folder, share_out, wait
 from omnirobust.jobs.summary import write_results
 from omnirobust.jobs.transforms import describe_transforms
+from omnirobust.options import AttackOptions
 from omnirobust.results import AttackResult
 from omnirobust.runs import RunFolder
 from omnirobust.stores import fingerprint
@@ -29,6 +30,8 @@ from omnirobust.training.workers import Alone, Workers
 
 JobProgress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and how many there are."""
+
+_ELSEWHERE = ("rule", "targeted", "mask", "shared", "clip", "transforms", "samples", "draws", "accuracy_of")
 
 
 def run_attack(
@@ -100,7 +103,7 @@ def describe_job(setting: Setting) -> dict[str, Any]:
     """Return the resolved settings as plain values; data and weights by their fingerprints."""
     job, images = setting.job, setting.images
     return {
-        "job": f"attack {job.task}",
+        "job": f"attack {job.plan.task}",
         "data": describe_data(images, job.start),
         "models": describe_models(setting.models),
         "transfer": describe_models(setting.others),
@@ -148,7 +151,7 @@ def _describe_domains(setting: Setting) -> dict[str, Any]:
             "seed": job.groups.seed,
             "count": len(setting.images) // setting.E,
             "left_out": setting.left_out,
-            "clip": job.resolved_clip,
+            "clip": job.plan.clip,
         }
     if setting.transforms is not None:
         parts["transforms"] = describe_transforms(setting.transforms)
@@ -158,24 +161,9 @@ def _describe_domains(setting: Setting) -> dict[str, Any]:
 
 
 def _describe_attack(job: AttackJob) -> dict[str, Any]:
-    settings, threat = job.resolved(), job.threat_model
-    return {
-        "norm": threat.name,
-        "eps": threat.eps,
-        "bounds": list(threat.bounds),
-        "steps": job.steps,
-        "preset": job.preset or "default",
-        "direction": repr(settings.direction),
-        "step_size": settings.step_size,
-        "loss": getattr(settings.loss, "__name__", repr(settings.loss)),
-        "start": settings.start,
-        "keep": settings.keep,
-        "seed": job.seed,
-        "batch_size": job.batch_size,
-        "precision": job.precision,
-        "stop_when_fooled": job.stop_when_fooled,
-        "restarts": job.restarts,
-    }
+    """Return what the plan says, less what stands elsewhere in the record of a job."""
+    plan = {key: value for key, value in job.plan.describe().items() if key not in _ELSEWHERE}
+    return plan | {"preset": job.plan.options["preset"] or "default", "batch_size": job.batch_size}
 
 
 def _attack(
@@ -187,10 +175,21 @@ def _attack(
     batch: int | None = None,
 ) -> AttackResult:
     """Attack all, those batches that the folder has not got; or one ``batch`` alone, with the very same result."""
-    job, settings = setting.job, setting.job.resolved()
+    job = setting.job
     begin = 0 if batch is None else batch * job.batch_size
     rows = slice(begin, None if batch is None else begin + job.batch_size)
     store = folder.store(name)
+    options: AttackOptions = {
+        **job.options,
+        "rule": rule,
+        "targeted": setting.targeted,
+        "true_labels": None if setting.true_labels is None else setting.true_labels[rows].to(setting.device),
+        "batch_size": job.batch_size,
+        "progress": False if progress is None else lambda done, total: progress(name, done, total),
+        "history": "full",
+        "first_row": (0 if setting.shared else job.start) + begin,
+        "store": store if batch is None else OneBatch(store, batch),
+    }
     return attack_product(
         setting.models,
         setting.x[rows].to(setting.device),
@@ -198,25 +197,8 @@ def _attack(
         job.threat_model,
         transforms=setting.transforms,
         shared=setting.shared,
-        clip=job.resolved_clip,
+        clip=job.clip,
         samples=job.samples,
         draws=job.draws,
-        rule=rule,
-        steps=job.steps,
-        step_size=settings.step_size,
-        direction=settings.direction,
-        loss=settings.loss,
-        targeted=setting.targeted,
-        true_labels=None if setting.true_labels is None else setting.true_labels[rows].to(setting.device),
-        keep=settings.keep,
-        stop_when_fooled=job.stop_when_fooled,
-        restarts=job.restarts,
-        seed=job.seed,
-        batch_size=job.batch_size,
-        precision=job.precision,
-        progress=False if progress is None else lambda done, total: progress(name, done, total),
-        init=settings.start,
-        history="full",
-        first_row=(0 if setting.shared else job.start) + begin,
-        store=store if batch is None else OneBatch(store, batch),
+        **options,
     ).to("cpu")

@@ -48,10 +48,9 @@ class DemoJob:
             data="digits",
             models=self.models,
             threat_model=threat,
-            steps=self.steps,
             images=self.images,
-            seed=self.seed,
             device="cpu",  # it takes less time than to wake a GPU
+            options={"steps": self.steps, "seed": self.seed},
         )
 
 

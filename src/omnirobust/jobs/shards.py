@@ -18,10 +18,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from omnirobust._campaign import BatchStore
 from omnirobust._models import Precision
 from omnirobust._watch import BlindModelError
-from omnirobust.results import AttackResult
+from omnirobust.results import AttackResult, BatchStore
 from omnirobust.runs import RunFolder
 from omnirobust.training.loop import TrainingDivergedError
 from omnirobust.training.workers import Alone, Launched, Workers

@@ -157,7 +157,7 @@ def _clean_by(setting: Setting, like: AttackResult) -> dict[str, dict[str, float
     """Return the accuracy on clean images of every member of every factor, and of every class where images share."""
     _, missed = success_of(
         setting.models, setting.x, setting.arranged(setting.images.y), setting.transforms, shared=setting.shared,
-        draws=like.draws, seed=setting.job.seed + 1, device=setting.device,
+        draws=like.draws, seed=setting.job.plan.options["seed"] + 1, device=setting.device,
     )  # fmt: skip
     by = {axis: rates.shares(1 - missed, like, axis) for axis in like.axes}
     if setting.shared:
@@ -173,7 +173,7 @@ def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult
     checked = recheck(
         setting.models, setting.job.threat_model, saved["clean"], saved[f"{name}.delta"], saved[f"{name}.adversarial"],
         setting.y, targeted=setting.targeted, transforms=setting.transforms, shared=setting.shared,
-        clip=setting.job.resolved_clip, draws=result.draws, seed=setting.job.seed + 1,
+        clip=setting.job.plan.clip, draws=result.draws, seed=setting.job.plan.options["seed"] + 1,
         device=setting.device, counted=result.counted.any(1),
     )  # fmt: skip
     return {

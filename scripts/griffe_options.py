@@ -1,0 +1,31 @@
+"""Let the reference show the options that recipes share: Griffe reads the source, where they are ``**options``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import griffe
+
+from omnirobust import attacks
+from omnirobust.options import OPTIONS, TYPES
+
+
+class SharedOptions(griffe.Extension):
+    """Gives recipes the parameters and the docstring that ``help`` shows."""
+
+    def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
+        """Fill in a function that is decorated by ``with_options``."""
+        if not any(str(d.value) == "with_options" for d in func.decorators):
+            return
+        own = [p for p in func.parameters if p.kind is not griffe.ParameterKind.var_keyword]
+        func.parameters = griffe.Parameters(*own, *(_parameter(name) for name in OPTIONS))
+        if func.docstring is not None:
+            func.docstring.value = inspect.getdoc(getattr(attacks, func.name)) or ""
+
+
+def _parameter(name: str) -> griffe.Parameter:
+    annotation = re.sub(r"\b(?:\w+\.)+(?=\w)", "", inspect.formatannotation(TYPES[name]))
+    default = repr(OPTIONS[name].default)
+    return griffe.Parameter(name, annotation=annotation, kind=griffe.ParameterKind.keyword_only, default=default)

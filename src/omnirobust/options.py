@@ -1,0 +1,346 @@
+"""The options that all attacks share, said once, and the plan that they resolve to.
+
+A field of ``AttackOptions`` is all that it takes to add an option: the recipes' signatures and docstrings, jobs, the
+command line, the record of a run and the documentation take its name, type, default and text from there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
+from textwrap import fill
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast, get_args, get_type_hints
+
+from torch import Tensor
+
+from omnirobust._contracts import set_around
+from omnirobust._labels import accuracy_of
+from omnirobust._models import Precision
+from omnirobust._progress import ProgressHook
+from omnirobust._types import WeightRule
+from omnirobust.directions import Direction
+from omnirobust.losses import Loss
+from omnirobust.results import BatchStore
+from omnirobust.settings import DEFAULT_CLIP, DEFAULT_OF, PAPER_CLIP, PAPER_OF, AttackSettings, Task
+from omnirobust.solver import Keep
+from omnirobust.starts import Start
+from omnirobust.threat_models import Clip, FeasibleSet, ThreatModel
+from omnirobust.views import View
+from omnirobust.weights import Fixed
+
+DRAWS = 10
+"""Fresh draws that a result is judged on where something is random and nobody says how many."""
+
+_STARTS = get_args(Start)
+
+
+@dataclass(frozen=True)
+class Option:
+    """What there is to say of an option beside its name and type.
+
+    Attributes:
+        default: its value where it is not given.
+        text: what it means; the command line shows the first sentence.
+        least: the smallest whole number that it may be, for options that count.
+        record: when the record of a run says it: "always", "changed" (where it is not the default, so that a new
+            option leaves the records of earlier runs as they are) or "never" (no result hangs on it, or the resolved
+            settings say it).
+        settable: whether a job and the command line have it; the others belong to a single call.
+    """
+
+    default: Any
+    text: str
+    least: int | None = None
+    record: Literal["always", "changed", "never"] = "changed"
+    settable: bool = True
+
+
+def _of_preset(text: str) -> Option:
+    """Return an option that takes the place of what the preset says: the settings record it."""
+    return Option(None, text, record="never")
+
+
+def _of_call(default: Any, text: str, least: int | None = None) -> Option:
+    """Return an option of a single call, on which no result hangs."""
+    return Option(default, text, least, record="never", settable=False)
+
+
+class AttackOptions(TypedDict, total=False):
+    """The options that all attacks share."""
+
+    rule: Annotated[
+        WeightRule | None,
+        _of_preset("how domain weights answer the losses, instead of the preset's. ``Uniform()`` is the average."),
+    ]
+    steps: Annotated[int, Option(50, "T, the steps of Algorithm 1, >= 0.", least=0, record="always")]
+    step_size: Annotated[float | None, _of_preset("alpha, instead of the preset's; the direction says its units.")]
+    direction: Annotated[Direction | None, _of_preset("how delta moves, instead of the preset's.")]
+    loss: Annotated[Loss | None, _of_preset("per-example attack loss, low = fooled, instead of the preset's.")]
+    preset: Annotated[
+        Literal["paper"] | None,
+        _of_preset(
+            '"paper" for the paper\'s settings of the norm; None for the tuned default. Both yield to arguments.'
+        ),
+    ]
+    targeted: Annotated[
+        bool,
+        Option(False, "whether ``y`` are classes to reach rather than to leave.", record="always", settable=False),
+    ]
+    true_labels: Annotated[
+        Tensor | None,
+        _of_call(
+            None,
+            "what the inputs are, (B,) int64, where ``y`` says something else: classes to reach, or predictions. They "
+            "do not touch the attack: ``.accuracy`` counts against them. Without them it counts against ``y``, in a "
+            "targeted attack against what each model says of the clean inputs.",
+        ),
+    ]
+    keep: Annotated[
+        Keep | None,
+        _of_preset(
+            '"best" (row by row, the iterate that fools most domains, ties by the lowest worst loss) or "last". Not '
+            'given: "best", or "last" with ``preset="paper"``.'
+        ),
+    ]
+    stop_when_fooled: Annotated[
+        bool,
+        Option(
+            False,
+            "drop inputs that fool every domain from the batch, and from later restarts. It is faster, with the same "
+            'success up to rounding where keep="best". Their result is the iterate that did it, so with keep="last" '
+            "success is at least that of the last iterate. Under random transformations, where one draw may be luck, "
+            "inputs are dropped between restarts only.",
+            record="always",
+        ),
+    ]
+    restarts: Annotated[
+        int,
+        Option(
+            1,
+            "independent runs, >= 1; each input keeps its best. The first starts as the settings say, the others from "
+            "noise.",
+            least=1,
+            record="always",
+        ),
+    ]
+    seed: Annotated[
+        int, Option(0, "keys the noise and the draws, with the restart and the input's global row.", record="always")
+    ]
+    batch_size: Annotated[
+        int | None,
+        Option(None, "inputs (or groups of them) attacked together; None for all.", least=1, record="never"),
+    ]
+    precision: Annotated[
+        Precision, Option("fp32", '"bf16" runs the models under autocast during the attack.', record="always")
+    ]
+    progress: Annotated[
+        bool | ProgressHook,
+        _of_call(False, "True draws a bar on the terminal; a callable is given (steps done, steps in all)."),
+    ]
+    init: Annotated[
+        Tensor | Start | None,
+        _of_preset(
+            'where delta starts, "zero" or "normal", instead of the preset\'s. Or the first perturbations (B, *S); '
+            "they are projected before they count as an iterate."
+        ),
+    ]
+    history: Annotated[
+        Literal["means", "full"],
+        _of_call("means", '"full" keeps every input\'s losses, weights and success at every iterate.'),
+    ]
+    first_row: Annotated[int, _of_call(0, "global row of the first input, for attacks made in parts.", least=0)]
+    store: Annotated[
+        BatchStore | None, _of_call(None, "keeps finished batches, so that an interrupted attack resumes.")
+    ]
+    memory: Annotated[
+        int | None,
+        Option(None, "bytes that the graph of one forward pass may hold, see ``DomainGrid``.", record="never"),
+    ]
+
+
+OPTIONS: dict[str, Option] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(AttackOptions, include_extras=True).items()
+}
+"""The options by name."""
+
+TYPES: dict[str, Any] = get_type_hints(AttackOptions)
+"""Their types."""
+
+_Recipe = TypeVar("_Recipe", bound=Callable[..., Any])
+
+
+def with_options(recipe: _Recipe) -> _Recipe:
+    """Let a recipe that ends in ``**options`` show them all: in its signature, and in its docstring before Returns."""
+    signature = inspect.signature(recipe)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=o.default, annotation=TYPES[name])
+        for name, o in OPTIONS.items()
+    ]
+    names = {p.name for p in own} | set(OPTIONS)
+
+    @wraps(recipe)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        check_names(recipe.__name__, kwargs, names)
+        return recipe(*args, **kwargs)
+
+    checked.__dict__["__signature__"] = signature.replace(parameters=[*own, *options])
+    listed = "\n".join(
+        fill(f"{name}: {o.text}", 120, initial_indent=" " * 8, subsequent_indent=" " * 12)
+        for name, o in OPTIONS.items()
+    )
+    checked.__doc__ = (recipe.__doc__ or "").replace("\n\n    Returns:", f"\n{listed}\n\n    Returns:", 1)
+    return cast(_Recipe, checked)
+
+
+def check_names(told: str, given: Mapping[str, object], known: set[str]) -> None:
+    """Raise a TypeError, as Python itself does, that names what is given and not ``known``."""
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{told}() got an unexpected keyword argument {name!r}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One attack, resolved: everything but models and inputs.
+
+    Attributes:
+        task: whose settings these are.
+        threat_model: what the attacker may do.
+        settings: those of the preset, and what was given instead.
+        options: all of them, as given or by default.
+        clip: what happens to shared perturbations at the ends of the data range.
+        samples: draws of each random transformation a step.
+        draws: fresh draws on which a result is judged.
+        views: transformations to withstand; None for none.
+    """
+
+    task: Task
+    threat_model: ThreatModel
+    settings: AttackSettings
+    options: AttackOptions
+    clip: Clip
+    samples: int = 1
+    draws: int = DRAWS
+    views: tuple[View, ...] | None = None
+
+    @classmethod
+    def of(
+        cls, task: Task, threat_model: ThreatModel, given: AttackOptions, clip: Clip | None = None, *,
+        samples: int = 1, draws: int | None = None,
+    ) -> Plan:  # fmt: skip
+        """Check what is given, and resolve it.
+
+        Raises:
+            ValueError: if an option is out of range, or of another kind; the sentence names it.
+        """
+        options = cast(AttackOptions, {name: o.default for name, o in OPTIONS.items()} | given)
+        _check_kinds(threat_model, options)
+        _check_counts(options)
+        if draws is not None and (not isinstance(draws, int) or draws < 1):
+            raise ValueError(f"draws must be a whole number >= 1 or None, got {draws!r}")
+        settings = _resolve(task, threat_model, options)
+        clip = clip or (PAPER_CLIP if options["preset"] == "paper" else DEFAULT_CLIP)
+        return cls(task, threat_model, settings, options, clip, samples, DRAWS if draws is None else draws)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the inputs of a group share a perturbation."""
+        return self.task == "universal"
+
+    def check_rows(self, B: int, shape: tuple[int, ...]) -> None:
+        """Raise a ValueError unless what is given for each problem is given for B, of perturbations of ``shape``."""
+        rule, init = self.settings.rule, self.options["init"]
+        if isinstance(rule, Fixed) and rule.w.ndim == 2 and len(rule.w) != B:
+            raise ValueError(f"w of Fixed must have a row for each of {B} problems, got {len(rule.w)}")
+        if isinstance(init, Tensor) and tuple(init.shape) != shape:
+            raise ValueError(f"init must have shape {shape}, got {tuple(init.shape)}")
+
+    def rows(self, rows: slice | Tensor) -> Plan:
+        """Return the plan of some problems: what is given for each of them is cut."""
+        threat, settings, options = self.threat_model, self.settings, self.options
+        if isinstance(threat.eps, Tensor) and threat.eps.ndim == 1:
+            threat = replace(threat, eps=threat.eps[rows])
+        if isinstance(settings.rule, Fixed) and settings.rule.w.ndim == 2:
+            settings = replace(settings, rule=Fixed(settings.rule.w[rows]))
+        cut = {name: value[rows] for name, value in options.items() if isinstance(value, Tensor)}
+        return replace(self, threat_model=threat, settings=settings, options=cast(AttackOptions, {**options, **cut}))
+
+    def feasible(self, x: Tensor) -> FeasibleSet:
+        """Return the perturbations allowed around inputs ``x``."""
+        return set_around(self.threat_model, x, shared=self.shared, clip=self.clip)
+
+    def describe(self, draws: int | None = None) -> dict[str, Any]:
+        """Return what is resolved as plain values, for the record of a run; ``draws`` are those made in the end."""
+        s, threat = self.settings, self.threat_model
+        measured = accuracy_of(self.options["targeted"], self.options["true_labels"])
+        return {
+            "norm": threat.name,
+            "eps": threat.eps.tolist() if isinstance(threat.eps, Tensor) else threat.eps,
+            "bounds": list(threat.bounds),
+            **{
+                name: self.options[name]
+                for name, o in OPTIONS.items()
+                if o.record == "always" or (o.record == "changed" and self.options[name] != o.default)
+            },
+            **({} if measured == "y" else {"accuracy_of": measured}),
+            "step_size": s.step_size,
+            "rule": repr(s.rule),
+            "direction": repr(s.direction),
+            "loss": getattr(s.loss, "__name__", repr(s.loss)),
+            "start": s.start,
+            "keep": s.keep,
+            "mask": None if threat.mask is None else int(threat.mask.sum()),
+            "shared": self.shared,
+            "clip": self.clip if self.shared else None,
+            "transforms": None if self.views is None else {view.name: repr(view) for view in self.views},
+            "samples": self.samples,
+            "draws": draws or self.draws,
+        }
+
+
+def _resolve(task: Task, threat_model: ThreatModel, options: AttackOptions) -> AttackSettings:
+    """Return the preset with what is given instead."""
+    base = (PAPER_OF if options["preset"] == "paper" else DEFAULT_OF)[task][threat_model.name]
+    if options["direction"] is not None:  # a step size belongs to its direction
+        base = replace(base, direction=options["direction"], step_size=None)
+    given: dict[str, Any] = {name: options[name] for name in ("rule", "step_size", "loss", "keep")}
+    if isinstance(options["init"], str):
+        given["start"] = options["init"]
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def _check_counts(options: AttackOptions) -> None:
+    for name, o in OPTIONS.items():
+        value, optional = options[name], o.default is None
+        if o.least is None or (optional and value is None):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < o.least:
+            raise ValueError(
+                f"{name} must be a whole number >= {o.least}{' or None' if optional else ''}, got {value!r}"
+            )
+    if not isinstance(options["seed"], int):
+        raise ValueError(f"seed must be a whole number, got {options['seed']!r}")
+
+
+def _check_kinds(threat_model: ThreatModel, options: AttackOptions) -> None:
+    rule, direction, loss, init = options["rule"], options["direction"], options["loss"], options["init"]
+    if not isinstance(threat_model, ThreatModel):
+        raise ValueError(f"threat_model must be a ThreatModel such as Linf(0.1), got {threat_model!r}")
+    if threat_model.mask is not None and not bool(threat_model.mask.any()):
+        raise ValueError("mask of the threat model must allow at least one coordinate to change, got False everywhere")
+    if isinstance(rule, type):
+        raise ValueError(f"rule must be a weight rule such as Uniform(), got the class {rule.__name__}: call it")
+    if rule is not None and (not hasattr(rule, "init") or not hasattr(rule, "step")):
+        raise ValueError(f"rule must be a weight rule such as Uniform(), got {rule!r}")
+    if direction is not None and (isinstance(direction, type) or not hasattr(direction, "start")):
+        raise ValueError(f"direction must be a direction such as Sign(), got {direction!r}")
+    if loss is not None and not callable(loss):
+        raise ValueError(f"loss must be a function of logits and labels, got {loss!r}")
+    if init is not None and (not isinstance(init, Tensor | str) or (isinstance(init, str) and init not in _STARTS)):
+        got = repr(init) if isinstance(init, str) else type(init).__name__
+        raise ValueError(f"init must be a tensor, 'zero' or 'normal', got {got}")
+    if options["preset"] not in (None, "paper"):
+        raise ValueError(f"preset must be 'paper' or None, got {options['preset']!r}")
