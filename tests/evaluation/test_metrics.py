@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap, norm
 
 from omnirobust.evaluation import compare_paired, lift, paired_mean_difference, wilson_interval
-from omnirobust.evaluation.metrics import mcnemar_p_value, success_rates
+from omnirobust.evaluation.metrics import clean_notes, mcnemar_p_value, success_rates
 
 
 def outcomes(both: int, only_a: int, only_b: int, neither: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,3 +107,23 @@ def test_errors_name_the_argument(call, message):
 def test_one_example_gives_a_difference_without_an_interval():
     found = paired_mean_difference(torch.tensor([0.75]), torch.tensor([0.5]))
     assert found.estimate == 0.25 and math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_a_model_that_says_one_class_or_guesses_is_told_from_one_that_knows() -> None:
+    y = torch.arange(40) % 2
+    (said,) = clean_notes(torch.ones_like(y), y, 2)
+    assert said.startswith("Before any attack the model says class 1 of every input")
+    chance = torch.arange(40) // 2 % 2
+    (said,) = clean_notes(chance, y, 2)
+    assert said.startswith("Before any attack the model is right on 50.00 % of 40 inputs, no more often than guessing")
+    # of 40 guesses between two classes over 26 are right in one case of 40
+    knows = torch.where(torch.arange(40) < 13, 1 - y, y)
+    assert clean_notes(knows, y, 2) == []
+    assert clean_notes(torch.where(torch.arange(40) < 14, 1 - y, y), y, 2) != []
+
+
+def test_one_class_of_data_and_a_handful_of_inputs_tell_nothing() -> None:
+    ones = torch.ones(30, dtype=torch.int64)
+    assert clean_notes(ones, ones, 2) == []
+    assert clean_notes(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0]), 2) == []
+    assert clean_notes(ones[:0], ones[:0], 2) == []

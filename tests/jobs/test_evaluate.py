@@ -135,3 +135,22 @@ def test_errors_name_the_setting(changes, message):
 def test_no_images_are_told(digits, tmp_path):
     with pytest.raises(ValueError, match="images must hold at least one, got none from 600 of digits, test"):
         run_evaluation(job(start=600), tmp_path / "run")
+
+
+def test_a_model_that_says_one_class_is_named_once_however_the_images_are_cut(digits, tmp_path):
+    stuck = tmp_path / "stuck.py"
+    stuck.write_text(
+        "import torch\n\n\ndef net():\n    layer = torch.nn.Linear(64, 10)\n"
+        "    layer.bias.data[4] = 1e3\n    return torch.nn.Sequential(torch.nn.Flatten(), layer)\n"
+    )
+    found = run_evaluation(job(models=(f"{stuck}:net",), images=20, batch_size=7), tmp_path / "run").metrics["models"]
+    assert [note[:51] for note in found["net"]["notes"]] == ["Before any attack the model says class 4 of every i"]
+    images = data.load("digits", split="test", limit=20)
+    whole = evaluate_robustness(torch.nn.Sequential(torch.nn.Flatten(), _stuck()), images.x, images.y, THREATS, steps=2)
+    assert list(whole.notes) == found["net"]["notes"]
+
+
+def _stuck():
+    layer = torch.nn.Linear(64, 10)
+    layer.bias.data[4] = 1e3
+    return layer

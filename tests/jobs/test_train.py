@@ -54,6 +54,16 @@ def test_a_natural_training_has_neither_weights_nor_an_evaluation(tmp_path) -> N
     assert f"It has {100 * right / len(test):.2f} % of {len(test)} test images right" in told_end(record)
 
 
+def test_a_network_that_says_one_class_for_everything_is_named(tmp_path, capsys) -> None:
+    """A learning rate that throws the network to one class, in one epoch of few images."""
+    main_of = ["train", "--data", "digits", "--model", "a", "--lr", "30", "--epochs", "1", "--images", "64"]
+    with pytest.raises(SystemExit):
+        main([*main_of, "--test-images", "0", "--validation", "40", "--out", str(tmp_path / "run")])
+    told = TrainingRecord.open(tmp_path / "run").metrics["notes"]
+    assert len(told) == 1 and told[0].startswith("Before any attack the model ")
+    assert told[0] in " ".join(capsys.readouterr().out.split())
+
+
 def test_another_seed_is_another_run(tmp_path) -> None:
     run_training(job(Scheme("natural")), tmp_path / "run")
     with pytest.raises(ValueError, match="out must be a new folder or that of a run with the same settings"):

@@ -9,6 +9,8 @@ from omnirobust.jobs import EvaluationJob, run_evaluation
 from omnirobust.report import build_report
 from omnirobust.report.robustness import comparisons, heading, notes, with_interval
 
+LITTLE = "Under linf:0.06 nothing {}: this radius tells models little. Try {}, --threat linf:{}."
+
 
 @pytest.fixture
 def record(digits, tmp_path):
@@ -56,3 +58,20 @@ def test_names_are_escaped(record):
     from omnirobust.report.robustness import render_evaluation
 
     assert "<b>" not in render_evaluation(record)
+
+
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        ((0.0, 0.0), LITTLE.format("is left right", "half of it", "0.03")),
+        ((0.0, 0.1), None),
+        ((0.9, 0.8), LITTLE.format("falls", "twice as much", "0.12")),
+        ((0.9, 0.7), None),
+    ],
+)
+def test_a_radius_at_which_everything_or_nothing_falls_is_named_with_the_one_to_try(record, rates, told):
+    for found, rate, clean in zip(record.metrics["models"].values(), rates, (0.9, 0.8), strict=True):
+        found["clean"] |= {"estimate": clean}
+        found["accuracy"]["linf:0.06"] |= {"estimate": rate}
+        found["accuracy"]["l0:2"] |= {"estimate": 0.5}
+    assert [note for note in notes(record) if note.startswith("Under")] == ([] if told is None else [told])

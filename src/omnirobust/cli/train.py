@@ -174,9 +174,9 @@ def _show(record: TrainingRecord) -> None:
     from omnirobust.cli.evaluate import show_evaluation
     from omnirobust.jobs.models import WEIGHTS
     from omnirobust.report import build_report
-    from omnirobust.report.training import told_end
+    from omnirobust.report.training import told_end, told_notes
 
-    say(told_end(record))
+    say(told_end(record), *told_notes(record))
     if record.evaluation is not None:
         show_evaluation(record.evaluation)
     say(f"Results: {record.folder.path}", f"Model:   {record.folder.file(WEIGHTS)}")

@@ -86,6 +86,33 @@ def is_guessing(rate: float, images: int, classes: int) -> bool:
     return rate <= chance + 2 * math.sqrt(chance * (1 - chance) / images)
 
 
+BEFORE = "Before any attack"
+"""How every note begins that is about a model on inputs as they are."""
+
+
+def clean_notes(predicted: Tensor, y: Tensor, classes: int) -> list[str]:
+    """Say whether a model gives all inputs one class, or is right no more often than guessing is.
+
+    Args:
+        predicted: its classes of the inputs as they are, (N,) int64.
+        y: labels, (N,) int64.
+        classes: how many classes there are.
+    """
+    said = predicted.unique().tolist()
+    if len(said) == 1 and len(y.unique()) > 1:
+        return [
+            f"{BEFORE} the model says class {said[0]} of every input: its accuracy is the share of that class, and "
+            "nothing that is measured of it speaks of robustness."
+        ]
+    rate = float((predicted == y).double().mean()) if len(y) else 1.0
+    if not is_guessing(rate, len(y), classes):
+        return []
+    return [
+        f"{BEFORE} the model is right on {100 * rate:.2f} % of {len(y)} inputs, no more often than guessing would be. "
+        "Are its classes in the order of the labels?"
+    ]
+
+
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:
     """Return Wilson's score interval of a rate: all p with |p_hat - p| <= z sqrt(p (1 - p) / n).
 

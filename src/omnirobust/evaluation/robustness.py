@@ -23,7 +23,7 @@ from omnirobust.evaluation._standing import Clean, Standing, first_look
 from omnirobust.evaluation._threats import Threats, check_universal, inner_first, named_threats, shape_or_type
 from omnirobust.evaluation._walk import Walk
 from omnirobust.evaluation.autoattack import AutoAttack, check_autoattack
-from omnirobust.evaluation.metrics import Interval, drawn_interval
+from omnirobust.evaluation.metrics import Interval, clean_notes, drawn_interval
 from omnirobust.evaluation.strong import STRONG, EvaluationAttack, Problem
 from omnirobust.threat_models import ThreatModel
 
@@ -248,10 +248,14 @@ def _report(names: tuple[str, ...], clean: Clean, walk: Walk, settings: dict[str
         margin=torch.stack([state.margin for state in found], 1),
         delta={name: walk.found[name].delta for name in names},
         breaks={name: state.breaks(right[:, k]) for k, (name, state) in enumerate(zip(names, found, strict=True))},
-        notes=tuple(walk.notes),
+        notes=(*walk.notes, *_clean_notes(clean, walk.problem.y)),
         settings=settings,
         drawn=drawn,
     )
+
+
+def _clean_notes(clean: Clean, y: Tensor) -> list[str]:
+    return clean_notes(torch.where(clean.share >= 0.5, clean.rivals[:, 0], y), y, clean.rivals.shape[1] + 1)
 
 
 def _judged_anew(found: Sequence[Standing], batch_size: int | None) -> Drawn:

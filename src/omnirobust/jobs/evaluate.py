@@ -168,7 +168,7 @@ def run_evaluation(
                 reports = {}
                 for number, (name, model) in enumerate(models.items()):
                     reports[name] = _judge(job, number, model, images, folder, _told(progress, name))
-                write_results(folder, images, reports)
+                write_results(folder, images, reports, predict(models, images.x, resolved(job.device)))
                 folder.clear_stores()
             wait(team)
     return EvaluationRecord.open(folder.path)

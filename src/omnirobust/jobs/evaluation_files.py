@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omnirobust.data import ImageData
-from omnirobust.evaluation.metrics import Interval, compare_paired, wilson_interval
+from omnirobust.evaluation.metrics import BEFORE, Interval, clean_notes, compare_paired, wilson_interval
 from omnirobust.evaluation.robustness import RobustnessReport
 from omnirobust.results import joined_notes
 from omnirobust.runs import RunFolder
@@ -56,13 +56,16 @@ def joined_reports(parts: Sequence[RobustnessReport]) -> RobustnessReport:
         margin=torch.cat([p.margin for p in parts]),
         delta={name: torch.cat([p.delta[name] for p in parts]) for name in first.names},
         breaks={name: dict(sum((Counter(p.breaks[name]) for p in parts), Counter())) for name in first.names},
-        notes=joined_notes(p.notes for p in parts),
+        notes=joined_notes([n for n in p.notes if not n.startswith(BEFORE)] for p in parts),  # a part is not the whole
         settings=first.settings,
     )
 
 
-def write_results(folder: RunFolder, images: ImageData, reports: Reports) -> None:
-    """Write perturbations, one row an image, and last, as the sign that the run has ended, the metrics."""
+def write_results(folder: RunFolder, images: ImageData, reports: Reports, predicted: Tensor) -> None:
+    """Write perturbations, one row an image, and last, as the sign that the run has ended, the metrics.
+
+    ``predicted`` are the models' classes of the images as they are, (N, models).
+    """
     tensors: dict[str, Tensor] = {"clean": images.x, "labels": images.y}
     columns: dict[str, list[Any]] = {"row": list(range(len(images))), "label": images.y.tolist()}
     for model, report in reports.items():
@@ -73,19 +76,21 @@ def write_results(folder: RunFolder, images: ImageData, reports: Reports) -> Non
             columns[f"{model}.margin.{name}"] = report.margin[:, k].tolist()
     folder.write_tensors("perturbations.safetensors", tensors)
     folder.write_table("examples.parquet", columns)
-    folder.write_json("metrics.json", _metrics(images, reports))
+    folder.write_json("metrics.json", _metrics(images, reports, predicted))
 
 
-def _metrics(images: ImageData, reports: Reports) -> dict[str, Any]:
+def _metrics(images: ImageData, reports: Reports, predicted: Tensor) -> dict[str, Any]:
     first, *others = reports
+    classes = len(images.classes)
+    before = [clean_notes(said, images.y, classes) for said in predicted.T]
     return {
         "images": len(images),
-        "models": {name: _of_model(report) for name, report in reports.items()},
+        "models": {name: _of_model(report, said) for (name, report), said in zip(reports.items(), before, strict=True)},
         "comparisons": [_compare(reports, first, other) for other in others],
     }
 
 
-def _of_model(report: RobustnessReport) -> dict[str, Any]:
+def _of_model(report: RobustnessReport, before: list[str]) -> dict[str, Any]:
     clean = wilson_interval(int(report.clean_correct.sum()), len(report.clean_correct))
     return {
         "clean": _ends(clean),
@@ -93,7 +98,7 @@ def _of_model(report: RobustnessReport) -> dict[str, Any]:
         "union": _ends(report.interval()),
         "average": report.average,
         "breaks": report.breaks,
-        "notes": list(report.notes),
+        "notes": [*report.notes, *before],
     }
 
 

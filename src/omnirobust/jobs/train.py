@@ -14,9 +14,10 @@ import torch
 from omnirobust._device import resolved
 from omnirobust._hub import DataUnavailableError
 from omnirobust.data import load
+from omnirobust.evaluation.metrics import clean_notes
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
-from omnirobust.jobs.models import trained_file
+from omnirobust.jobs.models import predict, trained_file
 from omnirobust.jobs.shards import finished, run_folder, wait
 from omnirobust.jobs.train_files import (
     EVALUATION,
@@ -36,6 +37,9 @@ from omnirobust.training.fit import FitResult, Progress, fit
 from omnirobust.training.logs import MetricLogger, make_loggers
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Alone, Launched, Workers
+
+_LOOKED_AT = 1000
+"""Images, those held out if there are any, on which a network that nobody judges is looked at."""
 
 
 def run_training(
@@ -78,7 +82,8 @@ def run_training(
             wait(team)
             found = _judge(job, folder, team, progress)
             if team.rank == 0:
-                folder.write_json("metrics.json", _metrics(setting, result, found) | _clean(setting))
+                told = {"notes": [] if found is not None else _told(setting)}
+                folder.write_json("metrics.json", _metrics(setting, result, found) | _clean(setting) | told)
             wait(team)
     return TrainingRecord.open(folder.path)
 
@@ -163,6 +168,14 @@ def _clean(setting: TrainingSetting) -> dict[str, Any]:
         return {}
     right = accuracy(setting.model, (test.x, test.y))
     return {"clean": {"right": round(right * len(test)), "images": len(test)}}
+
+
+def _told(setting: TrainingSetting) -> list[str]:
+    """Return what must be known of the network where no evaluation says it: see ``clean_notes``."""
+    seen = setting.validation if setting.validation is not None and len(setting.validation) else setting.train
+    x, y = seen.x[:_LOOKED_AT], seen.y[:_LOOKED_AT]
+    device = next(setting.model.parameters()).device
+    return clean_notes(predict({"model": setting.model}, x, device)[:, 0], y, len(seen.classes))
 
 
 def _short(start: str) -> str:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from omnirobust.jobs.evaluate import EvaluationRecord
+from omnirobust.report.cautions import other_radius
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment
 from omnirobust.report.figures import colour, drawn_svg, legend_above, legend_name
@@ -56,7 +57,25 @@ def notes(record: EvaluationRecord) -> list[str]:
     """Return what a reader of the numbers must know, by model, and what they are."""
     models = record.metrics["models"]
     told = [f"{name}: {note}" for name, found in models.items() for note in found["notes"]]
-    return [*told, "An attack only shows what is not robust: these accuracies are upper bounds."]
+    return [*told, *_saturated(record), "An attack only shows what is not robust: these accuracies are upper bounds."]
+
+
+def _saturated(record: EvaluationRecord) -> list[str]:
+    """Say under which threats no model is right on anything, or none loses anything, and name the radius to try."""
+    return [line for name in record.threats if (line := _saturated_by(record, name)) is not None]
+
+
+def _saturated_by(record: EvaluationRecord, name: str) -> str | None:
+    threat, models = record.config["threats"][name], record.metrics["models"].values()
+    rates = [(found["accuracy"][name]["estimate"], found["clean"]["estimate"]) for found in models]
+    if not any(clean for _, clean in rates):
+        return None
+    wins = all(rate == 0 for rate, _ in rates)
+    if not wins and any(rate < clean for rate, clean in rates):
+        return None
+    said = f"Under {name} {'nothing is left right' if wins else 'nothing falls'}: this radius tells models little."
+    other = other_radius(threat, wins=wins)
+    return said if other is None else f"{said} Try {other[0]}, --threat {threat['norm']}:{other[1]}."
 
 
 def accuracies(record: EvaluationRecord) -> Chart:

@@ -35,6 +35,7 @@ def render_training(record: TrainingRecord) -> str:
         lead=told_end(record),
         figures=[figure for figure in figures if figure is not None],
         judged=judged,
+        told=told_notes(record),
         lines=[] if judged is None else [*comparisons(judged), *notes(judged)],
         bars=None if judged is None else accuracies(judged),
         columns=_columns(record),
@@ -80,6 +81,11 @@ def told_end(record: TrainingRecord) -> str:
         f"Trained on {on} for {count(m['epochs'], 'epoch')}: {why[m['stopped']]}. "
         f"The model is that of epoch {m['kept']}{held}.{told}"
     )
+
+
+def told_notes(record: TrainingRecord) -> list[str]:
+    """Return what must be known of a network that no evaluation has judged."""
+    return record.metrics.get("notes", [])
 
 
 def _right(right: int, images: int) -> str:
