@@ -128,3 +128,123 @@ def test_losses_stay_finite_where_logits_tie() -> None:
         slope = torch.autograd.grad(value.sum(), z)[0]
         assert bool(value.isfinite().all()) and bool(slope.isfinite().all())
         assert float(slope.abs().max()) <= 1e7
+
+
+EVERY = [*ALL, losses.signed_margin, losses.standardised_margin]
+MARGINS = [0.0, 1.0, 5.0, 17.0, 40.0, 80.0, 1e3, 1e4]
+
+
+def confident(margin: float, classes: int = 10, rows: int = 24) -> tuple[torch.Tensor, ...]:
+    """A linear model's weights and biases, inputs and labels, by how much the label wins; a bias for each input."""
+    g = torch.Generator().manual_seed(3)
+    w = torch.randn(classes, 60, generator=g, dtype=torch.float64) / 60**0.5
+    x, y = torch.rand(rows, 60, generator=g, dtype=torch.float64), torch.randint(classes, (rows,), generator=g)
+    z = x @ w.T
+    ahead = z.scatter(1, y[:, None], -torch.inf).amax(1) + margin - z.gather(1, y[:, None])[:, 0]
+    return w, torch.zeros_like(z).scatter(1, y[:, None], ahead[:, None]), x, y
+
+
+def slope(loss: losses.Loss, targeted: bool, w, b, x, y, dtype: torch.dtype, bf16: bool = False) -> torch.Tensor:
+    """Gradient of a loss in the inputs, (rows, 60)."""
+    leaf = x.to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        z = leaf @ w.to(dtype).T
+        z = z + b.to(z.dtype)
+        assert z.dtype == (torch.bfloat16 if bf16 else dtype)
+        value = loss(z, y, targeted=targeted)
+    return torch.autograd.grad(value.sum(), leaf)[0].double()
+
+
+def log_odds(w, b, x, y) -> torch.Tensor:
+    """Direction in which log p_y grows, in closed form: w_y less the wrong classes' rows, each by its share of them."""
+    others = (x @ w.T + b).scatter(1, y[:, None], -torch.inf)
+    return w[y] - others.softmax(1) @ w
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.cosine_similarity(a / a.abs().amax(1, keepdim=True), b / b.abs().amax(1, keepdim=True))
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("margin", [-m for m in MARGINS[:0:-1]] + MARGINS)
+def test_cross_entropy_keeps_its_direction_however_sure_the_model_is(margin: float, targeted: bool) -> None:
+    *model, x, y = confident(margin)
+    right = log_odds(*model, x, y) * (-1 if targeted else 1)
+    found = slope(losses.neg_cross_entropy, targeted, *model, x, y, torch.float32)
+    assert cosine(found, right).min() > 1 - 1e-5
+    assert (found.sign() == right.sign()).double().mean() > 0.999
+    rounded = slope(losses.neg_cross_entropy, targeted, *model, x, y, torch.float32, bf16=True)
+    assert cosine(rounded, right).min() > 0.99
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("margin", [-m for m in MARGINS[:0:-1]] + MARGINS)
+@pytest.mark.parametrize("loss", EVERY, ids=lambda f: f.__name__)
+def test_float32_finds_the_direction_of_float64(loss: losses.Loss, margin: float, targeted: bool) -> None:
+    *model, x, y = confident(margin)
+    found, right = (slope(loss, targeted, *model, x, y, dtype) for dtype in (torch.float32, torch.float64))
+    hinge = loss is losses.margin and (margin if targeted else -margin) > 50  # won by kappa
+    saturated = loss is losses.probability_margin and margin > 100
+    if hinge or saturated:
+        assert not found.any()
+        return
+    assert cosine(found, right).min() > 1 - 1e-4
+    assert (found.sign() == right.sign()).double().mean() > 0.99
+
+
+@pytest.mark.parametrize("margin", [0.0, 20.0, 60.0, 1e4])
+def test_second_derivatives_turn_the_gradient_of_a_sure_model_rightly(margin: float) -> None:
+    """What the regulariser of trainings asks for: derivatives of the unit gradient along a parameter, here b."""
+    w, b, x, y = confident(margin)
+    probe = torch.randn(60, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+    def turned(dtype: torch.dtype, closed: bool) -> torch.Tensor:
+        leaf, bias = x.to(dtype).requires_grad_(), b.to(dtype).requires_grad_()
+        if closed:
+            g = log_odds(w.to(dtype), bias, leaf, y)
+        else:
+            value = losses.neg_cross_entropy(leaf @ w.to(dtype).T + bias, y)
+            (g,) = torch.autograd.grad(value.sum(), leaf, create_graph=True)
+            g = g / g.detach().abs().amax(1, keepdim=True)
+        along = (g / torch.linalg.vector_norm(g, dim=1, keepdim=True)) @ probe.to(dtype)
+        return torch.autograd.grad(along.sum(), bias)[0].double()
+
+    torch.testing.assert_close(turned(torch.float32, False), turned(torch.float64, True), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize(
+    "z", [[1.0, -torch.inf], [-torch.inf, 1.0], [2.0, -torch.inf, -torch.inf], [1e4, 1.0], [0, 1e4]]
+)
+def test_two_classes_and_logits_of_minus_infinity_give_no_nan(z: list[float], targeted: bool) -> None:
+    for loss in (losses.neg_cross_entropy, losses.smooth_margin):
+        leaf = torch.tensor([z], requires_grad=True)
+        value = loss(leaf, torch.tensor([0]), targeted=targeted)
+        assert not bool(value.isnan()) and not bool(torch.autograd.grad(value.sum(), leaf)[0].isnan().any())
+
+
+def test_cross_entropy_is_that_of_torch() -> None:
+    z, y = random_logits(11, rows=40, scale=12)
+    assert torch.allclose(losses.neg_cross_entropy(z, y), -torch.nn.functional.cross_entropy(z, y, reduction="none"))
+    half = z.to(torch.bfloat16)
+    assert torch.equal(losses.neg_cross_entropy(half, y), losses.neg_cross_entropy(half.float(), y))
+
+
+OFFSET, FACTOR, CLASSES = (
+    EVERY,
+    [losses.standardised_margin, losses.dlr],
+    [f for f in EVERY if f != losses.standardised_margin],
+)
+"""The losses whose docstrings say that they are unchanged by it: all others must change."""
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("loss", EVERY, ids=lambda f: f.__name__)
+def test_losses_are_unchanged_by_what_their_docstrings_say_and_by_nothing_else(loss, targeted: bool) -> None:
+    z, y = random_logits(12, rows=40)
+    was = loss(z, y, targeted=targeted)
+    added = torch.cat([z, z.amin(1, keepdim=True) - torch.tensor([40.0, 4e3, 3e8])], 1)
+    changed = {"offset": z - 31.5, "factor": z * 7.3, "classes": added}
+    for invariant, name in ((OFFSET, "offset"), (FACTOR, "factor"), (CLASSES, "classes")):
+        same = torch.isclose(loss(changed[name], y, targeted=targeted), was, rtol=1e-9, atol=1e-9)
+        assert bool(same.all()) == (loss in invariant), name

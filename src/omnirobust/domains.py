@@ -268,7 +268,7 @@ class DomainGrid:
                 check_labels(classifier, self._y)
             shape = (len(part.transforms), part.examples.stop - part.examples.start, len(delta[part.rows]))
             labels = self._labels(m, part)
-            loss = self._mean(self._loss(seen.logits, labels, targeted=self._targeted), part, shape)
+            loss = self._mean(self._loss(seen.logits, labels, targeted=self._targeted).to(delta.dtype), part, shape)
             slope = (
                 seen.gradient(classifier, loss).view(*shape, *delta.shape[1:]) if grad else loss.new_empty(*shape, 0)
             )

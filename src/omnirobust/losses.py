@@ -2,6 +2,10 @@
 
 Every loss maps logits (B, C) and labels (B,) to (B,). Untargeted, ``labels`` are the classes to leave; with
 ``targeted=True`` they are the classes to reach, and the loss is low once the model says them.
+
+Logits of half precision are lifted to float32 first, where the small differences that a gradient is made of survive.
+What a loss does not see, its docstring says: an offset of all logits, a positive factor of all of them, or further
+classes whose logits lie far below (how far, depends on the loss).
 """
 
 from __future__ import annotations
@@ -10,8 +14,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 _SHARPNESS = 10.0
+
+_LEAST_SLOPE = 2.0**-100
+"""What is added to the slope of the cross-entropy in its margin, 1 - p_y: that leaves the range of float32 at a margin
+of 103 and, a factor of the gradient, would take its direction along."""
 
 
 class Loss(Protocol):
@@ -48,7 +57,8 @@ def margin(logits: Tensor, labels: Tensor, kappa: float = 50.0, *, targeted: boo
         kappa: confidence, in logits: the hinge is zero once the margin is won by ``kappa``.
 
     Returns:
-        (B,), in [0, inf).
+        (B,), in [0, inf). Unchanged by an offset, and by classes that do not come second; not by a factor: ``kappa`` is
+        in logits.
 
     Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", 2017; the paper's
     Section 4.1 and Appendix C.2 (kappa = 50).
@@ -60,9 +70,9 @@ def signed_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> 
     """Return z_y - max_{j != y} z_j, or its negative when ``targeted``: zero at the decision boundary.
 
     Returns:
-        (B,), any real.
+        (B,), any real. Unchanged by an offset, and by classes that do not come second; a factor multiplies it.
     """
-    return _signed(_label_minus_best_other(logits, labels), targeted)
+    return _signed(_label_minus_best_other(_lifted(logits), labels), targeted)
 
 
 def smooth_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
@@ -72,9 +82,11 @@ def smooth_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> 
     model is sure or surely fooled.
 
     Returns:
-        (B,), any real.
+        (B,), any real. Unchanged by an offset, and by classes that lie 20 below another wrong one; not by a factor.
     """
-    others = logits.scatter(1, labels.unsqueeze(1), -torch.inf).logsumexp(dim=1)
+    logits = _lifted(logits)
+    least = torch.finfo(logits.dtype).min  # where every wrong logit is -inf, logsumexp has no gradient
+    others = logits.scatter(1, labels.unsqueeze(1), -torch.inf).clamp_min(least).logsumexp(dim=1)
     return _signed(_pick(logits, labels) - others, targeted)
 
 
@@ -86,8 +98,11 @@ def standardised_margin(logits: Tensor, labels: Tensor, *, targeted: bool = Fals
     probabilities it does not saturate. The factor 10 keeps the softmax over wrong classes close to the maximum.
 
     Returns:
-        (B,), in standard deviations of the logits, about -4 to 4 for ten classes.
+        (B,), in standard deviations of the logits, about -4 to 4 for ten classes. Unchanged by an offset, and by a
+        factor (in float32 while the deviation stays between 1e-7 and 1e18). Not by further classes, which change the
+        deviation: one that lies very far below all others leaves little of the differences between these.
     """
+    logits = _lifted(logits)
     centred = logits.detach() - logits.detach().mean(dim=1, keepdim=True)
     deviation = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / logits.shape[1] ** 0.5
     scale = deviation.clamp_min(torch.finfo(logits.dtype).eps)
@@ -97,27 +112,43 @@ def standardised_margin(logits: Tensor, labels: Tensor, *, targeted: bool = Fals
 def probability_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
     """Return p_y - max_{j != y} p_j with p = softmax(z), or its negative when ``targeted``.
 
-    Lies in [-1, 1] for every model, so that the weights compare models of different logit scales like with like.
+    Lies in [-1, 1] for every model, so that the weights compare models of different logit scales like with like. It
+    saturates by nature: the gradient shrinks by a factor e for each logit by which one class wins, and in float32 it
+    is gone from a margin of about 100 on. No attack moves what a model is that sure of; ``smooth_margin`` does.
 
     Returns:
-        (B,), in [-1, 1].
+        (B,), in [-1, 1]. Unchanged by an offset, and by classes that lie 20 below the largest logit; not by a factor.
     """
-    return _signed(_label_minus_best_other(logits.softmax(dim=1), labels), targeted)
+    p = _lifted(logits).softmax(dim=1)
+    margin = _label_minus_best_other(p, labels)
+    # With c = 1 for y and -1 for the best other it is sum c p, but near 1 or -1 the gradient of that sum cancels: the
+    # large p's part of it is to come from the small ones. So the distance from 1, or from -1, is summed instead.
+    side = torch.where(margin < 0, -1.0, 1.0).to(p).unsqueeze(1)
+    best_other = p.detach().scatter(1, labels.unsqueeze(1), -torch.inf).argmax(dim=1, keepdim=True)
+    c = torch.zeros_like(p).scatter(1, best_other, -1.0).scatter(1, labels.unsqueeze(1), 1.0)
+    return _signed(side.squeeze(1) * (1 - (p * (1 - side * c)).sum(dim=1)), targeted)
 
 
 def neg_cross_entropy(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
-    """Return log p_y, or -log p_y when ``targeted``.
+    """Return log p_y = -softplus(-m), m = z_y - log sum_{j != y} exp(z_j), or its negative when ``targeted``.
+
+    Taken as a softmax, the true class's part of the gradient, 1 - p_y, rounds to nothing in float32 from a margin of
+    17 on, while the others' stay, and the direction is lost. Here it is (1 - p_y) grad m, both without cancellation.
+    2^-100 is added to that factor, so that the direction stays right where 1 - p_y is too small for float32, too.
 
     Returns:
-        (B,), in (-inf, 0]; [0, inf) when targeted.
+        (B,), in (-inf, 0]; [0, inf) when targeted. Unchanged by an offset, and by classes that lie 20 below another
+        wrong one; not by a factor.
     """
-    return _signed(_pick(logits.log_softmax(dim=1), labels), targeted)
+    m = smooth_margin(logits, labels)
+    held = (m - m.detach()).nan_to_num()  # zero; NaN where the margin is infinite
+    return _signed(-softplus(-m, threshold=50) + _LEAST_SLOPE * held, targeted)
 
 
 def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
     """Difference of logits ratio: (z_y - max_{j != y} z_j) / (z_(1) - z_(3)), z_(i) the i-th largest logit.
 
-    Unchanged when all logits are shifted or scaled. Targeted it is (max_{j != y} z_j - z_y) over
+    Targeted it is (max_{j != y} z_j - z_y) over
     (z_(1) - (z_(3) + z_(4)) / 2).
 
     Args:
@@ -125,7 +156,9 @@ def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
         labels: (B,) int64.
 
     Returns:
-        (B,), at most 1 when untargeted; fooled rows with nearly tied largest logits may fall far below -1.
+        (B,), at most 1 when untargeted; fooled rows with nearly tied largest logits may fall far below -1. Unchanged by
+        an offset, by a factor (while the difference below the fraction bar stays above 1e-6), and by classes that are
+        not among the largest that the ratio takes.
 
     Raises:
         ValueError: with too few classes.
@@ -136,10 +169,15 @@ def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
     needed = 4 if targeted else 3
     if logits.shape[1] < needed:
         raise ValueError(f"dlr needs logits of at least {needed} classes, got {logits.shape[1]}")
+    logits = _lifted(logits)
     top = logits.topk(needed, dim=1).values
     scale = top[:, 0] - (top[:, 2] + top[:, 3]) / 2 if targeted else top[:, 0] - top[:, 2]
     # where the largest logits tie the ratio has no bound: there its size stops at that of a difference of 1e-6
     return _signed(_label_minus_best_other(logits, labels), targeted) / scale.clamp_min(1e-6)
+
+
+def _lifted(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _pick(scores: Tensor, labels: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from omnirobust.data import ImageData
 from omnirobust.evaluation import evaluate_robustness
 from omnirobust.experiments.training_spec import DPAR, EPS_LINF, Judging
+from omnirobust.losses import neg_cross_entropy
 from omnirobust.threat_models import L2, Linf, ThreatModel
 from omnirobust.training import Scheme, attack_batch, cosines
 from omnirobust.universal import usgd
@@ -94,6 +94,6 @@ def gradient_cosines(
     grads = []
     for delta in last_iterates(model, x, y, threats, steps, first_row, dpar):
         points = (x + delta).requires_grad_(True)
-        (grad,) = torch.autograd.grad(cross_entropy(model(points), y, reduction="sum"), points)
+        (grad,) = torch.autograd.grad(neg_cross_entropy(model(points), y).sum(), points)
         grads.append(grad)
     return cosines(torch.stack(grads))[:, 0, 1]

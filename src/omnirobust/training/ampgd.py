@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from omnirobust._contracts import first_weights, next_weights, set_around
 from omnirobust._draws import DrawKey
 from omnirobust._models import Classifier, Precision
 from omnirobust._types import Evaluation, check_shape
 from omnirobust.directions import Stepper
+from omnirobust.losses import neg_cross_entropy
 from omnirobust.threat_models import FeasibleSet
 from omnirobust.training.diversity import diversity
 from omnirobust.training.moves import drawn_seeds, row_seeds, starts, steppers
@@ -171,7 +171,7 @@ def second_gradient(h: Tensor, points: Tensor) -> Tensor:
 def _losses(classifier: Classifier, points: Tensor, y: Tensor, count: int) -> Tensor:
     logits = classifier(classifier.arrange(points))
     check_labels(logits, y)
-    return cross_entropy(logits, y.repeat(count), reduction="none")
+    return -neg_cross_entropy(logits, y.repeat(count))
 
 
 def _shares(scheme: Scheme, weights: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from omnirobust._models import Precision
+from omnirobust.losses import neg_cross_entropy
 from omnirobust.training.diversity import diversity
 from omnirobust.training.outputs import check_labels, logits_of
 from omnirobust.training.schemes import Scheme
@@ -73,7 +74,9 @@ class Objective(nn.Module):
         losses = cross_entropy(logits, targets, reduction="none")
         loss, right = self._mix(losses, attacked, len(x)), self._mix(_right(logits, targets), attacked, len(x))
         if dpar:
-            (grads,) = torch.autograd.grad(losses[-len(attacked.y) :].sum(), attacked.points, create_graph=True)
+            # h takes in directions alone, which those of the cross-entropy lose in float32 where the model is sure
+            climbed = neg_cross_entropy(logits[-len(attacked.y) :], attacked.y).sum()
+            (grads,) = torch.autograd.grad(climbed, attacked.points, create_graph=True)
             loss = loss + self.ratio * dpar * diversity(grads.view(points.shape)).mean()
         return loss, right, logits.detach()
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from omnirobust._files import replacing
+from omnirobust.losses import neg_cross_entropy
 
 FGSM_EPS = 0.2
 """Radius of the attack in Table A2."""
@@ -95,8 +95,8 @@ def fgsm_accuracy(model: nn.Module, x: Tensor, y: Tensor, eps: float = FGSM_EPS,
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
         images, labels = images.to(device, copy=True).requires_grad_(), labels.to(device)
         # Summed, not averaged: the sign of an image's gradient must not depend on its batch.
-        (grad,) = torch.autograd.grad(cross_entropy(model(images), labels, reduction="sum"), images)
-        attacked = (images.detach() + eps * grad.sign()).clamp_(0, 1)
+        (grad,) = torch.autograd.grad(neg_cross_entropy(model(images), labels).sum(), images)
+        attacked = (images.detach() - eps * grad.sign()).clamp_(0, 1)
         with torch.no_grad():
             right += int((model(attacked).argmax(1) == labels).sum())
     return right / len(x)
