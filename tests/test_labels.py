@@ -32,6 +32,7 @@ def test_without_true_labels_it_counts_what_each_model_said_before(models, x, y)
     kept = after(models, result.adversarial) == before
     torch.testing.assert_close(result.accuracy, kept.to(result.accuracy).mean(0))
     assert result.settings["accuracy_of"] == "clean predictions"
+    assert [note for note in result.notes if "true_labels" in note]
     assert result.already is not None and torch.equal(result.already, before == goal[:, None])
 
 

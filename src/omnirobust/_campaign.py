@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from omnirobust._labels import labels_of
+from omnirobust._labels import label_notes, labels_of
 from omnirobust._progress import bar
 from omnirobust._types import Evaluation
 from omnirobust._watch import Blindness, GradientWatch
@@ -150,6 +150,7 @@ class _Batch:
             settings=plan.describe(draws),
             right=None if labels is None else self._right(adversarial, labels.of, draws),
             already=None if labels is None else labels.already,
+            notes=label_notes(o["targeted"], o["true_labels"]),
         )
 
     def _right(self, adversarial: Tensor, labels: Tensor, draws: int) -> Tensor:

@@ -34,6 +34,13 @@ def accuracy_of(targeted: bool, true_labels: Tensor | None) -> str:
     return "clean predictions" if targeted else "y"
 
 
+def label_notes(targeted: bool, true_labels: Tensor | None) -> tuple[str, ...]:
+    """Say so where accuracy is not counted against labels."""
+    if accuracy_of(targeted, true_labels) != "clean predictions":
+        return ()
+    return ("A targeted attack without true_labels: accuracy counts what each model said of the clean inputs.",)
+
+
 def labels_of(
     models: Models,
     x: Tensor,

@@ -10,6 +10,7 @@ from omnirobust import data, zoo
 from omnirobust.cli.tables import show_attack
 from omnirobust.jobs import AttackJob, AttackRecord, Grouping, run_attack
 from omnirobust.report import build_report
+from omnirobust.report.compare import compare_runs
 from omnirobust.report.words import headline, notes
 
 TARGETED = AttackJob(
@@ -146,3 +147,14 @@ def test_a_target_that_every_image_is_in_is_refused_before_anything_is_written(d
     with pytest.raises(ValueError, match="target must leave an image to attack"):
         run_attack(job, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_two_targeted_runs_are_compared_on_what_counts_in_them(targeted, digits, tmp_path):
+    other = run_attack(replace(TARGETED, options={"steps": 3}), tmp_path / "other")
+    (compared,) = compare_runs(targeted.folder.path, other.folder.path)
+    line = next(line for line in compared.lines if line.name == "ASR_all, min-max")
+    assert line.paired is not None and line.paired.examples == targeted.metrics["target"]["counted"]
+    assert line.first == pytest.approx(targeted.metrics["attacks"]["min-max"]["asr_all"])
+    untargeted = run_attack(replace(TARGETED, options={"steps": 3}, target=None), tmp_path / "untargeted")
+    (compared,) = compare_runs(targeted.folder.path, untargeted.folder.path)
+    assert not [line for line in compared.lines if line.name.startswith("ASR_all")]

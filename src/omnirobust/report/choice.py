@@ -13,7 +13,7 @@ def choose(record: AttackRecord, count: int) -> list[tuple[int, str]]:
         Up to ``count`` pairs of the problem's number and what is to be said of it.
     """
     ours, other = record.attacks[-1], record.attacks[0]
-    apart = _in_target(record)
+    apart = in_target(record)
     kinds: dict[str, list[int]] = {"alone": [], "resists": [], "both": []}
     for number, (won, other_won) in enumerate(zip(_won(record, ours), _won(record, other), strict=True)):
         kinds["resists" if not won else "both" if other_won else "alone"].append(number)
@@ -35,7 +35,7 @@ def choose(record: AttackRecord, count: int) -> list[tuple[int, str]]:
     return [(number, notes[kind]) for number, kind in sorted(picked, key=lambda p: (order.index(p[1]), p[0]))]
 
 
-def _in_target(record: AttackRecord) -> set[int]:
+def in_target(record: AttackRecord) -> set[int]:
     """Return the problems that do not count: those of which every domain is in the target class already."""
     if record.target is None:
         return set()

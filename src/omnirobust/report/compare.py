@@ -16,6 +16,7 @@ from omnirobust.evaluation.metrics import PairedComparison, compare_paired
 from omnirobust.jobs.evaluate import JOB as EVALUATION
 from omnirobust.jobs.evaluate import EvaluationRecord
 from omnirobust.jobs.record import JOBS, AttackRecord, open_records
+from omnirobust.report.choice import in_target
 from omnirobust.report.environment import environment
 from omnirobust.report.words import count, percent
 from omnirobust.runs import NOTHING, RunFolder, differences
@@ -120,7 +121,7 @@ def _attacks(a: AttackRecord, b: AttackRecord) -> Compared:
     for ours, theirs in _paired_names(a.attacks, b.attacks):
         won = [_won(record, name, keys) for record, name, keys in ((a, ours, images[0]), (b, theirs, images[1]))]
         of = _both(ours, theirs)
-        if a.rate == b.rate:
+        if a.rate == b.rate and _aim(a) == _aim(b):
             lines.append(_line(f"{a.rate}, {of}", won[0], won[1], "group" if a.groups is not None else "image"))
         for model in (name for name in _judged(a) if name in _judged(b)):
             right = [_right(record, f"{name}.predicted.{model}", keys)
@@ -170,12 +171,16 @@ def _keys(numbers: Sequence[int], clean: Tensor, labels: Tensor) -> list[Hashabl
     return list(zip(numbers, pixels, labels.tolist(), strict=True))
 
 
+def _aim(record: AttackRecord) -> int | None:
+    return None if record.target is None else record.target["class"]
+
+
 def _won(record: AttackRecord, name: str, images: list[Hashable]) -> Outcomes:
-    """Return whether each perturbation fools every domain; a group is told apart by its images."""
+    """Return whether each perturbation that counts beats every domain; a group is told apart by its images."""
     size = 1 if record.groups is None else record.groups["size"]
-    fooled = record.examples[f"{name}.fooled_all"][::size]
+    fooled, apart = record.examples[f"{name}.fooled_all"][::size], in_target(record)
     keys = images if record.groups is None else [tuple(images[i : i + size]) for i in range(0, len(images), size)]
-    return dict(zip(keys, fooled, strict=True))
+    return {key: won for n, (key, won) in enumerate(zip(keys, fooled, strict=True)) if n not in apart}
 
 
 def _right(record: AttackRecord, column: str, images: list[Hashable]) -> Outcomes:
