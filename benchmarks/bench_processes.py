@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import omnirobust as orb
 from omnirobust import zoo
 from omnirobust._memory import Meter
-from omnirobust.stores import write_result
+from omnirobust.stores import ResultStore
 
 NET = """
 import torch
@@ -107,8 +107,8 @@ def single(arch: str, images: int = 64, steps: int = 10) -> str:
         result = orb.attack_ensemble({arch: net}, x, y, orb.Linf(0.001), steps=steps, history="full", keep="last")
         taken.append((time.process_time() - begin) / images / steps)
     with TemporaryDirectory() as folder:
-        write_result(Path(folder) / "batch", result)
-        kept = (Path(folder) / "batch").stat().st_size / images
+        ResultStore(Path(folder)).put(0, result)
+        kept = next(Path(folder).iterdir()).stat().st_size / images
     work, graph = multiply_adds(net, x), meter._image_bytes[arch]
     cells = (
         f"{work / 1e6:.2f}",

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import omnirobust as orb
 from omnirobust.results import join_results
 from omnirobust.runs import RunFolder
-from omnirobust.stores import fingerprint, read_result, write_result
+from omnirobust.stores import ChunkStore, ResultStore, fingerprint, read_chunk
 
 CONFIG = {"attack": {"norm": "linf", "eps": 0.2}, "models": ["a", "b"]}
 
@@ -47,8 +47,8 @@ def assert_same(a, b):
 @pytest.mark.parametrize("history", ["means", "full"])
 def test_a_result_comes_back_as_it_was(tmp_path, history):
     result = attack(history=history)
-    write_result(tmp_path / "r.safetensors", result)
-    back = read_result(tmp_path / "r.safetensors")
+    ResultStore(tmp_path).put(7, result)
+    back = ResultStore(tmp_path).get(7)
     assert_same(result, back)
     if history == "means":
         assert back.history.rows is None
@@ -83,7 +83,7 @@ def test_a_damaged_batch_is_computed_again(tmp_path, damage):
     assert store.get(0) is not None
     assert store.get(1) is None
     with pytest.raises(ValueError, match="is damaged"):
-        read_result(store.folder / "00001.safetensors")
+        read_chunk(store.folder / "00001.safetensors")
     assert_same(attack(store), whole)
     assert store.get(1) is not None
 
@@ -135,6 +135,52 @@ def test_a_killed_attack_resumes_to_the_very_same_result(tmp_path):
     assert (store.folder / "00000.safetensors").stat().st_mtime_ns == kept
 
 
+def stored(folder: Path) -> ChunkStore:
+    store = ChunkStore(folder / "parts")
+    store.put("p", {"right": torch.tensor([True, False]), "delta": torch.arange(6.0).view(2, 3)}, {"note": "größer"})
+    return store
+
+
+def test_a_part_comes_back_and_is_plain_safetensors(tmp_path):
+    store = stored(tmp_path)
+    tensors, facts = store.get("p")
+    assert facts == {"note": "größer"}
+    assert torch.equal(tensors["delta"], torch.tensor([[0.0, 1, 2], [3, 4, 5]]))
+    assert tensors["right"].tolist() == [True, False]
+    assert load_file(store.file("p"))["delta"].shape == (2, 3)
+    assert store.get("q") is None
+
+
+def test_no_flipped_byte_of_a_part_goes_unnoticed(tmp_path):
+    store = stored(tmp_path)
+    whole, (tensors, facts) = store.file("p").read_bytes(), store.get("p")
+    for place in range(len(whole)):
+        for bit in (1, 32):
+            flipped = bytearray(whole)
+            flipped[place] ^= bit
+            store.file("p").write_bytes(flipped)
+            found = store.get("p")
+            if found is not None:  # white space in the header, say
+                assert found.facts == facts, place
+                assert all(torch.equal(value, found.tensors[name]) for name, value in tensors.items()), place
+                assert found.tensors.keys() == tensors.keys()
+
+
+def test_another_shape_or_name_of_the_same_bytes_is_damage(tmp_path):
+    store = stored(tmp_path)
+    whole = store.file("p").read_bytes()
+    for old, new in ((b"[2,3]", b"[3,2]"), (b'"delta"', b'"gamma"'), (b'"F32"', b'"I32"')):
+        assert whole.count(old) == 1
+        store.file("p").write_bytes(whole.replace(old, new))
+        assert store.get("p") is None
+
+
+def test_a_part_without_a_digest_counts_only_where_that_is_said(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "old.safetensors", metadata={"facts": "{}"})
+    assert ChunkStore(tmp_path).get("old") is None
+    assert ChunkStore(tmp_path, undigested=True).get("old").tensors["a"].tolist() == [1, 1]
+
+
 def test_fingerprint_tells_weights_apart():
     weights = {"a": torch.arange(4.0), "b": torch.zeros(2)}
     assert fingerprint(weights) == fingerprint(dict(reversed(weights.items())))
@@ -150,6 +196,6 @@ def test_fingerprint_tells_weights_apart():
 def test_notes_are_kept_and_joined_each_once(tmp_path):
     whole = attack()
     first, second = (replace(whole, notes=notes) for notes in (("A.", "B."), ("B.", "C.")))
-    write_result(tmp_path / "one", first)
-    assert read_result(tmp_path / "one").notes == ("A.", "B.")
+    ResultStore(tmp_path).put(0, first)
+    assert ResultStore(tmp_path).get(0).notes == ("A.", "B.")
     assert join_results([first, second]).notes == ("A.", "B.", "C.")

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from omnirobust._files import replacing
-from omnirobust.stores import ResultStore
+from omnirobust.stores import ChunkStore, ResultStore
 
 OPTIONS = "config.yaml"
 """The file of options from which the command line makes the same run again."""
@@ -120,9 +120,7 @@ class RunFolder:
         """Write tensors as safetensors."""
         with replacing(self.path / name) as partial:
             # save_file would leave the file unreadable for other users
-            partial.write_bytes(
-                save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-            )  # save_file would make it unreadable for other users
+            partial.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file of this run.
@@ -163,8 +161,13 @@ class RunFolder:
         first = f"delete {metrics} and " if metrics.exists() else ""
         return f"The file {self.file(name)} is missing or damaged: {first}run the job again."
 
+    @property
+    def parts(self) -> ChunkStore:
+        """The store of the finished parts of the job."""
+        return ChunkStore(self.path / "parts")
+
     def store(self, part: str) -> ResultStore:
-        """Return the store of the finished batches of one part of the job."""
+        """Return the store of the finished batches of one attack of the job."""
         return ResultStore(self.path / "parts" / part)
 
     def withdraw(self, *, keep: bool) -> None:

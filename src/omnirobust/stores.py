@@ -1,13 +1,17 @@
-"""Results on disk, one safetensors file each with a digest, so that a damaged one is noticed."""
+"""Finished parts of a computation on disk: named tensors and facts, one safetensors file each, with a digest.
+
+A part is there whole or not at all: what is half written, flipped or of another shape counts as missing, so that it is
+computed again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,11 +22,73 @@ from omnirobust._files import replacing
 from omnirobust.history import History, HistoryRows
 from omnirobust.results import AttackResult
 
-_HISTORY = ("losses", "weights", "fooled", "all_fooled", "best_all_fooled")
-_ROWS = ("losses", "weights", "fooled", "best")
-_RESULT = ("adversarial", "delta", "weights", "losses", "fooled", "success", "zero_gradient")
-_LABELLED = ("right", "already")
-"""Of attacks that are told other labels than those that they leave or reach."""
+_HISTORY, _ROWS = "history.", "rows."
+"""What precedes the names of tensors that are not fields of the result itself."""
+
+
+class Chunk(NamedTuple):
+    """What one file holds: tensors by name, and facts, plain values."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChunkStore:
+    """Finished parts in a folder, each under a name of its own.
+
+    Attributes:
+        folder: where they lie; it appears with the first of them.
+        undigested: whether files count that have no digest, from before there were any.
+    """
+
+    folder: Path
+    undigested: bool = False
+
+    def get(self, name: str) -> Chunk | None:
+        """Return a part; None if it is not there or damaged."""
+        try:
+            return read_chunk(self.file(name), undigested=self.undigested)
+        except (ValueError, OSError):
+            return None
+
+    def put(self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
+        """Keep a part."""
+        write_chunk(self.file(name), tensors, facts or {})
+
+    def file(self, name: str) -> Path:
+        """Return where a part lies."""
+        return self.folder / f"{name}.safetensors"
+
+
+def write_chunk(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors as one safetensors file, facts and a digest of both in its metadata."""
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps(facts)
+    with replacing(file) as partial:
+        # save_file would leave the file unreadable for other users
+        partial.write_bytes(save(whole, metadata={"facts": text, "digest": _digest(whole, text)}))
+
+
+def read_chunk(file: Path, *, undigested: bool = False) -> Chunk:
+    """Read what ``write_chunk`` wrote; a file without a digest only where that is allowed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}.")
+    try:
+        with safe_open(file, framework="pt") as stored:
+            metadata = stored.metadata()
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (not a mapping)
+        known = metadata.get("digest")
+        if known != _digest(tensors, metadata["facts"]) and not (known is None and undigested):
+            raise ValueError("digest")
+        return Chunk(tensors, dict(json.loads(metadata["facts"])))
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"The file {file} is damaged.") from error
 
 
 @dataclass(frozen=True)
@@ -33,88 +99,42 @@ class ResultStore:
 
     def get(self, index: int) -> AttackResult | None:
         """Return the result of batch ``index``; None if it is not there or damaged, so that it is computed again."""
+        found = ChunkStore(self.folder).get(f"{index:05d}")
         try:
-            return read_result(self._file(index))
-        except (ValueError, OSError):
+            return None if found is None else _assemble(*found)
+        except (KeyError, TypeError, AttributeError):  # whole, but no result
             return None
 
     def put(self, index: int, result: AttackResult) -> None:
         """Keep the result of batch ``index``."""
-        write_result(self._file(index), result)
-
-    def _file(self, index: int) -> Path:
-        return self.folder / f"{index:05d}.safetensors"
+        ChunkStore(self.folder).put(f"{index:05d}", *_taken_apart(result))
 
 
-def write_result(file: Path, result: AttackResult) -> None:
-    """Write a result as one safetensors file, its plain values and a digest in the metadata."""
-    tensors = {name: getattr(result, name) for name in _RESULT}
-    tensors |= {name: value for name in _LABELLED if (value := getattr(result, name)) is not None}
-    tensors |= {f"history.{name}": getattr(result.history, name) for name in _HISTORY}
-    if (rows := result.history.rows) is not None:
-        tensors |= {f"rows.{name}": getattr(rows, name) for name in _ROWS if getattr(rows, name) is not None}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    facts = {
-        "names": list(result.names),
-        "axes": {axis: list(members) for axis, members in result.axes.items()},
-        "draws": result.draws,
-        "steps": result.steps,
-        "gradient_evaluations": result.gradient_evaluations,
-        "problems": result.history.problems,
-        "settings": result.settings,
-        "notes": list(result.notes),
-    }
-    text = json.dumps(facts)
-    with replacing(file) as partial:
-        # save_file would leave the file unreadable for other users
-        partial.write_bytes(save(tensors, metadata={"facts": text, "digest": _digest(tensors, text)}))
+def _taken_apart(result: AttackResult) -> Chunk:
+    """Return every field of a result and of its history: tensors as tensors, what is plain as facts."""
+    tensors: dict[str, Tensor] = {}
+    facts: dict[str, Any] = {}
+    for prefix, part in (("", result), (_HISTORY, result.history), (_ROWS, result.history.rows)):
+        values = {} if part is None else {f.name: getattr(part, f.name) for f in fields(part)}
+        tensors |= {prefix + name: value for name, value in values.items() if isinstance(value, Tensor)}
+        facts |= {
+            name: value for name, value in values.items() if isinstance(value, (str, int, float, tuple, list, dict))
+        }
+    return Chunk(tensors, facts)
 
 
-def read_result(file: Path) -> AttackResult:
-    """Read what ``write_result`` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no result {file}.")
-    try:
-        with safe_open(file, framework="pt") as stored:
-            metadata = stored.metadata()
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (not a mapping)
-        if metadata["digest"] != _digest(tensors, metadata["facts"]):
-            raise ValueError("digest")
-        return _assemble(tensors, json.loads(metadata["facts"]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"The result {file} is damaged.") from error
-
-
-def _assemble(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> AttackResult:
-    rows = {key.removeprefix("rows."): value for key, value in tensors.items() if key.startswith("rows.")}
-    history = History(
-        *(tensors[f"history.{name}"] for name in _HISTORY),
-        problems=facts["problems"],
-        rows=HistoryRows(rows["losses"], rows["weights"], rows.get("fooled"), rows["best"]) if rows else None,
-    )
-    return AttackResult(
-        adversarial=tensors["adversarial"],
-        delta=tensors["delta"],
-        weights=tensors["weights"],
-        losses=tensors["losses"],
-        fooled=tensors["fooled"],
-        success=tensors["success"],
-        draws=facts["draws"],
-        names=tuple(facts["names"]),
-        axes={axis: tuple(members) for axis, members in facts["axes"].items()},
-        history=history,
-        steps=facts["steps"],
-        gradient_evaluations=facts["gradient_evaluations"],
-        zero_gradient=tensors["zero_gradient"],
-        settings=facts["settings"],
-        notes=tuple(facts.get("notes", ())),  # files of earlier versions have none
-        **{name: tensors[name] for name in _LABELLED if name in tensors},
-    )
+def _assemble(tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> AttackResult:
+    """Undo ``_taken_apart`` once JSON has made lists of tuples."""
+    own: dict[str, Any] = {}
+    of_history: dict[str, Any] = {}
+    of_rows: dict[str, Any] = {"fooled": None}
+    for key, value in tensors.items():
+        prefix, _, name = key.rpartition(".")
+        {"": own, _HISTORY: of_history, _ROWS: of_rows}[prefix and f"{prefix}."][name] = value
+    rows = HistoryRows(**of_rows) if len(of_rows) > 1 else None
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    plain["axes"] = {axis: tuple(members) for axis, members in facts["axes"].items()}
+    return AttackResult(**own, history=History(**of_history, problems=plain.pop("problems"), rows=rows), **plain)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

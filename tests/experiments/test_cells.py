@@ -28,8 +28,8 @@ def same(a: Measured, b: Measured) -> bool:
 def test_a_chunk_comes_back_as_it_was(tmp_path):
     folder = CellFolder(tmp_path, "k", {"eps": 0.2})
     assert folder.get(0, 5) is None
-    folder.put(0, 5, measured(5), {"seconds": 1.5})
-    folder.put(5, 8, measured(3, 1), {"seconds": 0.25})
+    folder.put(0, 5, measured(5).tensors, {"seconds": 1.5})
+    folder.put(5, 8, measured(3, 1).tensors, {"seconds": 0.25})
     found = folder.get(0, 5)
     assert found is not None
     assert same(found, measured(5))
@@ -40,7 +40,7 @@ def test_a_chunk_comes_back_as_it_was(tmp_path):
 
 def test_a_damaged_or_unfinished_file_counts_as_missing(tmp_path):
     folder = CellFolder(tmp_path, "k", {})
-    folder.put(0, 5, measured(5), {"seconds": 1})
+    folder.put(0, 5, measured(5).tensors, {"seconds": 1})
     (file,) = (tmp_path / "k").glob("rows-*.safetensors")
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"not safetensors at all"):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from omnirobust._files import replacing
+from omnirobust.stores import Chunk, ChunkStore
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,18 @@ class Measured:
     def __len__(self) -> int:
         return len(self.fooled)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     def rows(self, index: slice | Tensor) -> Measured:
         """Keep some of the images."""
-        return Measured(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return Measured(**{name: value[index] for name, value in self.tensors.items()})
 
     def merged(self, changed: Tensor, other: Measured) -> Measured:
         """Return this with the images that ``changed`` (N,) marks taken, in order, from ``other``."""
-        merged = {f.name: getattr(self, f.name).clone() for f in fields(self)}
+        merged = {name: value.clone() for name, value in self.tensors.items()}
         for name, values in merged.items():
             values[changed] = getattr(other, name)
         return Measured(**merged)
@@ -55,11 +60,16 @@ class Measured:
 
 def join(parts: list[Measured]) -> Measured:
     """Join chunks in order."""
-    return Measured(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Measured)})
+    return Measured(**joined([part.tensors for part in parts]))
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the named tensors of chunks in order."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 class CellFolder:
-    """The chunks of one cell on disk.
+    """The chunks of one cell on disk, each of some rows: images, or problems.
 
     Args:
         root: folder of all cells.
@@ -68,54 +78,54 @@ class CellFolder:
     """
 
     def __init__(self, root: Path, key: str, settings: dict[str, Any]) -> None:
-        self._folder = root / key
+        self.path = root / key
         self.lock = root / ".locks" / key  # apart, so that the folder appears with its first result
+        self.store = ChunkStore(self.path, undigested=True)
         self._settings = settings
 
+    def rows(self, begin: int, end: int) -> Chunk | None:
+        """Return rows ``begin`` to ``end`` if they were measured; a damaged file counts as missing."""
+        found = self.store.get(_name(begin, end))
+        whole = found is not None and all(len(value) == end - begin for value in found.tensors.values())
+        return found if whole else None
+
     def get(self, begin: int, end: int) -> Measured | None:
-        """Return images ``begin`` to ``end`` if they were measured; a damaged file counts as missing."""
-        file = self._file(begin, end)
-        if not file.is_file():
+        """Return images ``begin`` to ``end`` of an attack if they were measured."""
+        if (found := self.rows(begin, end)) is None:
             return None
-        try:
-            with safe_open(file, framework="pt") as stored:
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-                tensors.setdefault("distortion", tensors["weights"].new_empty(len(tensors["weights"]), 0))
-                found = Measured(**{f.name: tensors[f.name] for f in fields(Measured)})
-        except (SafetensorError, OSError, KeyError):
-            return None
-        return found if len(found) == end - begin else None
+        tensors = {"distortion": torch.empty(end - begin, 0)} | found.tensors  # chunks from before there was any
+        names = {f.name for f in fields(Measured)}
+        return Measured(**tensors) if tensors.keys() == names else None
 
     def complete(self, spans: list[tuple[int, int]]) -> bool:
         """Say whether there is a file, damaged or not, for each of ``spans``."""
-        return all(self._file(begin, end).is_file() for begin, end in spans)
+        return all(self.store.file(_name(begin, end)).is_file() for begin, end in spans)
 
-    def put(self, begin: int, end: int, measured: Measured, facts: dict[str, Any]) -> None:
-        """Write images ``begin`` to ``end``, whole or not at all, with ``facts`` about the run."""
-        described = self._folder / "settings.json"
+    def put(self, begin: int, end: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write rows ``begin`` to ``end``, whole or not at all, with ``facts`` about the run."""
+        self.note()
+        self.store.put(_name(begin, end), tensors, facts)
+
+    def note(self) -> None:
+        """Write beside the chunks what the key stands for."""
+        described = self.path / "settings.json"
         if not described.is_file():
             with replacing(described) as partial:
                 partial.write_text(json.dumps(self._settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        with replacing(self._file(begin, end)) as partial:
-            tensors = {f.name: getattr(measured, f.name).contiguous() for f in fields(measured)}
-            partial.write_bytes(
-                save(tensors, metadata={"facts": json.dumps(facts)})
-            )  # save_file would make it unreadable for other users
 
     def seconds(self) -> float:
         """Return the wall-clock time that all chunks took, as each file says."""
-        return sum(_seconds(file) for file in sorted(self._folder.glob("rows-*.safetensors")))
-
-    def _file(self, begin: int, end: int) -> Path:
-        return self._folder / f"rows-{begin:06d}-{end:06d}.safetensors"
+        chunks = [self.store.get(file.stem) for file in sorted(self.path.glob("rows-*.safetensors"))]
+        return sum(float(chunk.facts["seconds"]) for chunk in chunks if chunk is not None)
 
 
-def _seconds(file: Path) -> float:
-    try:
-        with safe_open(file, framework="pt") as stored:
-            return float(json.loads(stored.metadata()["facts"])["seconds"])
-    except (SafetensorError, OSError):
-        return 0.0
+def _name(begin: int, end: int) -> str:
+    return f"rows-{begin:06d}-{end:06d}"
+
+
+def key_of(settings: Mapping[str, Any]) -> str:
+    """Return the key of a cell with these settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -155,13 +156,8 @@ class Laboratory:
         return 0.0 if rule is None else self._folder(cell, rule).seconds()
 
     def _cached(self, folder: CellFolder, spans: list[tuple[int, int]]) -> list[Measured]:
-        parts: list[Measured] = []
-        for begin, end in spans:
-            found = folder.get(begin, end)
-            if found is None:
-                break
-            parts.append(found)
-        return parts
+        found = takewhile(lambda part: part is not None, (folder.get(begin, end) for begin, end in spans))
+        return [part for part in found if part is not None]
 
     def _rule(self, cell: Cell, images: int, *, compute: bool) -> WeightRule | None:
         """Return the weight rule of the cell, once the cell that decides it is there."""
@@ -183,7 +179,7 @@ class Laboratory:
         began = time.monotonic()
         measured = self._compute(cell, rule, trial, on_steps)
         facts = {"seconds": round(time.monotonic() - began, 3), "torch": torch.__version__}
-        self._folder(cell, rule).put(trial.begin, trial.end, measured, facts)
+        self._folder(cell, rule).put(trial.begin, trial.end, measured.tensors, facts)
         return measured
 
     def _compute(self, cell: Cell, rule: WeightRule, trial: Trial, on_steps: StepHook) -> Measured:

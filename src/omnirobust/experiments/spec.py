@@ -5,8 +5,6 @@ A cell says everything that decides its numbers. Its ``key`` is a hash of that, 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from omnirobust._own_code import is_own, source_digest
 from omnirobust._types import NORMS, Norm, WeightRule
+from omnirobust.experiments.cells import key_of
 from omnirobust.experiments.tasks import Task
 from omnirobust.settings import AttackSettings
 
@@ -117,7 +116,7 @@ class Cell:
             fingerprints: model name to a hash of its weights.
         """
         settings = self.describe(rule) | {"weights": {n: fingerprints[n] for n in sorted({*self.models, *self.judged})}}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
+        return key_of(settings)
 
     def describe(self, rule: WeightRule) -> dict[str, Any]:
         """Return the settings as plain values, ready for JSON."""

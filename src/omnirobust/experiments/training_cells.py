@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from omnirobust import data as image_data
-from omnirobust._files import replacing
 from omnirobust.data import ImageData
-from omnirobust.experiments.cells import fingerprint
+from omnirobust.experiments.cells import CellFolder, fingerprint, joined, key_of
 from omnirobust.experiments.machines import note_machine
 from omnirobust.experiments.training_judging import judge_images
 from omnirobust.experiments.training_spec import Judging, Training
+from omnirobust.stores import Chunk
 from omnirobust.training import fit
 from omnirobust.zoo import build
 
@@ -84,7 +81,7 @@ class TrainingLaboratory:
         if known is not None:
             return known
         folder, effort = self._folder(training), training.effort
-        _note(folder, describe(training))
+        folder.note()
         note_machine(self._cells, self._device)
         images = self._split("train")
         if (effort.images or 0) + effort.holdout > len(images):
@@ -98,15 +95,15 @@ class TrainingLaboratory:
             training.scheme,
             epochs=effort.epochs,
             validation=held,
-            out=folder / "fit",
+            out=folder.path / "fit",
             seed=training.seed,
             precision=effort.precision,
             progress=lambda *_: on_epoch(),
         )
-        weights = torch.zeros(0, 0) if result.weights is None else result.weights.cpu().half()
-        _write(folder / "trained.safetensors", _state(model) | {"weights/": weights}, _facts(result.history, images))
-        (folder / "fit" / "checkpoint.pt").unlink(missing_ok=True)
-        (folder / "fit").rmdir()
+        weights = torch.zeros(0, 0) if result.weights is None else result.weights.half()
+        folder.store.put("trained", model.state_dict() | {"weights/": weights}, _facts(result.history, images))
+        (folder.path / "fit" / "checkpoint.pt").unlink(missing_ok=True)
+        (folder.path / "fit").rmdir()
         found = self.trained(training)
         assert found is not None
         return found
@@ -121,7 +118,7 @@ class TrainingLaboratory:
             asked: what to measure of its model, on how many images each.
             wait: for the other process, and then see what it has left to do.
         """
-        file = self._cells / ".locks" / _key(describe(training))
+        file = self._folder(training).lock
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(file).acquire(timeout=-1 if wait else 0):
@@ -135,8 +132,7 @@ class TrainingLaboratory:
     def trained(self, training: Training) -> Trained | None:
         """Return the trained model if its training has ended."""
         if training not in self._trained:
-            read = _read(self._folder(training) / "trained.safetensors")
-            if read is None:
+            if (read := self._folder(training).store.get("trained")) is None:
                 return None
             tensors, facts = read
             weights = tensors.pop("weights/")
@@ -153,46 +149,43 @@ class TrainingLaboratory:
         The model is trained if it is not.
         """
         model = self.train(judging.training).model
-        folder = self._judged(judging, model)
-        parts = []
+        folder, parts = self._judged(judging, model), []
         for begin, end in _spans(judging, images):
-            file = folder / f"rows-{begin:06d}-{end:06d}.safetensors"
-            read = _read(file)
-            if read is None:
-                _note(folder, describe(judging))
+            found = folder.rows(begin, end)
+            if found is None:
                 began = time.monotonic()
                 test = self._split("test")
                 x, y = (t[begin:end].to(self._device) for t in (test.x, test.y))
                 learn = self._split("train") if judging.how == "universal" else None
-                _write(file, judge_images(model, judging, x, y, begin, learn), {"seconds": time.monotonic() - began})
-                read = _read(file)
-                assert read is not None
-            parts.append(read[0])
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                tensors = judge_images(model, judging, x, y, begin, learn)
+                folder.put(begin, end, tensors, {"seconds": time.monotonic() - began})
+                found = Chunk(tensors, {})
+            parts.append(found.tensors)
+        return joined(parts)
 
     def recall(self, judging: Judging, images: int) -> dict[str, Tensor] | None:
         """Return as much of the first ``images`` test images as was measured, without computing; None of nothing."""
         trained = self.trained(judging.training)
         if trained is None:
             return None
-        folder, parts = self._judged(judging, trained.model), []
-        for begin, end in _spans(judging, images):
-            read = _read(folder / f"rows-{begin:06d}-{end:06d}.safetensors")
-            if read is None:
-                break
-            parts.append(read[0])
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else None
+        folder = self._judged(judging, trained.model)
+        found = takewhile(bool, (folder.rows(begin, end) for begin, end in _spans(judging, images)))
+        parts = [part.tensors for part in found if part is not None]
+        return joined(parts) if parts else None
 
     def _split(self, split: str) -> ImageData:
         if split not in self._images:
             self._images[split] = self._load(split, None)
         return self._images[split]
 
-    def _folder(self, training: Training) -> Path:
-        return self._cells / _key(describe(training))
+    def _folder(self, training: Training) -> CellFolder:
+        return self._cell(describe(training))
 
-    def _judged(self, judging: Judging, model: nn.Module) -> Path:
-        return self._cells / _key(describe(judging) | {"model": fingerprint(model)})
+    def _judged(self, judging: Judging, model: nn.Module) -> CellFolder:
+        return self._cell(describe(judging) | {"model": fingerprint(model)}, describe(judging))
+
+    def _cell(self, settings: dict[str, Any], noted: dict[str, Any] | None = None) -> CellFolder:
+        return CellFolder(self._cells, key_of(settings), settings if noted is None else noted)
 
 
 def describe(cell: Training | Judging) -> dict[str, Any]:
@@ -210,10 +203,6 @@ def _spans(judging: Judging, images: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + chunk, images)) for begin in range(0, images, chunk)]
 
 
-def _key(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
-
-
 def _initial(training: Training, shape: Sequence[int], classes: int) -> nn.Module:
     channels, height, width = shape
     with torch.random.fork_rng(devices=[]):
@@ -223,31 +212,3 @@ def _initial(training: Training, shape: Sequence[int], classes: int) -> nn.Modul
 
 def _facts(history: Sequence[Mapping[str, float]], images: ImageData) -> dict[str, Any]:
     return {"history": [dict(row) for row in history], "shape": list(images.shape), "classes": len(images.classes)}
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-
-
-def _note(folder: Path, settings: dict[str, Any]) -> None:
-    with replacing(folder / "settings.json") as partial:
-        partial.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    with replacing(file) as partial:
-        partial.write_bytes(
-            save({n: t.contiguous() for n, t in tensors.items()}, metadata={"facts": json.dumps(facts)})
-        )
-
-
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return tensors and facts; None if the file is missing or damaged."""
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            return tensors, json.loads(stored.metadata()["facts"])
-    except (SafetensorError, OSError, KeyError):
-        return None

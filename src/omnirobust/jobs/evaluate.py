@@ -206,7 +206,7 @@ def _batch(
     starts = _starts(job, images)
     begin, part = starts[batch], f"{number}-{batch:05d}"
     rows = slice(begin, begin + job.batch_size)
-    done = read_part(folder, part)
+    done = read_part(folder.parts, part, len(images.y[rows]))
     if done is None:
         device = resolved(job.device)
         done = evaluate_robustness(
@@ -214,7 +214,7 @@ def _batch(
             steps=job.steps, restarts=job.restarts, seed=job.seed, precision=job.precision, first_row=job.start + begin,
             progress=partial(tell, batch, len(starts)),
         ).to("cpu")  # fmt: skip
-        write_part(folder, part, done)
+        write_part(folder.parts, part, done)
     tell(batch, len(starts), 1, 1)
     return done
 

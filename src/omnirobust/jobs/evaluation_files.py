@@ -14,25 +14,26 @@ from omnirobust.evaluation.metrics import BEFORE, Interval, clean_notes, compare
 from omnirobust.evaluation.robustness import RobustnessReport
 from omnirobust.results import joined_notes
 from omnirobust.runs import RunFolder
+from omnirobust.stores import ChunkStore
 
 Reports = Mapping[str, RobustnessReport]
 
 
-def write_part(folder: RunFolder, part: str, report: RobustnessReport) -> None:
-    """Keep the report of one batch; the JSON file, written last, says that it is whole."""
+def write_part(store: ChunkStore, part: str, report: RobustnessReport) -> None:
+    """Keep the report of one batch."""
     tensors = {"clean_correct": report.clean_correct, "correct": report.correct, "margin": report.margin}
     tensors |= {f"delta.{name}": delta for name, delta in report.delta.items()}
-    folder.write_tensors(f"parts/{part}.safetensors", tensors)
     facts = {"names": report.names, "breaks": report.breaks, "notes": report.notes, "settings": report.settings}
-    folder.write_json(f"parts/{part}.json", facts)
+    store.put(part, tensors, facts)
 
 
-def read_part(folder: RunFolder, part: str) -> RobustnessReport | None:
-    """Return the report of a batch; None if it is not there or damaged, so that it is made again."""
+def read_part(store: ChunkStore, part: str, images: int) -> RobustnessReport | None:
+    """Return the report of a batch of ``images``; None if it is not there or damaged, so that it is made again."""
+    if (found := store.get(part)) is None:
+        return None
+    tensors, facts = found
     try:
-        facts = folder.read_json(f"parts/{part}.json")
-        tensors = folder.read_tensors(f"parts/{part}.safetensors")
-        return RobustnessReport(
+        report = RobustnessReport(
             names=tuple(facts["names"]),
             clean_correct=tensors["clean_correct"],
             correct=tensors["correct"],
@@ -42,8 +43,9 @@ def read_part(folder: RunFolder, part: str) -> RobustnessReport | None:
             notes=tuple(facts["notes"]),
             settings=facts["settings"],
         )
-    except (ValueError, OSError, KeyError, TypeError):
+    except (KeyError, TypeError):  # whole, but no report
         return None
+    return report if len(report.correct) == images else None
 
 
 def joined_reports(parts: Sequence[RobustnessReport]) -> RobustnessReport:
