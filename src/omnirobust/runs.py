@@ -5,6 +5,7 @@ Every file is written under another name and then moved into place, so that a ki
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -182,6 +183,18 @@ class RunFolder:
     def clear_stores(self) -> None:
         """Delete the batches of all parts: for the end of a job, when its results are written."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)
+
+
+def default_folder(config: Mapping[str, Any], *words: str) -> Path:
+    """Name a folder under ``runs/`` after the settings: the same settings find the same folder.
+
+    Args:
+        config: the resolved settings.
+        words: what its name says beside the data's, if the settings name any.
+    """
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
+    data = [Path(config["data"]["name"]).name.replace(":", "-")] if "data" in config else []
+    return Path("runs") / "-".join([*data, *words, digest])
 
 
 def version_of(package: str) -> str:

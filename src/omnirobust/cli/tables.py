@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from omnirobust.jobs.record import AttackRecord
+    from omnirobust.jobs.records import AttackRecord
     from omnirobust.report.breakdown import Breakdown
     from omnirobust.report.compare import Compared
 

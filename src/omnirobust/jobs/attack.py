@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,7 @@ from omnirobust.attacks import attack_product
 from omnirobust.data import ImageData
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.models import describe_models
-from omnirobust.jobs.record import AttackRecord
+from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.rules import told_rule
 from omnirobust.jobs.setting import Setting, load_setting
 from omnirobust.jobs.shards import OneBatch, Share, finished, run_folder, share_out, wait
@@ -24,7 +22,7 @@ from omnirobust.jobs.summary import write_results
 from omnirobust.jobs.transforms import describe_transforms
 from omnirobust.options import AttackOptions
 from omnirobust.results import AttackResult
-from omnirobust.runs import RunFolder
+from omnirobust.runs import RunFolder, default_folder
 from omnirobust.stores import fingerprint
 from omnirobust.training.workers import Alone, Workers
 
@@ -60,7 +58,7 @@ def run_attack(
     team = Alone() if team is None else team
     setting = load_setting(job)
     config = describe_job(setting)
-    with run_folder(team, out if out is not None else default_folder(config), config) as folder:
+    with run_folder(team, out if out is not None else default_folder(config, *_words(config)), config) as folder:
         if not finished(team, folder):
             if team.rank == 0:
                 folder.write_options(options)
@@ -90,13 +88,10 @@ def _shares(setting: Setting, folder: RunFolder, team: Workers, progress: JobPro
     return [partial(share, *unit) for unit in units]
 
 
-def default_folder(config: Mapping[str, Any]) -> Path:
-    """Name a folder under ``runs/`` after the settings: the same settings find the same folder."""
-    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
-    data, attack = config["data"]["name"], config["attack"]
-    task = config["job"].removeprefix("attack ")
-    parts = [Path(data).name.replace(":", "-"), *([] if task == "ensemble" else [task])]
-    return Path("runs") / "-".join([*parts, attack["norm"], f"{attack['eps']:g}", digest])
+def _words(config: Mapping[str, Any]) -> list[str]:
+    """Return what the name of its folder says of an attack."""
+    task, attack = config["job"].removeprefix("attack "), config["attack"]
+    return [*([] if task == "ensemble" else [task]), attack["norm"], f"{attack['eps']:g}"]
 
 
 def describe_job(setting: Setting) -> dict[str, Any]:

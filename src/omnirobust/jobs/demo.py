@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ from omnirobust import zoo
 from omnirobust.jobs.attack import JobProgress, run_attack
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.models import describe_models, load_models
-from omnirobust.jobs.record import AttackRecord
-from omnirobust.runs import RunFolder
+from omnirobust.jobs.records import AttackRecord
+from omnirobust.runs import RunFolder, default_folder
 from omnirobust.threat_models import L0, L1, L2, Linf, ThreatModel
 from omnirobust.training.fit import Progress
 
@@ -80,8 +78,7 @@ def _run(job: DemoJob, out: str | Path | None, progress: JobProgress | None) -> 
         "models": describe_models(load_models(job.models, "digits")),
         "eps": {threat.name: float(threat.eps) for threat in job.threats},
     }
-    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
-    folder = RunFolder.create(Path("runs") / f"demo-{digest}" if out is None else out, config)
+    folder = RunFolder.create(default_folder(config, "demo") if out is None else out, config)
     for threat in job.threats:
         run_attack(job.part(threat), folder.path / threat.name, _titled(progress, threat))
     return [AttackRecord.open(folder.path / threat.name) for threat in job.threats]

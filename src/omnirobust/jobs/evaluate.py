@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,12 +17,11 @@ from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustne
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
 from omnirobust.jobs.models import describe_models, load_models, moved, predict
+from omnirobust.jobs.records import EvaluationRecord
 from omnirobust.jobs.shards import Share, finished, run_folder, share_out, wait
-from omnirobust.runs import RunFolder
+from omnirobust.runs import RunFolder, default_folder
 from omnirobust.threat_models import ThreatModel
 from omnirobust.training.workers import Alone, Workers
-
-JOB = "evaluate"
 
 _Tell: TypeAlias = Callable[[int, int, int, int], None]
 
@@ -78,55 +75,6 @@ class EvaluationJob:
             raise ValueError("threats must have one radius each and no mask, for the whole job")
 
 
-@dataclass(frozen=True)
-class EvaluationRecord:
-    """A finished evaluation, as its run folder holds it.
-
-    Attributes:
-        folder: the run folder.
-        metrics: what ``metrics.json`` says.
-    """
-
-    folder: RunFolder
-    metrics: dict[str, Any]
-
-    @classmethod
-    def open(cls, path: str | Path) -> EvaluationRecord:
-        """Open the folder of a finished evaluation.
-
-        Raises:
-            FileNotFoundError: if there is no run, or it has not ended.
-            ValueError: if it is another kind of run, or damaged.
-        """
-        folder = RunFolder.open(path)
-        if folder.config.get("job") != JOB:
-            raise ValueError(f"run must be that of an evaluation, got {path}, a run of {folder.config.get('job')!r}")
-        metrics = folder.read_json("metrics.json")
-        if "models" not in metrics:
-            raise ValueError(f"The file {folder.file('metrics.json')} is damaged: delete it and run the job again.")
-        return cls(folder, metrics)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The resolved settings."""
-        return self.folder.config
-
-    @property
-    def threats(self) -> list[str]:
-        """Names of the threats."""
-        return list(self.config["threats"])
-
-    @cached_property
-    def perturbations(self) -> dict[str, Tensor]:
-        """Clean images, labels, and ``MODEL.THREAT.delta``, the worst perturbation found of every image."""
-        return self.folder.read_tensors("perturbations.safetensors")
-
-    @cached_property
-    def examples(self) -> dict[str, list[Any]]:
-        """One entry an image, by column name."""
-        return self.folder.read_table("examples.parquet")
-
-
 def run_evaluation(
     job: EvaluationJob,
     out: str | Path | None = None,
@@ -158,7 +106,7 @@ def run_evaluation(
     models = moved(load_models(job.models, job.data), resolved(job.device))
     predict(dict(zip(job.models, models.values(), strict=True)), images.x[:2], resolved(job.device))  # or say why not
     config = _describe(job, images, models)
-    with run_folder(team, out if out is not None else _default_folder(config), config) as folder:
+    with run_folder(team, out if out is not None else default_folder(config, "evaluate"), config) as folder:
         if not finished(team, folder):
             if team.rank == 0:
                 folder.write_options(options)
@@ -236,7 +184,7 @@ def _told(progress: JobProgress | None, name: str) -> _Tell:
 def _describe(job: EvaluationJob, images: ImageData, models: dict[str, nn.Module]) -> dict[str, Any]:
     """Return the resolved settings as plain values; data and weights by their fingerprints."""
     return {
-        "job": JOB,
+        "job": "evaluate",
         "data": describe_data(images, job.start),
         "models": describe_models(models),
         "threats": {
@@ -250,9 +198,3 @@ def _describe(job: EvaluationJob, images: ImageData, models: dict[str, nn.Module
         "batch_size": job.batch_size,
         "precision": job.precision,
     }
-
-
-def _default_folder(config: Mapping[str, Any]) -> Path:
-    """Name a folder under ``runs/`` after the settings: the same settings find the same folder."""
-    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
-    return Path("runs") / f"{Path(config['data']['name']).name.replace(':', '-')}-evaluate-{digest}"

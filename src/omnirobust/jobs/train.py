@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,19 +16,12 @@ from omnirobust.evaluation.metrics import clean_notes
 from omnirobust.jobs.attack import JobProgress, describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
 from omnirobust.jobs.models import predict, trained_file
+from omnirobust.jobs.records import EVALUATED, TrainingRecord
 from omnirobust.jobs.shards import finished, run_folder, wait
-from omnirobust.jobs.train_files import (
-    EVALUATION,
-    JOB,
-    TrainingRecord,
-    join_weights,
-    note_epoch,
-    write_epochs,
-    write_network,
-)
+from omnirobust.jobs.train_files import join_weights, note_epoch, write_epochs, write_network
 from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.jobs.train_setting import TrainingSetting, load_training
-from omnirobust.runs import RunFolder
+from omnirobust.runs import RunFolder, default_folder
 from omnirobust.stores import fingerprint
 from omnirobust.training.accuracy import accuracy
 from omnirobust.training.fit import FitResult, Progress, fit
@@ -70,8 +61,8 @@ def run_training(
     team = Alone() if team is None else team
     setting = load_training(job)
     config = _describe(setting)
-    loggers = _loggers(job, out if out is not None else _default_folder(config), config, team)
-    with run_folder(team, out if out is not None else _default_folder(config), config) as folder:
+    loggers = _loggers(job, out if out is not None else default_folder(config, "train"), config, team)
+    with run_folder(team, out if out is not None else default_folder(config, "train"), config) as folder:
         if not finished(team, folder):
             if team.rank == 0:
                 folder.write_options(options)
@@ -154,7 +145,7 @@ def _judge(job: TrainingJob, folder: RunFolder, team: Workers, progress: JobProg
         job.data, tuple(names), threats, steps=job.test_steps, images=job.test_images, seed=job.seed,
         device=job.device,
     )  # fmt: skip
-    return run_evaluation(judged, folder.file(EVALUATION), progress, None, team).metrics
+    return run_evaluation(judged, folder.file(EVALUATED), progress, None, team).metrics
 
 
 def _clean(setting: TrainingSetting) -> dict[str, Any]:
@@ -212,7 +203,7 @@ def _describe(setting: TrainingSetting) -> dict[str, Any]:
     job = setting.job
     held_out = setting.validation
     return {
-        "job": JOB,
+        "job": "train",
         "data": describe_data(setting.train, 0),
         "validation": 0 if held_out is None else fingerprint({"x": held_out.x, "y": held_out.y}),
         "model": {"name": _unplaced(job.model), "from": _unplaced(job.start), **setting.source},
@@ -246,9 +237,3 @@ def _describe_scheme(scheme: Scheme) -> dict[str, Any]:
         "preset": scheme.preset, "start": scheme.start, "step_sizes": scheme.step_sizes,
         **({"dpar_warmup": scheme.dpar_warmup} if scheme.dpar_warmup else {}),
     }  # fmt: skip
-
-
-def _default_folder(config: Mapping[str, Any]) -> Path:
-    """Name a folder under ``runs/`` after the settings: the same settings find the same folder."""
-    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
-    return Path("runs") / f"{Path(config['data']['name']).name.replace(':', '-')}-train-{digest}"

@@ -5,83 +5,22 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from omnirobust._files import replacing
-from omnirobust.jobs.evaluate import EvaluationRecord
 from omnirobust.jobs.models import CARD
 from omnirobust.jobs.models import WEIGHTS as NETWORK
+from omnirobust.jobs.records import SPREAD
 from omnirobust.runs import RunFolder
 from omnirobust.training.state import CHECKPOINT
 
-JOB = "train"
-EPOCHS, SPREAD, EVALUATION = "epochs.csv", "weights.parquet", "evaluation"
+EPOCHS = "epochs.csv"
 
 SHOWN = 1000
 """Of how many training examples, evenly spaced, the weights of every epoch are kept."""
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """A finished training, as its run folder holds it.
-
-    Attributes:
-        folder: the run folder.
-        metrics: what ``metrics.json`` says.
-    """
-
-    folder: RunFolder
-    metrics: dict[str, Any]
-
-    @classmethod
-    def open(cls, path: str | Path) -> TrainingRecord:
-        """Open the folder of a finished training.
-
-        Raises:
-            FileNotFoundError: if there is no run, or it has not ended.
-            ValueError: if it is another kind of run, or damaged.
-        """
-        folder = RunFolder.open(path)
-        if folder.config.get("job") != JOB:
-            raise ValueError(f"run must be that of a training, got {path}, a run of {folder.config.get('job')!r}")
-        return cls(folder, folder.read_json("metrics.json"))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The resolved settings."""
-        return self.folder.config
-
-    @property
-    def threats(self) -> list[str]:
-        """Names of the threat models trained against."""
-        return list(self.config["scheme"]["threats"])
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        """One row an epoch, see ``FitResult``."""
-        return self.metrics["history"]
-
-    @cached_property
-    def weights(self) -> dict[int, Tensor] | None:
-        """The weights after every epoch, by its number, (examples, K); None where there is one threat model at most."""
-        if not self.folder.file(SPREAD).exists():
-            return None
-        columns = self.folder.read_table(SPREAD)
-        values = torch.tensor([columns[name] for name in self.threats]).t()
-        epochs = torch.tensor(columns["epoch"])
-        return {int(epoch): values[epochs == epoch] for epoch in epochs.unique()}
-
-    @cached_property
-    def evaluation(self) -> EvaluationRecord | None:
-        """How the result fares on test images; None for a training without threat models or test images."""
-        path = self.folder.file(EVALUATION)
-        return EvaluationRecord.open(path) if path.exists() else None
 
 
 def note_epoch(folder: RunFolder, names: Sequence[str]) -> None:

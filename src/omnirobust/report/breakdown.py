@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from omnirobust.jobs.record import AttackRecord
+from omnirobust.jobs.records import AttackRecord
 
 _ALIKE = 1e-4
 """Weights that differ by less are alike, but for rounding."""

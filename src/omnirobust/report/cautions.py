@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omnirobust.evaluation.metrics import is_guessing
-from omnirobust.jobs.record import AttackRecord
+from omnirobust.jobs.records import AttackRecord
 from omnirobust.report.numbers import count, percent, radius
 
 _GUESSING = "Before any attack right no more often than guessing would be"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from torch import Tensor
 
-from omnirobust.jobs.record import AttackRecord
+from omnirobust.jobs.records import AttackRecord
 from omnirobust.report.figures import success_per_iteration, weights_per_iteration
 from omnirobust.report.words import percent, unit
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omnirobust.jobs.record import AttackRecord
+from omnirobust.jobs.records import AttackRecord
 from omnirobust.report.words import beats, target, whom
 
 

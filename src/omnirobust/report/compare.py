@@ -13,9 +13,7 @@ from torch import Tensor
 
 from omnirobust._files import replacing
 from omnirobust.evaluation.metrics import PairedComparison, compare_paired
-from omnirobust.jobs.evaluate import JOB as EVALUATION
-from omnirobust.jobs.evaluate import EvaluationRecord
-from omnirobust.jobs.record import JOBS, AttackRecord, open_records
+from omnirobust.jobs.records import AttackRecord, EvaluationRecord, open_records
 from omnirobust.report.choice import in_target
 from omnirobust.report.environment import environment
 from omnirobust.report.words import count, percent
@@ -87,7 +85,7 @@ def compare_runs(first: str | Path, second: str | Path) -> list[Compared]:
     kinds = [_kind(path) for path in paths]
     if kinds[0] != kinds[1]:
         raise ValueError(f"runs must be of one kind, got {paths[0]}, {kinds[0]}, and {paths[1]}, {kinds[1]}")
-    if kinds[0] == EVALUATION:
+    if kinds[0] == "evaluation":
         return [_evaluations(*(EvaluationRecord.open(path) for path in paths))]
     parts = [open_records(path) for path in paths]
     if len(parts[0]) != len(parts[1]):
@@ -108,9 +106,9 @@ def write_comparison(compared: Sequence[Compared], out: str | Path) -> Path:
 def _kind(path: Path) -> str:
     config = RunFolder.open(path).config
     job = config.get("job")
-    if job == EVALUATION:
-        return EVALUATION
-    if job in JOBS or "parts" in config:
+    if job in EvaluationRecord.JOBS:
+        return "evaluation"
+    if job in AttackRecord.JOBS or "parts" in config:
         return "attack"
     raise ValueError(f"runs must be attacks or evaluations, got {path}, a run of {job!r}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from omnirobust._draws import DrawKey, uniforms
-from omnirobust.jobs.record import AttackRecord
+from omnirobust.jobs.records import AttackRecord
 from omnirobust.report.choice import choose
 from omnirobust.report.figures import colour
 from omnirobust.report.images import picture, signed_picture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from omnirobust.jobs.record import AttackRecord
+from omnirobust.jobs.records import AttackRecord
 from omnirobust.report.choice import choose
 from omnirobust.report.images import picture, signed_picture
 

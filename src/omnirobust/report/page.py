@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnirobust._files import replacing
-from omnirobust.jobs.evaluate import JOB as EVALUATION
-from omnirobust.jobs.evaluate import EvaluationRecord
-from omnirobust.jobs.record import AttackRecord, open_records
-from omnirobust.jobs.train_files import JOB as TRAINING
-from omnirobust.jobs.train_files import TrainingRecord
+from omnirobust.jobs.records import AttackRecord, EvaluationRecord, TrainingRecord, open_records
 from omnirobust.report.breakdown import Breakdown, Pairs, breakdowns, pairs
 from omnirobust.report.charts import Chart, charts
 from omnirobust.report.environment import environment
@@ -71,9 +67,9 @@ def build_report(run: str | Path) -> Path:
         ValueError: if it is damaged.
     """
     job = RunFolder.open(run).config.get("job")
-    if job == EVALUATION:
+    if job in EvaluationRecord.JOBS:
         page = render_evaluation(EvaluationRecord.open(run))
-    elif job == TRAINING:
+    elif job in TrainingRecord.JOBS:
         page = render_training(TrainingRecord.open(run))
     else:
         page = render(open_records(run))

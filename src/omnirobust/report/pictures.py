@@ -6,7 +6,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from omnirobust.jobs.record import AttackRecord
+from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.summary import image_domains
 from omnirobust.report.charts import Chart
 from omnirobust.report.weights import as_svg, group_picture, marginal_picture

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from omnirobust.jobs.evaluate import EvaluationRecord
+from omnirobust.jobs.records import EvaluationRecord
 from omnirobust.report.cautions import other_radius
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from omnirobust.evaluation import wilson_interval
-from omnirobust.jobs.train_files import TrainingRecord
+from omnirobust.jobs.records import TrainingRecord
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment
 from omnirobust.report.figures import colour, drawn_svg, legend_above, legend_name, weights_per_iteration

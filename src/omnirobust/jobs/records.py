@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from omnirobust.runs import RunFolder
 
-JOBS = ("attack ensemble", "attack universal", "attack transforms")
-"""Kinds of runs that a record can be made of."""
+PERTURBATIONS, EXAMPLES, HISTORY = "perturbations.safetensors", "examples.parquet", "history.safetensors"
+SPREAD, EVALUATED = "weights.parquet", "evaluation"
+"""Files of results: the last two are of a training, the weights of its epochs and the run that judges it."""
 
 
 @dataclass(frozen=True)
-class AttackRecord:
-    """A finished attack, as its run folder holds it.
+class Record:
+    """A finished run, as its folder holds it.
 
     Attributes:
         folder: the run folder.
@@ -27,19 +29,25 @@ class AttackRecord:
     folder: RunFolder
     metrics: dict[str, Any]
 
+    JOBS: ClassVar[tuple[str, ...]] = ()
+    """What the configuration calls such runs."""
+    KIND: ClassVar[str] = "a job"
+    NEEDED: ClassVar[str] = ""
+    """What the metrics hold, unless they are of an earlier version."""
+
     @classmethod
-    def open(cls, path: str | Path) -> AttackRecord:
-        """Open the folder of a finished attack.
+    def open(cls, path: str | Path) -> Self:
+        """Open the folder of a finished run.
 
         Raises:
             FileNotFoundError: if there is no run, or it has not ended.
             ValueError: if it is another kind of run, of an earlier version, or damaged.
         """
         folder = RunFolder.open(path)
-        if folder.config.get("job") not in JOBS:
-            raise ValueError(f"run must be that of an attack, got {path}, a run of {folder.config.get('job')!r}")
+        if folder.config.get("job") not in cls.JOBS:
+            raise ValueError(f"run must be that of {cls.KIND}, got {path}, a run of {folder.config.get('job')!r}")
         metrics = folder.read_json("metrics.json")
-        if "one_class" not in metrics:
+        if cls.NEEDED not in metrics:
             raise ValueError(f"run must be one of this version, got {path}: delete it and give its command again")
         return cls(folder, metrics)
 
@@ -47,6 +55,24 @@ class AttackRecord:
     def config(self) -> dict[str, Any]:
         """The resolved settings."""
         return self.folder.config
+
+    @cached_property
+    def perturbations(self) -> dict[str, Tensor]:
+        """Clean images, labels, and the perturbations, see the kinds of runs."""
+        return self.folder.read_tensors(PERTURBATIONS)
+
+    @cached_property
+    def examples(self) -> dict[str, list[Any]]:
+        """One entry an image, by column name."""
+        return self.folder.read_table(EXAMPLES)
+
+
+@dataclass(frozen=True)
+class AttackRecord(Record):
+    """A finished attack: each one's perturbations are ``ATTACK.delta`` and ``ATTACK.adversarial``, group by group."""
+
+    JOBS = ("attack ensemble", "attack universal", "attack transforms")
+    KIND, NEEDED = "an attack", "axes"
 
     @property
     def models(self) -> list[str]:
@@ -98,19 +124,56 @@ class AttackRecord:
         return list(self.metrics["attacks"])
 
     @cached_property
-    def perturbations(self) -> dict[str, Tensor]:
-        """Clean images, labels, and each attack's ``.delta`` and ``.adversarial``; group by group where they share."""
-        return self.folder.read_tensors("perturbations.safetensors")
-
-    @cached_property
     def history(self) -> dict[str, Tensor]:
         """Each attack's ``.losses``, ``.weights``, ``.fooled``, ``.all_fooled``; ``.rows.weights`` (T+1, N, K)."""
-        return self.folder.read_tensors("history.safetensors")
+        return self.folder.read_tensors(HISTORY)
+
+
+@dataclass(frozen=True)
+class EvaluationRecord(Record):
+    """A finished evaluation: the worst perturbations found of every image are ``MODEL.THREAT.delta``."""
+
+    JOBS = ("evaluate",)
+    KIND, NEEDED = "an evaluation", "models"
+
+    @property
+    def threats(self) -> list[str]:
+        """Names of the threats."""
+        return list(self.config["threats"])
+
+
+@dataclass(frozen=True)
+class TrainingRecord(Record):
+    """A finished training; it has no perturbations and no examples of its own."""
+
+    JOBS = ("train",)
+    KIND, NEEDED = "a training", "history"
+
+    @property
+    def threats(self) -> list[str]:
+        """Names of the threat models trained against."""
+        return list(self.config["scheme"]["threats"])
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row an epoch, see ``FitResult``."""
+        return self.metrics["history"]
 
     @cached_property
-    def examples(self) -> dict[str, list[Any]]:
-        """One entry an image, by column name."""
-        return self.folder.read_table("examples.parquet")
+    def weights(self) -> dict[int, Tensor] | None:
+        """The weights after every epoch, by its number, (examples, K); None where there is one threat model at most."""
+        if not self.folder.file(SPREAD).exists():
+            return None
+        columns = self.folder.read_table(SPREAD)
+        values = torch.tensor([columns[name] for name in self.threats]).t()
+        epochs = torch.tensor(columns["epoch"])
+        return {int(epoch): values[epochs == epoch] for epoch in epochs.unique()}
+
+    @cached_property
+    def evaluation(self) -> EvaluationRecord | None:
+        """How the result fares on test images; None for a training without threat models or test images."""
+        path = self.folder.file(EVALUATED)
+        return EvaluationRecord.open(path) if path.exists() else None
 
 
 def open_records(path: str | Path) -> list[AttackRecord]:
