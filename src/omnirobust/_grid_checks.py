@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omnirobust._counts import check_count
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier
 from omnirobust._types import described
@@ -85,7 +86,6 @@ def check_settings(*, loss: object, clip: object, samples: object, memory: objec
         raise ValueError(f"loss must be a function of logits and labels, got {type(loss).__name__}")
     if clip not in ("image", "intersection"):
         raise ValueError(f"clip must be 'image' or 'intersection', got {clip!r}")
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        raise ValueError(f"samples must be a whole number >= 1, got {samples!r}")
+    check_count("samples", samples)
     if not isinstance(memory, Meter | None) and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
         raise ValueError(f"memory must be a whole number of bytes >= 1 or None, got {memory!r}")

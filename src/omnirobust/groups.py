@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from omnirobust._counts import check_count
+
 GroupBy: TypeAlias = Literal["random", "class"]
 
 
@@ -30,8 +32,7 @@ def make_groups(y: Tensor, size: int, by: GroupBy = "random", seed: int = 0) -> 
     """
     if y.ndim != 1 or y.dtype != torch.int64:
         raise ValueError(f"y must be int64 of shape (N,), got {y.dtype} {tuple(y.shape)}")
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"size must be a whole number >= 1, got {size!r}")
+    check_count("size", size)
     if by not in ("random", "class"):
         raise ValueError(f"by must be 'random' or 'class', got {by!r}")
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed)).to(y.device)

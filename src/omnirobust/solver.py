@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from omnirobust._contracts import check_domains, check_member, evaluated, first_weights, next_weights, off_simplex
+from omnirobust._counts import check_count
 from omnirobust._types import Domains, Evaluation, WeightRule
 from omnirobust.directions import Direction, weighted_gradient
 from omnirobust.history import History, HistoryRows
@@ -329,8 +330,7 @@ def _select(e: Evaluation, rows: Tensor) -> Evaluation:
 
 
 def _check_settings(steps: int, step_size: float | None, keep: str, history: str) -> None:
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
+    check_count("steps", steps, 0)
     if steps >= 2**31:  # what is kept of each would fit no memory, nor its number a tensor
         raise ValueError(f"steps must be < 2147483648, got {steps}")
     if step_size is not None and not (isinstance(step_size, int | float) and isfinite(step_size) and step_size > 0):

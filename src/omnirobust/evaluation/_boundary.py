@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from omnirobust._counts import check_count
 from omnirobust._progress import ProgressHook, bar
 from omnirobust._types import Evaluation, Norm
 from omnirobust.domains import DomainGrid
@@ -81,12 +82,6 @@ def blind_rows(seen: Evaluation) -> Tensor:
     assert seen.fooled is not None and seen.grads is not None
     flat = torch.stack([(grad.flatten(1) == 0).all(1) for grad in seen.grads], 1)
     return (flat & ~seen.fooled).any(1)
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise a ValueError unless ``value`` is a whole number >= 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
 
 
 def shortened(grid: DomainGrid, delta: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from omnirobust._counts import check_count
 from omnirobust._models import Model
 from omnirobust._progress import ProgressHook
 from omnirobust.domains import DomainGrid
-from omnirobust.evaluation._boundary import Distortion, blind_rows, check_count, in_batches, like_rows, shortened
+from omnirobust.evaluation._boundary import Distortion, blind_rows, in_batches, like_rows, shortened
 from omnirobust.losses import signed_margin
 from omnirobust.threat_models import L2, FeasibleSet
 

@@ -14,13 +14,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from omnirobust._counts import check_count
 from omnirobust._models import Models
 from omnirobust._progress import ProgressHook
 from omnirobust._types import NORMS, Norm
 from omnirobust.attacks import attack_ensemble
 from omnirobust.domains import DomainGrid
 from omnirobust.evaluation._boundary import Distortion as Distortion
-from omnirobust.evaluation._boundary import blind_rows, check_count, errs, in_batches, shortened
+from omnirobust.evaluation._boundary import blind_rows, errs, in_batches, shortened
 from omnirobust.losses import Loss, signed_margin
 from omnirobust.threat_models import FeasibleSet, ThreatModel
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from omnirobust._counts import check_count
 from omnirobust.evaluation.metrics import Interval
 
 _Array = NDArray[np.float64]
@@ -137,8 +138,7 @@ def bootstrap(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
-    if not isinstance(resamples, int) or resamples < 1:
-        raise ValueError(f"resamples must be a whole number >= 1, got {resamples!r}")
+    check_count("resamples", resamples)
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(np.float64)
     found = {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omnirobust import losses
+from omnirobust._counts import check_count
 from omnirobust._models import Model, Precision, Probed
 from omnirobust.adaptive import Adaptive
 from omnirobust.attacks import attack_product
@@ -119,8 +120,7 @@ class GradientAttack:
             raise ValueError(f"loss must be a function of logits and labels, got {self.loss!r}")
         if self.start not in ("zero", "normal"):
             raise ValueError(f"start must be 'zero' or 'normal', got {self.start!r}")
-        if not isinstance(self.targets, int) or self.targets < 0:
-            raise ValueError(f"targets must be a whole number >= 0, got {self.targets!r}")
+        check_count("targets", self.targets, 0)
 
     def fits(self, threat: ThreatModel, classes: int) -> bool:
         """Say whether there are classes enough for the loss."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor
 
+from omnirobust._counts import check_count
 from omnirobust._own_code import is_own, source_digest
 from omnirobust._types import NORMS, Norm, WeightRule
 from omnirobust.experiments.cells import key_of
@@ -76,8 +77,7 @@ class Cell:
             raise ValueError(f"eps must be >= 0, got {self.eps}")
         if self.labels not in ("predicted", "true", "released"):
             raise ValueError(f"labels must be 'predicted', 'true' or 'released', got {self.labels!r}")
-        if self.steps < 0:
-            raise ValueError(f"steps must be >= 0, got {self.steps}")
+        check_count("steps", self.steps, 0, whole=False)
         if self.task is not None and len(self.judged) > 1:
             raise ValueError(f"models must name one model where there is a task, got {len(self.judged)}")
 

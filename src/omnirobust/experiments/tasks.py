@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from omnirobust._counts import check_count
 from omnirobust.groups import GroupBy
 from omnirobust.threat_models import Clip
 from omnirobust.transforms import ImageTransform
@@ -33,8 +34,7 @@ class Universal:
     classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be >= 1, got {self.size}")
+        check_count("size", self.size, whole=False)
         if self.classes and self.by != "class":
             raise ValueError(f"classes must be empty for groups at random, got {self.classes}")
 
@@ -61,9 +61,8 @@ class Transformed:
     def __post_init__(self) -> None:
         if not self.transforms:
             raise ValueError("transforms must name at least one transformation, got none")
-        for name, value in (("samples", self.samples), ("draws", self.draws)):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+        check_count("samples", self.samples, whole=False)
+        check_count("draws", self.draws, whole=False)
 
     @property
     def columns(self) -> tuple[str, ...]:

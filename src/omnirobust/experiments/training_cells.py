@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from omnirobust.experiments.training_judging import judge_images
 from omnirobust.experiments.training_spec import Judging, Training
 from omnirobust.stores import Chunk
 from omnirobust.training import fit
-from omnirobust.zoo import build
+from omnirobust.zoo.architectures import build, seeded_build
 
 LoadImages = Callable[[str, int | None], ImageData]
 """Split ("train" or "test") and a limit to images."""
@@ -205,9 +206,7 @@ def _spans(judging: Judging, images: int) -> list[tuple[int, int]]:
 
 def _initial(training: Training, shape: Sequence[int], classes: int) -> nn.Module:
     channels, height, width = shape
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        return build(training.arch, (channels, height, width), classes)
+    return seeded_build(training.seed, partial(build, training.arch, (channels, height, width), classes))
 
 
 def _facts(history: Sequence[Mapping[str, float]], images: ImageData) -> dict[str, Any]:

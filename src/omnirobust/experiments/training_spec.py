@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
+from omnirobust._counts import check_count
 from omnirobust._models import Precision
 from omnirobust.threat_models import L2, Linf, ThreatModel
 from omnirobust.training.schemes import Kind, Scheme
@@ -70,8 +71,7 @@ class Effort:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("steps", 1), ("holdout", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+            check_count(name, getattr(self, name), least, whole=False)
         if self.images is not None and self.images < 1:
             raise ValueError(f"images must be >= 1 or None, got {self.images}")
 
@@ -99,8 +99,7 @@ class Training:
             raise ValueError(f"arch must be one of {', '.join(NAMES)}, got {self.arch!r}")
         if self.opt not in get_args(Opt):
             raise ValueError(f"opt must be one of {', '.join(get_args(Opt))}, got {self.opt!r}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        check_count("seed", self.seed, 0, whole=False)
         if (self.eps_l2 > 0) == (self.opt in WITHOUT_L2):
             raise ValueError(f"eps_l2 must be > 0 where the training has an l2 attack and 0 elsewhere, got {self}")
 

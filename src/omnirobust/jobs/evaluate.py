@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from omnirobust._counts import check_count
 from omnirobust._device import check_name, resolved
 from omnirobust._models import Precision
 from omnirobust.data import ImageData, load
@@ -65,12 +66,9 @@ class EvaluationJob:
 
     def __post_init__(self) -> None:
         check_name(self.device)
-        for name in ("steps", "restarts", "images", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
-        if self.start < 0:
-            raise ValueError(f"start must be >= 0, got {self.start}")
+        for name, least in (("steps", 1), ("restarts", 1), ("images", 1), ("batch_size", 1), ("start", 0)):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value, least, whole=False)
         if any(isinstance(threat.eps, Tensor) or threat.mask is not None for threat in self.threats.values()):
             raise ValueError("threats must have one radius each and no mask, for the whole job")
 

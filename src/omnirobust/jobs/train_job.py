@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from omnirobust._counts import check_count
 from omnirobust._device import check_name
 from omnirobust.training.fit import Keep
 from omnirobust.training.schemes import Scheme
@@ -53,11 +54,9 @@ class TrainingJob:
                 "model must name an architecture or code of your own, or from a trained model, got neither"
             )
         for name, least in (("images", 1), ("patience", 1), ("test_images", 0), ("test_steps", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be >= {least}, got {value}")
-        if self.recipe.epochs < 1:
-            raise ValueError(f"epochs must be >= 1, got {self.recipe.epochs}")
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value, least, whole=False)
+        check_count("epochs", self.recipe.epochs, whole=False)
         for name in ("patience", "keep"):
             value = getattr(self, name)
             if value not in (None, "last") and not self.recipe.holdout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.ampgd import attack_batch
 from omnirobust.training.outputs import check_labels, logits_of
 from omnirobust.training.schemes import Scheme
-from omnirobust.zoo.architectures import architecture_letter
+from omnirobust.zoo.architectures import architecture_letter, seeded_build
 
 Source = Mapping[str, Any]
 """How a network is built again: "architecture", a letter of the zoo, or "code", one's own; and shape and classes."""
@@ -100,9 +101,7 @@ def _check_threat(name: str, threat: ThreatModel, x: Tensor) -> None:
 def _initial(job: TrainingJob, images: ImageData) -> tuple[nn.Module, Source]:
     """Return the network with the weights that the training begins with, and how to build it again."""
     source = _source(job, images)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)
-        model = build_source(source)
+    model = seeded_build(job.seed, partial(build_source, source))
     if job.start is not None:
         _fill(model, job.start, job.data)
     return model, source

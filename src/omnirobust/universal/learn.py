@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from omnirobust._contracts import set_around
+from omnirobust._counts import check_count
 from omnirobust._draws import DrawKey, row_seeds
 from omnirobust._models import Models, Precision, named_models
 from omnirobust._progress import ProgressHook, bar
@@ -219,9 +220,8 @@ class _Learner:
 
 
 def _check(y: object, epochs: int, batch_size: int, threat_model: ThreatModel) -> None:
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         raise ValueError(f"y must be an int64 tensor of class indices, got {described(y)}")
     if isinstance(threat_model.eps, Tensor) and threat_model.eps.ndim:

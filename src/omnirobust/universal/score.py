@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omnirobust._counts import check_count
 from omnirobust._models import Models
 from omnirobust.domains import DomainGrid, Transforms
 from omnirobust.losses import neg_cross_entropy
@@ -58,8 +59,8 @@ def score_universal(
     if tuple(x.shape[1:]) != tuple(delta.shape):
         raise ValueError(f"perturbation must have the shape of an image, {tuple(x.shape[1:])}, got {(*delta.shape,)}")
     for name, value in (("draws", draws), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
+        if value is not None:
+            check_count(name, value, whole=False)
     views = None if transforms is None else as_views(transforms, x[:2])
     parts, names = [], ()
     for begin in range(0, max(len(x), 1), batch_size):

@@ -138,6 +138,13 @@ def build(arch: str, shape: Shape, classes: int) -> nn.Module:
     return model
 
 
+def seeded_build(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """Make a network with the initial weights of ``seed``; torch's generators are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
 def architecture_letter(arch: str) -> str:
     """Return the letter that ``arch``, a letter or one of the paper's names, stands for."""
     letter = ALIASES.get(arch.lower(), arch.lower())

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
+from omnirobust._counts import check_count
 from omnirobust.training.fit import Precision
 
 RecipeName: TypeAlias = Literal["paper", "fast"]
@@ -44,8 +45,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("holdout", 0), ("weight_decay", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+            check_count(name, getattr(self, name), least, whole=False)
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer must be adam or sgd, got {self.optimizer!r}")
         if self.lr <= 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from omnirobust.data import ImageData, load
 from omnirobust.training.accuracy import accuracy
 from omnirobust.training.fit import BatchProgress, Progress, fit
 from omnirobust.training.schemes import Scheme
-from omnirobust.zoo.architectures import build
+from omnirobust.zoo.architectures import build, seeded_build
 from omnirobust.zoo.cards import Card, fgsm_accuracy
 from omnirobust.zoo.checkpoints import ModelName, folder_of, parse_name, save
 from omnirobust.zoo.recipes import Recipe, RecipeName, recipe_of
@@ -103,9 +104,7 @@ def _for_this_machine(recipe: Recipe, device: torch.device) -> Recipe:
 
 
 def _initial(name: ModelName, images: ImageData, recipe: Recipe) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(name.seed)
-        model = build(name.letter, images.shape, len(images.classes))
+    model = seeded_build(name.seed, partial(build, name.letter, images.shape, len(images.classes)))
     return model.to(memory_format=torch.channels_last) if recipe.channels_last else model  # pyright: ignore[reportCallIssue]
 
 
