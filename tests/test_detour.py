@@ -5,6 +5,7 @@ import torch
 
 import omnirobust as orb
 from omnirobust._types import Evaluation
+from omnirobust.detour import RadiusSchedule
 
 STEPS = 50
 
@@ -146,3 +147,14 @@ def test_a_direction_of_ones_own_needs_no_word_of_this():
 
     found, _ = run({"pull": lambda d, r: d.square().sum(1)}, box(2, 2, 0.5), Still(), steps=3)
     assert torch.equal(found.delta, torch.zeros(2, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [20, 33, 50, 101])
+def test_every_step_of_a_schedule_has_its_radius(steps):
+    phases = RadiusSchedule(((3.0, 0.3), (2.0, 0.3))).phases(steps)
+    assert [radius for radius, _ in phases] == [3.0, 2.0, 1.0]
+    assert sum(each for _, each in phases) == steps
+    assert all(abs(each - share * steps) <= 1 for (_, each), share in zip(phases, (0.3, 0.3, 0.4), strict=True))
+    legs = orb.Detour(radius=1.5, begin=0.2, share=0.16).schedule.phases(steps)
+    assert [radius for radius, _ in legs] == [1.0, 1.5, 1.0]
+    assert RadiusSchedule(()).phases(steps) == [(1.0, steps)]

@@ -16,6 +16,22 @@ _FEWEST = 20
 
 
 @dataclass(frozen=True)
+class RadiusSchedule:
+    """The radii of the balls that a run passes through on its way to the threat model's own.
+
+    Attributes:
+        outer: radius in units of eps and share of the steps, of each ball before the last, whose radius is 1.
+    """
+
+    outer: tuple[tuple[float, float], ...]
+
+    def phases(self, steps: int) -> list[tuple[float, int]]:
+        """Return every radius with its steps; the last one has those that are left."""
+        before = [(radius, round(share * steps)) for radius, share in self.outer]
+        return [*before, (1.0, steps - sum(each for _, each in before))]
+
+
+@dataclass(frozen=True)
 class Detour:
     """The adaptive direction, with some of the steps spent in a ball ``radius`` times as large.
 
@@ -53,6 +69,11 @@ class Detour:
         if not self.begin + self.share < 1:
             raise ValueError(f"begin and share must sum to less than 1, got {self.begin} and {self.share}")
 
+    @property
+    def schedule(self) -> RadiusSchedule:
+        """The radii in order: that of the threat model, the larger one, and again that of the threat model."""
+        return RadiusSchedule(((1.0, self.begin), (self.radius, self.share)))
+
     def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
         """Return the stepper; ``step_size`` is the first step of every leg, as for the direction itself."""
         if feasible.p == 0 or steps < _FEWEST:
@@ -61,32 +82,37 @@ class Detour:
 
 
 class _Legs:
-    """One descent after the other: inside, outside, inside."""
+    """One descent after the other, each in its ball from the best iterate of the one before."""
 
     def __init__(self, setting: Detour, step_size: float | None, steps: int) -> None:
-        self._setting, self._given = setting, step_size
-        out = round(setting.begin * steps)
-        self._ends = (out, out + round(setting.share * steps), steps)
-        self._leg, self._before = 0, 0
-        self._descent = Descent(setting.direction, step_size, out)
+        self._direction, self._given = setting.direction, step_size
+        self._legs = setting.schedule.phases(steps)
+        self._leg, self._begun, self._end = 0, 0, self._legs[0][1]
+        self._descent = Descent(self._direction, step_size, self._end)
 
     @property
     def outside(self) -> bool:
         """Whether the perturbation of the last step may lie outside the ball."""
-        return self._leg == 1
+        return self._legs[self._leg][0] > 1
 
     def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
-        if t > self._ends[self._leg]:
-            best, grad, worst = self._descent.best(delta, weights, evaluation)
-            self._leg, self._before = self._leg + 1, t - 1
-            if self._leg == 2:  # its own evaluation at the projected point is what the last leg begins with
-                self._descent, self._before = Descent(self._setting.direction, self._given, self._ends[2] - t), t
-                return feasible.project(best)
-            self._descent = Descent(self._setting.direction, self._given, self._ends[1] - self._ends[0])
-            return self._descent.begin(best, grad, worst, feasible.scaled(self._setting.radius))
-        ball = feasible.scaled(self._setting.radius) if self.outside else feasible
-        return self._descent.step(t - self._before, delta, weights, evaluation, ball)
+        last = self._legs[self._leg][0]
+        if t <= self._end:
+            return self._descent.step(t - self._begun, delta, weights, evaluation, _ball(feasible, last))
+        best, grad, worst = self._descent.best(delta, weights, evaluation)
+        self._leg += 1
+        radius, steps = self._legs[self._leg]
+        # A smaller ball need not hold the best iterate: its leg begins once the projected one has been evaluated.
+        inwards = radius < last
+        self._begun, self._end = t - 1 + inwards, t - 1 + steps
+        self._descent = Descent(self._direction, self._given, steps - inwards)
+        ball = _ball(feasible, radius)
+        return ball.project(best) if inwards else self._descent.begin(best, grad, worst, ball)
 
     def select(self, rows: Tensor) -> None:
         """Keep the problems that ``rows`` lists."""
         self._descent.select(rows)
+
+
+def _ball(feasible: FeasibleSet, radius: float) -> FeasibleSet:
+    return feasible if radius == 1 else feasible.scaled(radius)

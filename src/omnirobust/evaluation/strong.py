@@ -14,6 +14,7 @@ from omnirobust._counts import check_count
 from omnirobust._models import Model, Precision, Probed
 from omnirobust.adaptive import Adaptive
 from omnirobust.attacks import attack_product
+from omnirobust.detour import RadiusSchedule
 from omnirobust.directions import Direction
 from omnirobust.evaluation._threats import of_rows
 from omnirobust.losses import Loss
@@ -101,7 +102,7 @@ class GradientAttack:
         loss: per-example attack loss, low = fooled.
         start: "zero" or "normal", of the first restart; later ones start from noise.
         targets: 0 to leave the label; n to go to each of the n likeliest wrong classes in turn.
-        wide: begin in a ball ``WIDE`` times as large and shrink it: the best iterate in a larger ball, projected, is
+        wide: begin in a larger ball and shrink it, as ``WIDE`` says: the best iterate in a larger ball, projected, is
             the start in the next.
         direction: how the perturbation moves.
         classes: the fewest classes that the loss is defined for.
@@ -145,7 +146,9 @@ class GradientAttack:
                 if noisy
                 else torch.zeros_like(x)
             )
-            for factor, steps in _phases(threat.name, problem.steps) if self.wide else [(1.0, problem.steps)]:
+            for factor, steps in (WIDE[threat.name] if self.wide else _STRAIGHT).phases(problem.steps):
+                if not steps:
+                    continue
                 found = attack_product(
                     {"model": problem.probed or problem.model}, x, goal[rows],
                     replace(threat, eps=threat.eps * factor), steps=steps, loss=self.loss, direction=self.direction,
@@ -159,9 +162,12 @@ class GradientAttack:
         return self.name, attempt
 
 
-WIDE: dict[str, tuple[float, float]] = {"l0": (1.5, 1.2), "l1": (3.0, 2.0), "l2": (1.5, 1.2), "linf": (1.5, 1.2)}
-"""By norm, the radii that a wide run passes through on its way to eps, in units of eps: for l1 those of Croce and Hein,
-"Mind the box", 2021; for the others what left the fewest images of MNIST standing under linf."""
+_STRAIGHT = RadiusSchedule(())
+_WIDER = RadiusSchedule(((1.5, 0.3), (1.2, 0.3)))
+
+WIDE = {"l0": _WIDER, "l1": RadiusSchedule(((3.0, 0.3), (2.0, 0.3))), "l2": _WIDER, "linf": _WIDER}
+"""By norm, the radii that a wide run passes through: for l1 those of Croce and Hein, "Mind the box", 2021; for the
+others what left the fewest images of MNIST standing under linf."""
 
 STRONG: tuple[GradientAttack, ...] = (
     GradientAttack("margin", losses.standardised_margin),
@@ -180,10 +186,3 @@ def _noise(like: Tensor, seed: int, stream: int, rows: Tensor, bounds: tuple[flo
     """
     drawn = [torch.randn(like.shape[1:], generator=row_generator(seed, stream, row)) for row in rows.tolist()]
     return torch.stack(drawn).to(like) * (bounds[1] - bounds[0])
-
-
-def _phases(norm: str, steps: int) -> list[tuple[float, int]]:
-    """Return radii in units of eps, and the steps at each: three tenths of all in the larger balls, the rest at eps."""
-    each = round(0.3 * steps)
-    outer = [(factor, each) for factor in WIDE[norm] if each]
-    return [*outer, (1.0, steps - each * len(outer))]
