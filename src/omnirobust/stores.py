@@ -132,7 +132,7 @@ def _assemble(tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> AttackRes
         prefix, _, name = key.rpartition(".")
         {"": own, _HISTORY: of_history, _ROWS: of_rows}[prefix and f"{prefix}."][name] = value
     rows = HistoryRows(**of_rows) if len(of_rows) > 1 else None
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    plain: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in facts.items()}
     plain["axes"] = {axis: tuple(members) for axis, members in facts["axes"].items()}
     return AttackResult(**own, history=History(**of_history, problems=plain.pop("problems"), rows=rows), **plain)
 
