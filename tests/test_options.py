@@ -23,7 +23,7 @@ DEFAULTS = {
     "rule": None, "steps": 50, "step_size": None, "direction": None, "loss": None, "preset": None, "targeted": False,
     "true_labels": None, "keep": None, "stop_when_fooled": False, "restarts": 1, "seed": 0, "batch_size": None,
     "precision": "fp32", "progress": False, "init": None, "history": "means", "first_row": 0, "store": None,
-    "memory": None,
+    "memory": None, "samples": 1, "draws": None,
 }  # fmt: skip
 
 
@@ -77,6 +77,15 @@ def test_a_plan_of_some_rows_has_their_radii_and_weights() -> None:
     assert torch.equal(part.threat_model.eps, torch.tensor([0.2, 0.3]))
     assert torch.equal(part.settings.rule.w, weights[1:])
     assert part.options == plan.options
+
+
+def test_samples_and_draws_change_nothing_where_nothing_is_random(models, x, y) -> None:
+    plain = orb.attack_ensemble(models, x, y, orb.Linf(0.2), steps=4)
+    drawn = orb.attack_ensemble(models, x, y, orb.Linf(0.2), steps=4, samples=5, draws=7)
+    assert torch.equal(plain.delta, drawn.delta) and torch.equal(plain.losses, drawn.losses)
+    assert (drawn.draws, drawn.gradient_evaluations) == (1, plain.gradient_evaluations)
+    with pytest.raises(ValueError, match="samples must be a whole number >= 1, got 0"):
+        orb.attack_ensemble(models, x, y, orb.Linf(0.2), samples=0)
 
 
 class Counting(nn.Module):

@@ -67,8 +67,6 @@ def attack_universal(
     *,
     clip: Clip | None = None,
     transforms: Transforms | None = None,
-    samples: int = 1,
-    draws: int | None = None,
     **options: Unpack[AttackOptions],
 ) -> AttackResult:
     """Find one perturbation for each group of E inputs that fools the model on all of them: problem (6), Algorithm 1.
@@ -87,8 +85,6 @@ def attack_universal(
             inside the range, as the paper has it; much harder where images differ. Not given: "image", or
             "intersection" with ``preset="paper"``.
         transforms: transformations that the perturbed images must survive, see ``attack_transforms``.
-        samples: draws of each random transformation a step.
-        draws: fresh draws on which a result is judged, if anything is random; 10 if not given.
 
     Returns:
         ``delta`` (B, *S), ``adversarial`` (B, E, *S), ``weights``, ``losses`` and ``fooled`` (B, E), ``asr_gp`` the
@@ -101,9 +97,7 @@ def attack_universal(
 
     Reference: the paper, problem (6), Section 4.1 and Table 2.
     """
-    return _attack(
-        "universal", model, x, y, threat_model, options, transforms=transforms, clip=clip, samples=samples, draws=draws
-    )
+    return _attack("universal", model, x, y, threat_model, options, transforms=transforms, clip=clip)
 
 
 @with_options
@@ -113,9 +107,6 @@ def attack_transforms(
     y: Tensor,
     transforms: Transforms,
     threat_model: ThreatModel,
-    *,
-    samples: int = 1,
-    draws: int | None = None,
     **options: Unpack[AttackOptions],
 ) -> AttackResult:
     """Find one perturbation per input that fools the model under every transformation: problem (7), Algorithm 1.
@@ -130,10 +121,6 @@ def attack_transforms(
             generator; any t(x) that draws from the global generators is random too, and is run under a seed of its own.
             Gradients flow through them. ``omnirobust.transforms`` has the usual ones.
         threat_model: what the attacker may do before the transformations.
-        samples: draws of each random transformation a step; the loss of its domain is their mean.
-        draws: fresh draws on which iterates are compared, and as many others on which the result is judged, if anything
-            is random; 10 if not given. A domain counts as fooled if all of them fool the model; ``success`` has the
-            share that does.
 
     Returns:
         ``weights``, ``losses`` and ``fooled`` (B, K) of K transformations (times models), ``asr_gp`` the share of
@@ -147,9 +134,7 @@ def attack_transforms(
     Reference: the paper, problem (7), Section 4.1, Tables 3, A5 and A6; Athalye et al., "Synthesizing robust
     adversarial examples", 2018, for the average.
     """
-    return _attack(
-        "transforms", model, x, y, threat_model, options, transforms=transforms, samples=samples, draws=draws
-    )
+    return _attack("transforms", model, x, y, threat_model, options, transforms=transforms)
 
 
 @with_options
@@ -162,8 +147,6 @@ def attack_product(
     transforms: Transforms | None = None,
     shared: bool = False,
     clip: Clip | None = None,
-    samples: int = 1,
-    draws: int | None = None,
     **options: Unpack[AttackOptions],
 ) -> AttackResult:
     """Find perturbations that beat all combinations of models, transformations and examples: the general attack.
@@ -180,8 +163,6 @@ def attack_product(
         transforms: see ``attack_transforms``; None for none.
         shared: whether E inputs share a perturbation, see ``attack_universal``.
         clip: see ``attack_universal``.
-        samples: draws of each random transformation a step.
-        draws: fresh draws on which a result is judged, if anything is random; 10 if not given.
 
     Returns:
         ``weights``, ``losses`` and ``fooled`` (B, K), K = models x transforms x examples, row-major; ``axes`` names the
@@ -196,9 +177,7 @@ def attack_product(
     Reference: the paper, problem (4).
     """
     task: Task = "universal" if shared else "ensemble" if transforms is None else "transforms"
-    return _attack(
-        task, models, x, y, threat_model, options, transforms=transforms, clip=clip, samples=samples, draws=draws
-    )
+    return _attack(task, models, x, y, threat_model, options, transforms=transforms, clip=clip)
 
 
 def _attack(
@@ -211,13 +190,11 @@ def _attack(
     *,
     transforms: Transforms | None = None,
     clip: Clip | None = None,
-    samples: int = 1,
-    draws: int | None = None,
 ) -> AttackResult:
     """Check the request as a whole, before anything runs; resolve it, and run it."""
     if torch.is_inference_mode_enabled():
         raise ValueError("an attack needs gradients: call it outside torch.inference_mode()")
-    plan = Plan.of(task, threat_model, options, clip, samples=samples, draws=draws)
+    plan = Plan.of(task, threat_model, options, clip)
     as_groups(x, plan.shared)  # what is wrong with the inputs is not blamed on what sees them
     feasible = check_set(threat_model, x, shared=plan.shared, clip=plan.clip)
     plan.check_rows(len(x), tuple(feasible.shape))
@@ -225,7 +202,7 @@ def _attack(
     plan = replace(plan, views=views)
     grid = DomainGrid(
         models, x, y, loss=plan.settings.loss, transforms=views, shared=plan.shared,
-        targeted=plan.options["targeted"], clip=plan.clip, samples=plan.samples,
+        targeted=plan.options["targeted"], clip=plan.clip, samples=plan.options["samples"],
         precision=plan.options["precision"], bounds=threat_model.bounds, seed=plan.options["seed"],
         first_row=plan.options["first_row"], memory=plan.options["memory"],
     )  # fmt: skip

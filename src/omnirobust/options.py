@@ -125,6 +125,20 @@ class AttackOptions(TypedDict, total=False):
             record="always",
         ),
     ]
+    samples: Annotated[
+        int, Option(1, "draws a step of each domain that is random; its loss is their mean.", least=1, record="always")
+    ]
+    draws: Annotated[
+        int | None,
+        Option(
+            None,
+            "fresh draws on which iterates are compared, and as many others on which the result is judged, if anything "
+            "is random; 10 if not given. A domain counts as fooled if all of them fool it; ``success`` has the share "
+            "that does.",
+            least=1,
+            record="always",
+        ),
+    ]
     seed: Annotated[
         int, Option(0, "keys the noise and the draws, with the restart and the input's global row.", record="always")
     ]
@@ -212,8 +226,6 @@ class Plan:
         settings: those of the preset, and what was given instead.
         options: all of them, as given or by default.
         clip: what happens to shared perturbations at the ends of the data range.
-        samples: draws of each random transformation a step.
-        draws: fresh draws on which a result is judged.
         views: transformations to withstand; None for none.
     """
 
@@ -222,15 +234,10 @@ class Plan:
     settings: AttackSettings
     options: AttackOptions
     clip: Clip
-    samples: int = 1
-    draws: int = DRAWS
     views: tuple[View, ...] | None = None
 
     @classmethod
-    def of(
-        cls, task: Task, threat_model: ThreatModel, given: AttackOptions, clip: Clip | None = None, *,
-        samples: int = 1, draws: int | None = None,
-    ) -> Plan:  # fmt: skip
+    def of(cls, task: Task, threat_model: ThreatModel, given: AttackOptions, clip: Clip | None = None) -> Plan:
         """Check what is given, and resolve it.
 
         Raises:
@@ -239,16 +246,19 @@ class Plan:
         options = cast(AttackOptions, {name: o.default for name, o in OPTIONS.items()} | given)
         _check_kinds(threat_model, options)
         _check_counts(options)
-        if draws is not None and (not isinstance(draws, int) or draws < 1):
-            raise ValueError(f"draws must be a whole number >= 1 or None, got {draws!r}")
         settings = _resolve(task, threat_model, options)
         clip = clip or (PAPER_CLIP if options["preset"] == "paper" else DEFAULT_CLIP)
-        return cls(task, threat_model, settings, options, clip, samples, DRAWS if draws is None else draws)
+        return cls(task, threat_model, settings, options, clip)
 
     @property
     def shared(self) -> bool:
         """Whether the inputs of a group share a perturbation."""
         return self.task == "universal"
+
+    @property
+    def draws(self) -> int:
+        """Fresh draws on which a result is judged, if anything is random."""
+        return self.options["draws"] or DRAWS
 
     def check_rows(self, B: int, shape: tuple[int, ...]) -> None:
         """Raise a ValueError unless what is given for each problem is given for B, of perturbations of ``shape``."""
@@ -275,15 +285,16 @@ class Plan:
     def describe(self, draws: int | None = None) -> dict[str, Any]:
         """Return what is resolved as plain values, for the record of a run; ``draws`` are those made in the end."""
         s, threat = self.settings, self.threat_model
+        options: dict[str, Any] = {**self.options, "draws": draws or self.draws}
         measured = accuracy_of(self.options["targeted"], self.options["true_labels"])
         return {
             "norm": threat.name,
             "eps": threat.eps.tolist() if isinstance(threat.eps, Tensor) else threat.eps,
             "bounds": list(threat.bounds),
             **{
-                name: self.options[name]
+                name: options[name]
                 for name, o in OPTIONS.items()
-                if o.record == "always" or (o.record == "changed" and self.options[name] != o.default)
+                if o.record == "always" or (o.record == "changed" and options[name] != o.default)
             },
             **({} if measured == "y" else {"accuracy_of": measured}),
             "step_size": s.step_size,
@@ -296,8 +307,6 @@ class Plan:
             "shared": self.shared,
             "clip": self.clip if self.shared else None,
             "transforms": None if self.views is None else {view.name: repr(view) for view in self.views},
-            "samples": self.samples,
-            "draws": draws or self.draws,
         }
 
 

@@ -115,7 +115,7 @@ def test_attacks_share_their_options():
     options = {name: {option for p in c.params for option in p.opts} for name, c in commands.items()}
     assert options["ensemble"] <= options["transforms"] <= options["universal"]
     assert options["universal"] - options["transforms"] == {"--group-size", "--group-by", "--group-seed", "--clip"}
-    assert options["transforms"] - options["ensemble"] == {"--transforms", "--samples", "--draws"}
+    assert options["transforms"] - options["ensemble"] == {"--transforms"}
 
 
 def test_results_lie_under_runs_by_default_and_are_found_again(digits, tmp_path, capsys, monkeypatch):
@@ -199,7 +199,6 @@ def test_zoo_trains(tmp_path, monkeypatch, capsys):
             "at least one group of 13 each, got 12 images",
         ),
         (f"attack universal --models a {SMALL} --eps 0.1 --clip both", "'both' is not one of"),
-        (f"attack universal --models a {SMALL} --eps 0.1 --samples 3", "samples and draws must be left out without"),
         (f"attack universal --models a --transforms {SMALL} --eps 0.1", "Option '--transforms' requires an argument."),
         (f"attack transforms --models a {SMALL} --eps 0.1", "Missing option '--transforms'"),
         (f"attack transforms --models a {SMALL} --eps 0.1 --transforms turn:3", "got 'turn'"),

@@ -27,9 +27,7 @@ GROUPS = AttackJob(
     images=32,
     groups=Grouping(3, "class", seed=1),
     transforms=("ori", "rot:-20..20"),
-    samples=2,
-    draws=4,
-    options={"steps": 5, "batch_size": 3},
+    options={"steps": 5, "batch_size": 3, "samples": 2, "draws": 4},
 )
 
 

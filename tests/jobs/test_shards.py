@@ -108,8 +108,7 @@ def test_groups_and_drawn_transformations_are_found_alike(digits, tmp_path):
         groups=Grouping(2),
         transforms=("ori", "rot:-30..30"),
         labels="predicted",
-        draws=2,
-        options={"steps": 2, "batch_size": 2, "restarts": 2},
+        options={"steps": 2, "batch_size": 2, "restarts": 2, "draws": 2},
     )
     run_attack(job, tmp_path / "one")
     assert together(2, lambda team: run_attack(job, tmp_path / "two", team=team)) == [None, None]

@@ -18,10 +18,8 @@ PRODUCT = AttackJob(
     start=2,
     groups=Grouping(4, seed=1),
     transforms=("ori", "flh", "noise:0.1"),
-    samples=2,
-    draws=3,
     transfer=("c@seed1",),
-    options={"steps": 4},
+    options={"steps": 4, "samples": 2, "draws": 3},
 )
 UNIVERSAL = AttackJob("digits", ("a",), orb.Linf(0.25), images=60, groups=Grouping(3, "class"), options={"steps": 4})
 TRANSFORMS = AttackJob("digits", ("a", "c"), orb.Linf(0.25), images=12, transforms=("ori", "flh"), options={"steps": 4})

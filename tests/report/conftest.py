@@ -17,9 +17,7 @@ def product(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Att
         start=2,
         groups=Grouping(4, seed=1),
         transforms=("ori", "flh", "noise:0.1"),
-        samples=2,
-        draws=3,
-        options={"steps": 4},
+        options={"steps": 4, "samples": 2, "draws": 3},
     )
     return _run(job, digits_cache, tmp_path_factory)
 
@@ -42,9 +40,8 @@ def transformed(digits_cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
         orb.Linf(0.2),
         images=20,
         start=5,
-        draws=4,
         transforms=("flh", "rot:-30..30", f"{own}:dim"),
-        options={"steps": 4},
+        options={"steps": 4, "draws": 4},
     )
     return _run(job, digits_cache, tmp_path_factory)
 

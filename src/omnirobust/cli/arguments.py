@@ -121,8 +121,6 @@ class Domains:
     groups: Grouping | None = None
     clip: Clip | None = None
     transforms: tuple[str, ...] = ()
-    samples: int = 1
-    draws: int | None = None
 
 
 def expand_lists(argv: Sequence[str], options: Sequence[str]) -> list[str]:

@@ -22,8 +22,6 @@ TRANSFORMS = (
     "a probability flh:p=0.8, chained rot:-20..20+bri:0.1; the sets table-3, table-a5, table-a6; FILE.py:NAME of "
     "your own."
 )
-SAMPLES = "Draws of each random transformation a step; its loss is their mean."
-DRAWS = "Fresh draws on which success is judged, 10 if not given; all of them must fool."
 
 
 @app.command()
@@ -52,14 +50,12 @@ def universal(
         ),
     ] = None,
     transforms: Annotated[list[str] | None, typer.Option(help=TRANSFORMS)] = None,
-    samples: Annotated[int, typer.Option(help=SAMPLES)] = 1,
-    draws: Annotated[int | None, typer.Option(help=DRAWS)] = None,
 ) -> None:
     """Attack groups of images with one perturbation each: under one or several models and transformations at once."""
     from omnirobust.jobs import Grouping
 
     groups = Grouping(group_size, group_by.value, group_seed)
-    domains = args.Domains(groups, None if clip is None else clip.value, tuple(transforms or ()), samples, draws)
+    domains = args.Domains(groups, None if clip is None else clip.value, tuple(transforms or ()))
     _run(given, common, common.job(domains))
 
 
@@ -70,11 +66,9 @@ def transforms(
     given: Given,
     common: CommonOptions,
     transforms: Annotated[list[str], typer.Option(help=TRANSFORMS)],
-    samples: Annotated[int, typer.Option(help=SAMPLES)] = 1,
-    draws: Annotated[int | None, typer.Option(help=DRAWS)] = None,
 ) -> None:
     """Attack with perturbations that survive every transformation, under one or several models."""
-    domains = args.Domains(transforms=tuple(transforms), samples=samples, draws=draws)
+    domains = args.Domains(transforms=tuple(transforms))
     _run(given, common, common.job(domains))
 
 

@@ -79,8 +79,6 @@ class CommonOptions:
             groups=domains.groups,
             transforms=domains.transforms,
             clip=domains.clip,
-            samples=domains.samples,
-            draws=domains.draws,
             rule_name=args.rule_label(self.rule),
             own_rule=self.rule if ":" in self.rule else "",
             labels=self.labels.value,

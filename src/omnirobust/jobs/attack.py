@@ -150,9 +150,9 @@ def _describe_domains(setting: Setting) -> dict[str, Any]:
         }
     if setting.transforms is not None:
         parts["transforms"] = describe_transforms(setting.transforms)
-        parts["samples"] = job.samples
-        parts["draws"] = job.draws
-    return parts
+    drawn = {"samples": job.options.get("samples", 1), "draws": job.options.get("draws")}
+    said = setting.transforms is not None or drawn != {"samples": 1, "draws": None}
+    return parts | drawn if said else parts
 
 
 def _describe_attack(job: AttackJob) -> dict[str, Any]:
@@ -193,7 +193,5 @@ def _attack(
         transforms=setting.transforms,
         shared=setting.shared,
         clip=job.clip,
-        samples=job.samples,
-        draws=job.draws,
         **options,
     ).to("cpu")

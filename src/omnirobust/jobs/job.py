@@ -52,8 +52,6 @@ class AttackJob:
         groups: images that share a perturbation; None for one perturbation an image.
         transforms: names of the transformations to withstand, see ``load_transforms``; none for the images as they are.
         clip: with groups, "image" or "intersection"; None for that of the preset.
-        samples: draws of each random transformation a step, >= 1.
-        draws: fresh draws on which success is judged, >= 1; None for 10 where something is random.
         rule_name: what tables call the rule that is held against the average.
         own_rule: where it comes from if it is of one's own code, see ``load_rule``; empty if not.
         labels: "true", or "predicted" for each model's own prediction.
@@ -74,8 +72,6 @@ class AttackJob:
     groups: Grouping | None = None
     transforms: tuple[str, ...] = ()
     clip: Clip | None = None
-    samples: int = 1
-    draws: int | None = None
     rule_name: str = "min-max"
     own_rule: str = ""
     labels: Literal["true", "predicted"] = "true"
@@ -103,18 +99,13 @@ class AttackJob:
             raise ValueError(f"clip must be left out unless images share a perturbation, got {self.clip}")
         if self.clip not in (None, "image", "intersection"):
             raise ValueError(f"clip must be image or intersection, got {self.clip!r}")
-        if (self.samples > 1 or self.draws is not None) and not self.transforms:
-            raise ValueError("samples and draws must be left out without transforms: nothing is drawn")
         assert self.plan
 
     @cached_property
     def plan(self) -> Plan:
         """The options resolved; those of a rule held against the average."""
-        shared: Task = "transforms" if self.transforms else "ensemble"
-        return Plan.of(
-            shared if self.groups is None else "universal", self.threat_model, self.options, self.clip,
-            samples=self.samples, draws=self.draws,
-        )  # fmt: skip
+        alone: Task = "transforms" if self.transforms else "ensemble"
+        return Plan.of(alone if self.groups is None else "universal", self.threat_model, self.options, self.clip)
 
     @property
     def batch_size(self) -> int:
