@@ -15,7 +15,7 @@ from omnirobust._progress import bar
 from omnirobust._types import Evaluation
 from omnirobust._watch import Blindness, GradientWatch
 from omnirobust.domains import DomainGrid
-from omnirobust.history import History
+from omnirobust.history import History, is_better
 from omnirobust.options import Plan
 from omnirobust.results import AttackResult, join_results
 from omnirobust.solver import Progress, Solution, solve
@@ -210,11 +210,9 @@ def better_of(a: Solution, b: Solution, rows: Tensor | None = None) -> Solution:
 
 def _beats(b: Solution, a: Solution, rows: Tensor) -> Tensor:
     """Say which problems of ``b``, the ``rows`` of ``a``, it solves better, (len(rows),) bool."""
-    lower = b.losses.amax(1) < a.losses[rows].amax(1)
-    if a.fooled is None or b.fooled is None:
-        return lower
-    more = b.fooled.sum(1) - a.fooled[rows].sum(1)
-    return (more > 0) | ((more == 0) & lower)
+    known = a.fooled is not None and b.fooled is not None
+    counts = [s.fooled.sum(1) if known and s.fooled is not None else s.losses.new_zeros(len(s.losses)) for s in (a, b)]
+    return is_better(counts[1], b.losses.amax(1), counts[0][rows], a.losses[rows].amax(1))
 
 
 def _chosen(a: Solution, b: Solution, rows: Tensor, better: Tensor, history: History) -> Solution:

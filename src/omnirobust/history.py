@@ -9,6 +9,17 @@ import torch
 from torch import Tensor
 
 
+def is_better(count: Tensor, worst: Tensor, best_count: Tensor, best_worst: Tensor) -> Tensor:
+    """Say which problems an iterate serves better: more domains fooled, or as many at a lower worst loss.
+
+    Args:
+        count: of the iterate, how many domains it fools, (B,).
+        worst: its largest loss, (B,).
+        best_count, best_worst: the same of the iterate kept so far.
+    """
+    return (count > best_count) | ((count == best_count) & (worst < best_worst))
+
+
 @dataclass(frozen=True)
 class HistoryRows:
     """Every problem's values at every iterate; index 0 is the starting point.
@@ -37,6 +48,21 @@ class HistoryRows:
             None if self.fooled is None or other.fooled is None else pick(self.fooled, other.fooled),
             pick(self.best, other.best),
         )
+
+    def best_fooled(self) -> Tensor:
+        """Return which domains the best iterate so far fools, (T+1, B, K) bool: the one that keep="best" would return.
+
+        Raises:
+            ValueError: if the domains know no success.
+        """
+        if self.fooled is None:
+            raise ValueError("fooled must be known to say what the best iterate so far fools")
+        kept, count, worst = self.fooled.clone(), self.fooled.sum(2), self.losses.amax(2)
+        for t in range(1, len(kept)):
+            later = is_better(count[t], worst[t], count[t - 1], worst[t - 1])
+            for values in (kept, count, worst):
+                values[t] = torch.where(later.view(-1, *[1] * (values.ndim - 2)), values[t], values[t - 1])
+        return kept
 
     def to(self, device: torch.device | str) -> HistoryRows:
         """Move all tensors to ``device``."""

@@ -20,7 +20,7 @@ from omnirobust._contracts import check_domains, check_member, evaluated, first_
 from omnirobust._counts import check_count
 from omnirobust._types import Domains, Evaluation, WeightRule
 from omnirobust.directions import Direction, weighted_gradient
-from omnirobust.history import History, HistoryRows
+from omnirobust.history import History, HistoryRows, is_better
 from omnirobust.threat_models import FeasibleSet
 from omnirobust.weights import ascend
 
@@ -210,8 +210,7 @@ class _Run:
         """Whether this iterate beats the kept one: more domains fooled, or as many at a lower worst loss."""
         worst = e.losses.amax(dim=1)
         count = torch.zeros_like(self._rows) if e.fooled is None else e.fooled.sum(dim=1)
-        best_count, best_worst = self._count[self._rows], self._worst[self._rows]
-        better = (count > best_count) | ((count == best_count) & (worst < best_worst))
+        better = is_better(count, worst, self._count[self._rows], self._worst[self._rows])
         if self._keep == "last":
             better = torch.ones_like(better)
         taken = self._rows[better]

@@ -172,3 +172,18 @@ def test_checks_are_told_one_by_one(digits, tmp_path):
 )
 def test_domains_of_an_image_are_named_by_what_is_in_use(models, transforms, names):
     assert image_domains(models, transforms) == names
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_curves_end_where_the_rates_do(digits, tmp_path, keep):
+    """Also where the last iterate is worse than the best, and in a targeted attack, of which not all counts."""
+    for target in (None, 3):
+        job = AttackJob(
+            "digits", ("a", "c"), orb.Linf(0.2), images=20, target=target, options={"steps": 6, "keep": keep}
+        )
+        record = run_attack(job, tmp_path / f"{target}")
+        for name, metrics in record.metrics["attacks"].items():
+            assert float(record.history[f"{name}.best_all_fooled"][-1]) == pytest.approx(metrics["asr_all"])
+            ends = record.history[f"{name}.best_fooled"][-1].tolist()
+            rates = metrics["target_success"] if target else {m: 1 - a for m, a in metrics["accuracy"].items()}
+            assert ends == pytest.approx(list(rates.values()), abs=1e-6)

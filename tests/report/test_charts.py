@@ -14,10 +14,10 @@ def words(chart) -> str:
 def test_a_product_has_a_plot_for_each_factor(product):
     drawn = charts(product)
     assert [chart.caption.split(". ")[0] for chart in drawn] == [
-        "Success of each iterate: average, by model, on the draws of each step",
-        "Success of each iterate: min-max, by model, on the draws of each step",
-        "Success of each iterate: average, by transformation, on the draws of each step",
-        "Success of each iterate: min-max, by transformation, on the draws of each step",
+        "Success of the best iterate so far: average, by model, on the draws of each step",
+        "Success of the best iterate so far: min-max, by model, on the draws of each step",
+        "Success of the best iterate so far: average, by transformation, on the draws of each step",
+        "Success of the best iterate so far: min-max, by transformation, on the draws of each step",
         "Weights of models over the groups: min-max",
         "Weights of transformations over the groups: min-max",
         "Weights of a group's images, images ranked by it over the groups: min-max",
@@ -30,7 +30,7 @@ def test_a_product_has_a_plot_for_each_factor(product):
 def test_places_in_a_group_have_one_line_where_there_is_nothing_else(by_class):
     drawn = charts(by_class)
     assert [chart.caption.split(":")[0] for chart in drawn] == [
-        "Success of each iterate", "Success of each iterate",
+        "Success of the best iterate so far", "Success of the best iterate so far",
         "Weights of a group's images, images ranked by it over the groups",
     ]  # fmt: skip
     assert "an image" in drawn[0].svg
@@ -45,7 +45,8 @@ def test_an_ensemble_s_captions_are_as_ever(digits, tmp_path):
         run_attack(AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=8, options={"steps": 2}), tmp_path / "run")
     )
     assert [chart.caption.split(". ")[0] for chart in drawn] == [
-        "Success of each iterate: average", "Success of each iterate: min-max", "Weights over the images: min-max",
+        "Success of the best iterate so far: average", "Success of the best iterate so far: min-max",
+        "Weights over the images: min-max",
     ]  # fmt: skip
 
 

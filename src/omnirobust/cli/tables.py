@@ -19,6 +19,7 @@ def show_attack(record: AttackRecord) -> None:
     from rich.console import Console
 
     from omnirobust.report.breakdown import breakdowns
+    from omnirobust.report.happened import happened
     from omnirobust.report.words import notes
 
     console = Console(markup=False)
@@ -29,7 +30,7 @@ def show_attack(record: AttackRecord) -> None:
         console.print(_success_table(record))
         for breakdown in breakdowns(record):
             console.print(_members_table(record, breakdown))
-    for line in notes(record):
+    for line in (happened(record), *notes(record)):
         console.print(line, soft_wrap=True, highlight=False)
 
 

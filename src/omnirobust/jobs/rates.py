@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from omnirobust.evaluation.explain import rank
+from omnirobust.history import HistoryRows
 from omnirobust.jobs.setting import Setting
 from omnirobust.results import AttackResult
 
@@ -98,6 +99,20 @@ def mean_success(result: AttackResult) -> Tensor:
     """Return the mean success over the domains of each problem that count, (B,)."""
     counted = result.counted.double()
     return (result.success * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+
+def so_far(result: AttackResult, rows: HistoryRows) -> dict[str, Tensor]:
+    """Return success up to every iterate, of what the attack would return there, over what counts.
+
+    Returns:
+        ``best_fooled`` (T+1, K) and ``best_all_fooled`` (T+1,): where nothing is random they end at the final rates.
+    """
+    assert rows.fooled is not None
+    fooled = rows.best_fooled() if result.settings["keep"] == "best" else rows.fooled
+    counted = result.counted
+    every = fooled.all(2)[:, counted.any(1)].double()
+    pairs = (fooled & counted).sum(1) / counted.sum(0).clamp(min=1)
+    return {"best_fooled": pairs, "best_all_fooled": every.mean(1) if every.shape[1] else every.new_zeros(len(every))}
 
 
 def named(values: Tensor, names: Sequence[str]) -> dict[str, float]:

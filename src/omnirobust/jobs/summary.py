@@ -62,6 +62,7 @@ def _histories(results: Results) -> dict[str, Tensor]:
             tensors[f"{name}.{key}"] = getattr(result.history, key)
         if result.history.rows is not None:
             tensors[f"{name}.rows.weights"] = result.history.rows.weights
+            tensors |= {f"{name}.{key}": values for key, values in rates.so_far(result, result.history.rows).items()}
     return tensors
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from omnirobust.jobs.records import AttackRecord
-from omnirobust.report.figures import success_per_iteration, weights_per_iteration
+from omnirobust.report.figures import AXES, success_per_iteration, weights_per_iteration
 from omnirobust.report.words import percent, unit
 
 _PIXELS = 1.5
@@ -51,20 +51,19 @@ def _axes(record: AttackRecord) -> list[str]:
 
 def _success(record: AttackRecord, name: str, axis: str) -> Chart:
     history, norm = record.history, record.config["attack"]["norm"]
-    all_fooled = history[f"{name}.all_fooled"]
-    best = int(all_fooled.argmax())
+    all_fooled = history[f"{name}.best_all_fooled"]
     members, noun = _members(record, axis)
-    fooled = _others_away(record, history[f"{name}.fooled"], axis).mean(-1)
+    fooled = _others_away(record, history[f"{name}.best_fooled"], axis).mean(-1)
     fooled = fooled if axis != "examples" else fooled.mean(-1, keepdim=True)
+    kept = "the best iterate so far" if record.config["attack"]["keep"] == "best" else "each iterate"
     label = (
-        f"{norm}, {name}: success rate per iteration, a line for each {noun} and one for all at once. "
-        f"That one ends at {percent(float(all_fooled[-1]))} % and is highest at iteration {best}: "
-        f"{percent(float(all_fooled[best]))} %"
+        f"{norm}, {name}: success rate of {kept}, a line for each {noun} and one for all at once, "
+        f"which ends at {percent(float(all_fooled[-1]))} %"
     )
     by = "" if len(_axes(record)) == 1 else f", by {noun}"
     by += ", on the draws of each step" if record.metrics["draws"] > 1 else ""
-    svg = success_per_iteration(fooled, all_fooled, members, label=label)
-    return Chart(Markup(svg), f"Success of each iterate: {name}{by}")
+    svg = success_per_iteration(fooled, all_fooled, members, label=label, hues=AXES[axis])
+    return Chart(Markup(svg), f"Success of {kept}: {name}{by}")
 
 
 def _members(record: AttackRecord, axis: str) -> tuple[list[str], str]:
@@ -84,7 +83,7 @@ def _weights(record: AttackRecord, name: str, axis: str) -> Chart:
     label = (
         f"{norm}, {name}: box plot of the weights over the {noun}s per iteration{ranked}; medians at the end: {medians}"
     )
-    svg = weights_per_iteration(weights, members, label=label)
+    svg = weights_per_iteration(weights, members, label=label, hues=AXES[axis])
     of = {"models": "", "transforms": " of transformations", "examples": f" of a group's images{ranked}"}[axis]
     of = " of models" if axis == "models" and len(record.axes) > 1 else of
     caption = f"Weights{of} over the {noun}s: {name}. Boxes: quartiles; whiskers: 5th to 95th percentile"

@@ -19,6 +19,12 @@ from torch import Tensor
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#6b6b6b")
 """Told apart by colour-blind readers; models beyond eight begin again, with other dashes."""
 
+TRANSFORM_COLOURS = ("#004d40", "#8c564b", "#7f7f00", "#5c2d91", "#b8860b", "#2f4b7c", "#a05195", "#3d3d3d")
+IMAGE_COLOURS = ("#3f3a52", "#5b5470", "#776f8d", "#938aa8", "#aea6c1", "#c6c0d6", "#d9d5e5", "#e9e7f1")
+
+AXES = {"models": COLOURS, "transforms": TRANSFORM_COLOURS, "examples": IMAGE_COLOURS}
+"""Models, transformations and images have colours of their own, so that a colour means one thing on a page."""
+
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -51,26 +57,29 @@ _ALL_BOXES = 36
 """How many boxes a plot can hold before they are too thin to see."""
 
 
-def colour(k: int) -> str:
-    """Return the colour of the k-th model."""
-    return COLOURS[k % len(COLOURS)]
+def colour(k: int, hues: Sequence[str] = COLOURS) -> str:
+    """Return the colour of the k-th model, or of the k-th member of another factor of ``AXES``."""
+    return hues[k % len(hues)]
 
 
-def success_per_iteration(fooled: Tensor, all_fooled: Tensor, names: Sequence[str], *, label: str) -> str:
-    """Draw the success rate of every iterate on each model, and on all at once, as SVG.
+def success_per_iteration(
+    fooled: Tensor, all_fooled: Tensor, names: Sequence[str], *, label: str, hues: Sequence[str] = COLOURS
+) -> str:
+    """Draw the success rate up to every iterate on each model, and on all at once, as SVG.
 
     Args:
         fooled: (T+1, K), in [0, 1].
         all_fooled: (T+1,), in [0, 1].
         names: of the models.
         label: what a screen reader says.
+        hues: of the lines, see ``AXES``.
     """
 
     def draw(ax: Axes) -> None:
         steps = np.arange(len(all_fooled))
         for k, name in enumerate(names):
             style = _DASHES[(k // len(COLOURS)) % len(_DASHES)]
-            ax.plot(steps, 100 * fooled[:, k].numpy(), color=colour(k), linestyle=style, label=legend_name(name))
+            ax.plot(steps, 100 * fooled[:, k].numpy(), color=colour(k, hues), linestyle=style, label=legend_name(name))
         ax.plot(steps, 100 * all_fooled.numpy(), color="#1b1f24", linewidth=2.6, label="all at once")
         ax.set(xlabel="iteration", ylabel="success rate, %", ylim=(-2, 102), xlim=(0, max(len(steps) - 1, 1)))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -79,7 +88,9 @@ def success_per_iteration(fooled: Tensor, all_fooled: Tensor, names: Sequence[st
     return drawn_svg(draw, label)
 
 
-def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str, unit: str = "iteration") -> str:
+def weights_per_iteration(
+    weights: Tensor, names: Sequence[str], *, label: str, unit: str = "iteration", hues: Sequence[str] = COLOURS
+) -> str:
     """Draw the spread of every model's weight over the images, at some iterates, as a box plot in SVG.
 
     Boxes span the quartiles, whiskers the 5th to 95th percentile, the line is the median.
@@ -89,6 +100,7 @@ def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str, 
         names: of the models, K.
         label: what a screen reader says.
         unit: what the first axis counts.
+        hues: of the boxes, see ``AXES``.
     """
     chosen = chosen_iterates(len(weights) - 1, max(_ALL_BOXES // len(names), 3))
 
@@ -98,11 +110,11 @@ def weights_per_iteration(weights: Tensor, names: Sequence[str], *, label: str, 
         for k in range(K):
             values = weights[chosen, :, k].numpy()
             places = np.arange(len(chosen)) + (k - (K - 1) / 2) * width
-            look = {"color": colour(k)}
+            look = {"color": colour(k, hues)}
             boxes = ax.boxplot(
                 [*values], positions=places, widths=0.8 * width, whis=(5, 95), showfliers=False, patch_artist=True,
                 medianprops={"color": "#1b1f24", "linewidth": 1.4}, whiskerprops=look, capprops=look,
-                boxprops={"facecolor": colour(k) + "66", "edgecolor": colour(k)}, manage_ticks=False,
+                boxprops={"facecolor": colour(k, hues) + "66", "edgecolor": colour(k, hues)}, manage_ticks=False,
             )  # fmt: skip
             boxes["boxes"][0].set_label(legend_name(names[k]))
         ax.set_xticks(range(len(chosen)), [str(t) for t in chosen])

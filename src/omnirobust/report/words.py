@@ -74,8 +74,12 @@ def legend(record: AttackRecord) -> str:
 def beats(record: AttackRecord, number: int = 1) -> str:
     """Say what a perturbation does that succeeds: "fools every model", or "brings every model to class 3"."""
     verb = "fool" if record.target is None else "bring"
-    goal = "" if record.target is None else f" to {target(record)}"
-    return f"{verb}{'s' if number == 1 else ''} {whom(record)}{goal}"
+    return f"{verb}{'s' if number == 1 else ''} {whom(record)}{goal(record)}"
+
+
+def goal(record: AttackRecord) -> str:
+    """Say where a targeted attack brings models to: " to class 3"; empty if it is untargeted."""
+    return "" if record.target is None else f" to {target(record)}"
 
 
 def unit(record: AttackRecord) -> str:
@@ -94,15 +98,19 @@ def domain(record: AttackRecord) -> str:
     return factors[0] if len(factors) == 1 else f"combination of {', '.join(factors)}"
 
 
+def definition(record: AttackRecord) -> str:
+    """Say what ``record.rate`` is, in the words that stand below it."""
+    of = "" if record.target is None else ", of those that count,"
+    return f"share of {unit(record)}s{of} whose one perturbation {beats(record)}"
+
+
 def definitions(record: AttackRecord) -> str:
     """Say what the rates mean."""
     rate, ensemble = record.rate, record.task == "ensemble"
-    of = "" if record.target is None else " counted"
     head = "" if ensemble else f"A domain is one {domain(record)}. "
     return (
-        f"{head}{rate}: share of {unit(record)}s{of} whose one perturbation {beats(record)}. "
-        f"ASR_avg: mean share over the {'models' if ensemble else 'domains'}. "
-        f"Lift: ({rate} of min-max − {rate} of the average) / {rate} of the average."
+        f"{head}{rate}: {definition(record)}. ASR_avg: mean share over the {'models' if ensemble else 'domains'}. "
+        f"Lift: ({rate} of min-max \u2212 {rate} of the average) / {rate} of the average."
     )
 
 
