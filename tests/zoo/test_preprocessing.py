@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_images
 from torch import nn
 
 from omnirobust.zoo import Preprocessed, Preprocessing
@@ -25,19 +26,51 @@ class Identity(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(("mode", "resample"), [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.BICUBIC)])
+RESAMPLES = [("nearest", Image.NEAREST), ("bilinear", Image.BILINEAR), ("bicubic", Image.BICUBIC)]
+
+
+def resized(pixels, size, mode, cut=None):
+    """Return what the module makes of pixels (H, W, 3), in levels of 255."""
+    x = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None] / 255
+    module = Preprocessed(Identity(), Preprocessing((0.0,) * 3, (1.0,) * 3, cut, size, mode))
+    return module(x)[0].numpy().transpose(1, 2, 0) * 255
+
+
+@pytest.mark.parametrize(("mode", "resample"), RESAMPLES)
 @pytest.mark.parametrize("sides", [(20, 20), (50, 50), (40, 60), (61, 33)])
 def test_resizing_and_cutting_are_those_of_an_image_library(mode, resample, sides) -> None:
-    # Of the middle of the range: the library also cuts off what overshoots between its two passes.
-    pixels = np.random.default_rng(0).integers(80, 176, (*sides, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
     short = min(sides)
     goal = [32 if side == short else int(32 * side / short) for side in sides]
     picture = Image.fromarray(pixels).resize((goal[1], goal[0]), resample)
     top, left = round((goal[0] - 28) / 2), round((goal[1] - 28) / 2)
-    wanted = np.asarray(picture)[top : top + 28, left : left + 28].transpose(2, 0, 1) / 255
-    x = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None] / 255
-    module = Preprocessed(Identity(), Preprocessing((0.0,) * 3, (1.0,) * 3, (28, 28), 32, mode))
-    assert np.abs(module(x)[0].numpy() - wanted).max() <= 1.5 / 255  # the library rounds twice to whole pixels
+    wanted = np.asarray(picture)[top : top + 28, left : left + 28]
+    assert np.abs(resized(pixels, 32, mode, (28, 28)) - wanted).max() <= 1.13  # see below
+
+
+@pytest.mark.parametrize(("mode", "resample"), RESAMPLES)
+@pytest.mark.parametrize("goal", [(224, 224), (37, 400), (600, 900), (427, 300)])
+def test_photographs_are_resized_as_by_the_library_that_models_are_trained_with(mode, resample, goal) -> None:
+    for photograph in load_sample_images().images:  # 427 x 640, of sharp edges: clamped once, 9 levels go wrong
+        wanted = np.asarray(Image.fromarray(photograph).resize(goal[::-1], resample)).astype(int)
+        found = resized(photograph, goal, mode)
+        # Pillow rounds twice: half a level, and half a level times the taps' sum of absolute values, 1.25 for bicubic.
+        assert np.abs(found - wanted).max() <= {"nearest": 1e-4, "bilinear": 1.001, "bicubic": 1.126}[mode]
+        assert np.abs(found.round() - wanted).max() <= 1
+
+
+def test_white_and_black_images_have_gradients_and_overshoot_has_none() -> None:
+    module = Preprocessed(Identity(), Preprocessing((0.0,), (1.0,), None, (7, 9), "bicubic"))
+    for level in (0.0, 1.0):
+        x = torch.full((1, 1, 20, 20), level, requires_grad=True)
+        (gradient,) = torch.autograd.grad(module(x).sum(), x)
+        assert gradient.sum().item() == pytest.approx(63, rel=1e-4)  # each pixel is a mean of its sources
+    edge = torch.zeros(1, 1, 4, 8)
+    edge[..., 4:] = 1
+    edge.requires_grad_()
+    found = Preprocessed(Identity(), Preprocessing((0.0,), (1.0,), None, (4, 16), "bicubic"))(edge)
+    over = (found >= 1 + 5e-6).nonzero()[0]
+    assert torch.autograd.grad(found[tuple(over)], edge)[0].abs().max() == 0
 
 
 def test_images_of_the_right_size_are_normalised_only_and_grey_ones_repeated() -> None:
@@ -47,10 +80,11 @@ def test_images_of_the_right_size_are_normalised_only_and_grey_ones_repeated() -
         assert torch.allclose(module(x)[:, channel], (x[:, 0] - mean) / std, atol=1e-6)
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
-    wanted = Preprocessing((0.4,), (0.3,), (5, 5), (6, 6), "bilinear")
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_gradients_are_those_of_finite_differences(mode) -> None:
+    wanted = Preprocessing((0.4,), (0.3,), (5, 5), (6, 6), mode)
     module = Preprocessed(nn.Sequential(nn.Flatten(), nn.Tanh()), wanted)
-    x = torch.rand(2, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.autograd.gradcheck(module, (x,))
 
 
@@ -77,6 +111,11 @@ def test_timm_s_configuration_is_read() -> None:
 def test_sizes_of_hf_processors_are_read(changes, size, resize) -> None:
     found = preprocessing_of_hf(HF | changes)
     assert (found.size, found.resize, found.interpolation) == (size, resize, "bilinear")
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "nearest"), (2, "bilinear"), (3, "bicubic"), (None, "bilinear")])
+def test_the_resampling_of_hf_processors_is_read(number, name) -> None:
+    assert preprocessing_of_hf(HF | {"resample": number}).interpolation == name
 
 
 @pytest.mark.parametrize(

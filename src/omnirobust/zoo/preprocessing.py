@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic"]
+
+SLACK = 1e-5
+"""How far beyond [0, 1] a resized image may lie: white resized is 1 give or take rounding, and keeps its gradients."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Preprocessing:
         size: (height, width) that the model takes; None for any.
         resize: what images of another size are resized to before the centre of ``size`` is cut out of them: (height,
             width), or one number for the shorter side; None to take them as they are.
-        interpolation: of the resizing; bilinear and bicubic are antialiased.
+        interpolation: of the resizing, as Pillow does it; bilinear and bicubic are antialiased.
     """
 
     mean: tuple[float, ...]
@@ -47,8 +51,9 @@ class Preprocessing:
 class Preprocessed(nn.Module):
     """A classifier of images in [0, 1] of any size: resize, cut, (x - mean) / std, then the model.
 
-    Gradients flow through all of it. Images that have the model's size already are only normalised. Grey images are
-    repeated for models of several channels.
+    Gradients flow through all of it; they are zero where bicubic resizing overshoots the range, which Pillow cuts off.
+    The model is given what Pillow makes of the same pixels, up to its rounding twice to whole levels of 255. Images
+    that have the model's size already are only normalised. Grey images are repeated for models of several channels.
 
     Args:
         model: maps preprocessed images to logits, or to an object with ``.logits``.
@@ -87,15 +92,35 @@ class Preprocessed(nn.Module):
         if wanted.resize is None or tuple(x.shape[2:]) == wanted.size:
             return x
         height, width = _goal(tuple(x.shape[2:]), wanted.resize)
-        if (height, width) != tuple(x.shape[2:]):
-            smooth = wanted.interpolation != "nearest"
-            x = interpolate(x, (height, width), mode=wanted.interpolation, antialias=smooth)
-            if wanted.interpolation == "bicubic":
-                x = x.clamp(0, 1)  # as image libraries, whose pixels have no room for its overshoot
+        x = _resampled(x, height, width, wanted.interpolation)
         if wanted.size is None:
             return x
         top, left = (round((there - kept) / 2) for there, kept in zip((height, width), wanted.size, strict=True))
         return x[:, :, top : top + wanted.size[0], left : left + wanted.size[1]]
+
+
+def _resampled(x: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
+    """Resize images (B, C, H, W) in [0, 1] as Pillow does, with the gradients of what is computed.
+
+    Pillow resizes rows, then columns, and after each rounds to whole pixels of 0 to 255: bicubic overshoot is cut off
+    twice, and clamping once at the end differs by several levels at sharp edges. Its rounding is left out: a rounded
+    image has no gradients.
+    """
+    if interpolation == "nearest":
+        rows, columns = (_nearest_pixels(*sides) for sides in zip(x.shape[2:], (height, width), strict=True))
+        return x[:, :, rows][:, :, :, columns]
+    for size in ((x.shape[2], width), (height, width)):
+        if size != tuple(x.shape[2:]):
+            x = interpolate(x, size, mode=interpolation, antialias=True)
+            if interpolation == "bicubic":
+                x = x.clamp(-SLACK, 1 + SLACK)
+    return x
+
+
+def _nearest_pixels(side: int, wanted: int) -> list[int]:
+    """Return the pixels, of ``side``, in which the centres of ``wanted`` ones lie; summed up in Pillow's order."""
+    step = side / wanted
+    return [min(int(centre), side - 1) for centre in accumulate(repeat(step, wanted - 1), initial=step / 2)]
 
 
 def _goal(sides: tuple[int, ...], resize: tuple[int, int] | int) -> tuple[int, int]:
@@ -133,7 +158,8 @@ def preprocessing_of_hf(config: dict[str, Any]) -> Preprocessing:
     """
     mean, std = _normalisation(config)
     names = {0: "nearest", 2: "bilinear"}
-    interpolation = _nearest_known(names.get(int(config.get("resample") or 2), "bicubic"))
+    resample = config.get("resample")
+    interpolation = _nearest_known(names.get(2 if resample is None else int(resample), "bicubic"))
     resize = _size_of(config["size"]) if config.get("do_resize") else None
     size = _size_of(config["crop_size"]) if config.get("do_center_crop") else None
     if isinstance(resize, int) and "ConvNext" in str(config.get("image_processor_type")):
