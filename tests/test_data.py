@@ -246,3 +246,193 @@ def test_whatever_the_reader_raises_is_told(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", stop)
     with pytest.raises(DataUnavailableError, match="set could not be read as a data set in hub layout: StopIteration"):
         load(str(folder))
+
+
+def picture_folder(root: Path, counts: dict[str, int], split: str = "test") -> Path:
+    """Write pictures of one grey level each: the first class from 0 on, the next one after it."""
+    levels = iter(range(sum(counts.values())))
+    for name, count in counts.items():
+        (root / split / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            Image.fromarray(np.full((2, 2), next(levels), np.uint8)).save(root / split / name / f"{number:03d}.png")
+    return root
+
+
+def levels(images: ImageData) -> list[int]:
+    return (images.x[:, 0, 0, 0] * 255).round().int().tolist()
+
+
+def test_a_number_of_pictures_keeps_the_shares_of_the_classes(tmp_path: Path) -> None:
+    folder = str(picture_folder(tmp_path / "set", {"a": 60, "b": 30, "c": 10}))
+    for limit in (10, 20, 50, 90):
+        shares = load(folder, limit=limit).y.bincount(minlength=3).tolist()
+        assert all(abs(count - limit * share) <= 1 for count, share in zip(shares, (0.6, 0.3, 0.1), strict=True))
+    first, then, rest = load(folder, limit=37), load(folder, start=37, limit=23), load(folder, start=60)
+    assert levels(first) == levels(load(folder, limit=37))
+    assert sorted(levels(first) + levels(then) + levels(rest)) == list(range(100))
+    assert levels(load(folder, limit=100)) == levels(first) + levels(then) + levels(rest)
+    assert all(label == (level >= 60) + (level >= 90) for label, level in zip(first.y, levels(first), strict=True))
+    assert first.choice == "stratified by class, seed 0" and rest.choice
+    whole = load(folder)  # nothing is chosen
+    assert levels(whole) == list(range(100)) and not whole.choice
+
+
+def test_a_choice_names_the_classes_it_misses(tmp_path: Path) -> None:
+    folder = str(picture_folder(tmp_path / "set", {"many": 50, "few": 2}))
+    assert load(folder, limit=5).missing == ("few",)
+    assert load(folder).missing == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "chosen"),
+    [
+        ([0] * 9 + [1] * 9, True),
+        ([1] * 9 + [0] * 9, True),
+        (([0] * 10 + [1] * 10) * 3, True),  # parts, each of them sorted
+        ([0, 1, 1, 0, 1, 0, 0, 1], False),
+        ([0, 1] * 9, False),
+        ([1] * 9, False),
+    ],
+)
+def test_sorted_tables_are_chosen_from_and_others_keep_their_order(tmp_path, labels, chosen) -> None:
+    images = [encode(np.full((2, 2), level, np.uint8)) for level in range(len(labels))]
+    part = load(str(hub_folder(tmp_path / "set", images, labels)), limit=6)
+    assert bool(part.choice) == chosen
+    assert levels(part) == list(range(6)) if not chosen else part.y.bincount().tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_known_sets_keep_their_order(tmp_path, name) -> None:
+    hub_folder(tmp_path / name, [encode(np.full((2, 2), i, np.uint8)) for i in range(8)], [0] * 4 + [1] * 4)
+    assert levels(load(name, root=tmp_path, limit=5)) == [0, 1, 2, 3, 4]
+
+
+def test_a_class_called_like_a_split_stays_in_its_split(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("test", 2)):
+        picture_folder(tmp_path / "set", {"bus": count, "train": count, "test": count}, split)
+    assert load(str(tmp_path / "set"), "train").y.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert load(str(tmp_path / "set"), "test").y.bincount().tolist() == [2, 2, 2]
+
+
+def test_brackets_are_plain_characters(tmp_path: Path) -> None:
+    pictures = picture_folder(tmp_path / "set[1]", {"[a]": 2, "b*": 3})
+    assert load(str(pictures)).classes == ("[a]", "b*") and len(load(str(pictures))) == 5
+    table = hub_folder(tmp_path / "table[2]{x}", [encode(a) for a in pixels(2)], [0, 1])
+    assert len(load(str(table))) == 2
+
+
+def test_pictures_left_out_and_damaged_ones_are_told(tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "set", {"a": 2, "b": 2})
+    (folder / "test" / "a" / "notes.txt").touch()
+    assert load(str(folder)).note == "1 file left out: 1 no pictures"
+    (folder / "test" / "b" / "broken.png").write_bytes(encode(pixels(1)[0])[:50])
+    with pytest.raises(ValueError, match=r"in every row, got test/b/broken.png: "):
+        load(str(folder))
+
+
+def table(folder: Path, split: str = "test", kinds: dict[str, object] | None = None, **columns: list) -> Path:
+    """Write parquet with an image of the row's number in every row."""
+    count = len(next(iter(columns.values())))
+    rows = [{"bytes": encode(np.full((3, 4), i, np.uint8)), "path": None} for i in range(count)]
+    named = {key: ClassLabel(names=["a", "b", "c"]) for key in columns} | (kinds or {})
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = datasets.Dataset.from_dict({"image": rows, **columns}, features=Features(image=datasets.Image(), **named))
+    stored.to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("missing", [None, -1])
+def test_a_row_without_a_class_is_named(tmp_path, missing) -> None:
+    folder = str(table(tmp_path / "set", label=[0, 2, missing, 1]))
+    with pytest.raises(ValueError, match=r"must have a class in every row of test, got none in row 2"):
+        load(folder)
+    assert load(folder, labelled=False).y.tolist() == [0, 2, -1, 1]
+
+
+def test_a_row_without_an_image_is_named(tmp_path: Path) -> None:
+    features = Features({"image": datasets.Image(), "label": ClassLabel(names=["a"])})
+    (tmp_path / "set").mkdir()
+    rows = {"image": [{"bytes": encode(pixels(1)[0]), "path": None}, None], "label": [0, 0]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "test.parquet")
+    with pytest.raises(ValueError, match="can be read in every row, got row 1 of test: there is none"):
+        load(str(tmp_path / "set"))
+
+
+def test_one_of_several_label_columns_is_named(tmp_path: Path) -> None:
+    folder = str(table(tmp_path / "set", fine=[0, 1, 2], coarse=[1, 1, 0]))
+    assert load(folder, label="fine").y.tolist() == [0, 1, 2]
+    assert load(folder, label="coarse").y.tolist() == [1, 1, 0]
+    with pytest.raises(
+        ValueError, match=r"label must name one of the columns of classes of .*set, fine, coarse, got no"
+    ):
+        load(folder)
+    with pytest.raises(
+        ValueError, match=r"label must be a column of classes of .* which has fine, coarse, got 'image'"
+    ):
+        load(folder, label="image")
+
+
+def test_numbers_are_classes_as_they_are(tmp_path: Path) -> None:
+    folder = str(table(tmp_path / "set", kinds={"digit": Value("int32")}, digit=[3, 0, 3]))
+    found = load(folder)
+    assert found.y.tolist() == [3, 0, 3] and found.classes == ("0", "1", "2", "3") and found.missing == ("1", "2")
+    assert found.note == "classes are the values of column digit" and load(folder, label="digit").note == ""
+
+
+def test_words_are_classes_the_same_ones_in_every_split(tmp_path: Path) -> None:
+    for split, words in (("train", ["dog", "ant", "cat"]), ("test", ["dog", "cat"])):
+        table(
+            tmp_path / "set", split, {"label": Value("string"), "id": Value("int64")}, label=words, id=[7] * len(words)
+        )
+    test = load(str(tmp_path / "set"))
+    assert test.classes == ("ant", "cat", "dog") and test.y.tolist() == [2, 1] and test.missing == ("ant",)
+    assert load(str(tmp_path / "set"), "train").y.tolist() == [2, 0, 1]
+
+
+def test_one_class_is_enough_and_none_where_none_is_needed(tmp_path: Path) -> None:
+    one = load(str(picture_folder(tmp_path / "one", {"a": 3})))
+    assert one.classes == ("a",) and one.y.tolist() == [0, 0, 0]
+    none = str(picture_folder(tmp_path / "none", {"": 3}))
+    with pytest.raises(ValueError, match=r"none must have one image column and one class-label column"):
+        load(none)
+    found = load(none, labelled=False)
+    assert found.classes == () and found.y.tolist() == [-1, -1, -1] and found.missing == ()
+
+
+def test_images_of_several_sizes_are_resized(tmp_path: Path) -> None:
+    arrays = [pixels(1, (6, 5))[0], pixels(1, (9, 4))[0]]
+    folder = str(hub_folder(tmp_path / "set", [encode(a) for a in arrays], [0, 1]))
+    found = load(folder, resize=(7, 8))
+    wanted = [np.asarray(Image.fromarray(a).resize((8, 7), Image.Resampling.BILINEAR)) for a in arrays]
+    assert torch.equal(found.x[:, 0], torch.from_numpy(np.stack(wanted)).float() / 255)
+    assert load(folder, resize=(3, 2)).shape == (1, 3, 2)  # each size is kept decoded on its own
+    assert load(folder, resize=(7, 8)).shape == (1, 7, 8)
+    assert load("digits", resize=(16, 12)).shape == (1, 16, 12)
+    for wrong in ((0, 4), (3,)):
+        with pytest.raises(ValueError, match=r"resize must be \(height, width\), both >= 1"):
+            load(folder, resize=wrong)  # type: ignore[arg-type]
+
+
+def test_decoded_images_are_resized_too(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    images = torch.from_numpy(pixels(3, (3, 6, 5)))
+    facts = {"classes": '["a", "b"]', "jpeg": "false"}
+    save_file({"images": images, "labels": torch.tensor([0, 1, 0])}, tmp_path / "test.safetensors", facts)
+    found = load(str(tmp_path), resize=(4, 4))
+    picture = Image.fromarray(images[1].permute(1, 2, 0).numpy()).resize((4, 4), Image.Resampling.BILINEAR)
+    assert torch.equal(found.x[1], torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255)
+    assert found.y.tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match=r"label must be left out for .*test.safetensors"):
+        load(str(tmp_path), label="kind")
+
+
+def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
+    features = Features({"image": datasets.Image(), "label": ClassLabel(names=["a", "b"])})
+    rows = {"image": [{"bytes": encode(a), "path": None} for a in pixels(2)], "label": [1, 0]}
+    one = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": one, "test": one.select([0])}).save_to_disk(str(tmp_path / "set[0]"))
+    assert load(str(tmp_path / "set[0]"), "train").y.tolist() == [1, 0]
+    assert load(str(tmp_path / "set[0]"), "test").y.tolist() == [1]
+    with pytest.raises(ValueError, match=r"split must be one that .* has: Unknown split 'dev'.*'train', 'test'"):
+        load(str(tmp_path / "set[0]"), "dev")

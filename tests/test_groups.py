@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from omnirobust.groups import make_groups
+from omnirobust.groups import make_groups, stratified
 
 labels = st.lists(st.integers(0, 4), max_size=60).map(lambda y: torch.tensor(y, dtype=torch.int64))
 
@@ -73,3 +73,30 @@ def test_every_example_is_drawn_equally_often_into_the_first_group():
 def test_what_does_not_fit_is_told(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_groups(*arguments)
+
+
+@given(labels, st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_every_beginning_of_a_stratified_order_has_each_class_s_share(y, seed):
+    order = stratified(y, seed)
+    assert sorted(order.tolist()) == list(range(len(y)))
+    assert torch.equal(order, stratified(y, seed))
+    for label in y.unique():
+        seats = (y[order] == label).cumsum(0)
+        quota = torch.arange(1, len(y) + 1) * float((y == label).sum()) / len(y)
+        assert (seats - quota).abs().max() <= 2  # Webster's method breaks the quota by less than a seat, and rarely
+
+
+def test_a_stratified_order_is_that_of_webster_s_quotients():
+    """Seats go one by one to the class of the largest n / (2 seats + 1)."""
+    y = torch.tensor([0] * 48 + [1] * 32 + [2] * 20)
+    counts, seats, wanted = [48, 32, 20], [0, 0, 0], []
+    for _ in range(100):
+        label = max(range(3), key=lambda c: counts[c] / (2 * seats[c] + 1))
+        seats[label] += 1
+        wanted.append(label)
+    order = stratified(y, 5)
+    assert y[order].tolist() == wanted
+    inside = order[y[order] == 0]
+    assert inside.tolist() != sorted(inside.tolist())  # shuffled
+    assert not torch.equal(order, stratified(y, 6))

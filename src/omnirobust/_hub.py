@@ -6,38 +6,35 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from omnirobust._decoding import Reading, decoded
 from omnirobust._files import cache_dir, replacing
+from omnirobust._folders import PictureFolder, parquet_files, picture_folder
+from omnirobust._pictures import SUFFIXES, resized
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DATA_SUFFIXES = {
-    ".parquet",
-    ".arrow",
-    ".tar",
-    ".zip",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-}
+DATA_SUFFIXES = {".parquet", ".arrow", ".tar", ".zip", *SUFFIXES}
 """Files that make a folder worth handing to `datasets`."""
+
+_T = TypeVar("_T")
+
+READER = 2
+"""Counts the ways in which this package has read pictures: what an earlier one decoded is decoded again."""
 
 
 class DataUnavailableError(RuntimeError):
@@ -58,29 +55,96 @@ class Source:
     config: str | None = None
     folder: bool = False
 
-    def decoded(self, split: str) -> Path:
+    def decoded(self, split: str, reading: Reading) -> Path:
         """Return the safetensors file of the decoded images and labels, made on first use.
 
         A folder may hold it already, as SPLIT.safetensors, in place of encoded images.
         """
         ready = Path(self.path) / f"{split}.safetensors"
         if self.folder and ready.is_file():
-            return ready
+            return self._ready(ready, split, reading)
+        pictures = self.pictures(split)
         dataset = None if self.folder else self.open(split)
-        files = _data_files(self.path) if dataset is None else [Path(row["filename"]) for row in dataset.cache_files]
-        file = cache_dir() / "data" / f"{_key(self, split, files)}.safetensors"
+        if pictures is not None:
+            files, told = pictures.files, [*pictures.classes, pictures.note]
+        else:
+            files = _data_files(self.path) if dataset is None else [Path(f["filename"]) for f in dataset.cache_files]
+            told = []
+        file = self._kept(split, reading, files, told)
         if not file.exists():
-            _decode(self.open(split) if dataset is None else dataset, file, self.path)
+            _decode(self.open(split) if dataset is None else dataset, file, self, split, reading, pictures)
         return file
+
+    def _ready(self, ready: Path, split: str, reading: Reading) -> Path:
+        if reading.label is not None:
+            raise ValueError(f"label must be left out for {ready}, which has one kind of labels, got {reading.label!r}")
+        if reading.resize is None:
+            return ready
+        file = self._kept(split, reading, [ready], [])
+        if not file.exists():
+            try:
+                with safe_open(ready, framework="pt") as stored:
+                    facts, tensors = stored.metadata(), {n: stored.get_tensor(n) for n in ("images", "labels")}
+            except SafetensorError as error:
+                raise DataUnavailableError(f"The images {ready} are damaged: {error}") from error
+            every = [np.stack([resized(channel.numpy(), reading.resize) for channel in x]) for x in tensors["images"]]
+            _write(file, torch.from_numpy(np.stack(every)), tensors["labels"], facts)
+        return file
+
+    def _kept(self, split: str, reading: Reading, files: Sequence[Path], told: Sequence[str]) -> Path:
+        return cache_dir() / "data" / f"{_key(self, split, files, [READER, astuple(reading), *told])}.safetensors"
+
+    def pictures(self, split: str) -> PictureFolder | None:
+        """Find the pictures of a folder that holds no tables of the split."""
+        root = Path(self.path)
+        if not self.folder or _saved(root) or parquet_files(root, split):
+            return None
+        return picture_folder(root, split)
 
     def open(self, split: str) -> Dataset:
         """Open one split through `datasets`, without its progress bars."""
+        pictures = self.pictures(split)
+        if pictures is not None:
+            return _dataset_of(pictures)
+        return self._told(lambda: self._loaded(split))
+
+    def _loaded(self, split: str) -> Dataset:
         import datasets
+
+        if self.folder and _saved(Path(self.path)):
+            found = datasets.load_from_disk(self.path)
+            by_name = found if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
+            if split not in by_name:
+                raise ValueError(f"Unknown split {split!r}. Should be one of {list(by_name)}.")
+            return by_name[split]
+        if self.folder and (files := parquet_files(Path(self.path), split)):
+            return datasets.load_dataset("parquet", data_files=[escape(str(file)) for file in files], split="train")
+        return datasets.load_dataset(self.path, self.config, split=split)
+
+    def values(self, column: str) -> set[Any]:
+        """Return what occurs in a column in any split, so that all of them have the same classes."""
+        parts = self._told(lambda: self._columns(column))
+        return set().union(*(part.unique().to_pylist() for part in parts)) - {None}
+
+    def _columns(self, column: str) -> list[Any]:
+        import datasets
+        from pyarrow.parquet import read_schema, read_table
+
+        root = Path(self.path)
+        saved = self.folder and _saved(root)
+        if self.folder and not saved and (files := parquet_files(root)):
+            return [read_table(f, columns=[column])[column] for f in files if column in read_schema(f).names]
+        found = datasets.load_from_disk(self.path) if saved else datasets.load_dataset(self.path, self.config)
+        splits = found.values() if isinstance(found, dict) else [found]
+        return [split.data.column(column) for split in splits if column in split.column_names]
+
+    def _told(self, call: Callable[[], _T]) -> _T:
+        """Call what uses `datasets`, quietly, and say in one sentence what it raises."""
         from datasets.exceptions import DatasetsError
 
         try:
             with _quiet(), _offline(not self.folder and not _reachable()):
-                return datasets.load_dataset(self.path, self.config, split=split)
+                return call()
         except (OSError, DatasetsError) as error:
             raise DataUnavailableError(_unavailable(self, error)) from error
         except ValueError as error:
@@ -90,6 +154,21 @@ class Source:
             raise DataUnavailableError(_unavailable(self, error)) from error
         except Exception as error:  # its readers raise many kinds on files of other shapes, StopIteration among them
             raise DataUnavailableError(_unavailable(self, error)) from error
+
+
+def _saved(root: Path) -> bool:
+    """Say whether a folder is what ``save_to_disk`` writes."""
+    return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
+
+
+def _dataset_of(pictures: PictureFolder) -> Dataset:
+    import datasets
+
+    columns: dict[str, list[Any]] = {"image": list(map(str, pictures.files))}
+    features: dict[str, Any] = {"image": datasets.Image()}
+    if pictures.classes:
+        columns["label"], features["label"] = pictures.labels, datasets.ClassLabel(names=pictures.classes)
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def _data_files(folder: str) -> list[Path]:
@@ -164,53 +243,21 @@ def _sentence(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _key(source: Source, split: str, files: Sequence[Path]) -> str:
+def _key(source: Source, split: str, files: Sequence[Path], told: Sequence[Any]) -> str:
     stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    text = json.dumps([source.path, source.config, split, stamps])
+    text = json.dumps([source.path, source.config, split, stamps, told])
     return f"{Path(source.path).resolve().name}-{split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _columns(dataset: Dataset, name: str) -> tuple[str, str]:
-    import datasets
-
-    images = [key for key, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    labels = [key for key, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)]
-    if len(images) != 1 or len(labels) != 1:
-        raise ValueError(
-            f"{name} must have one image column and one class-label column, got images {images} and labels {labels}"
-        )
-    return images[0], labels[0]
+def _decode(
+    dataset: Dataset, file: Path, source: Source, split: str, reading: Reading, pictures: PictureFolder | None
+) -> None:
+    """Decode a split and write it to ``file``."""
+    images, labels, facts = decoded(dataset, reading, source.path, split, source.values)
+    told = [pictures.note if pictures else "", facts["note"]]
+    _write(file, images, labels, facts | {"note": "; ".join(filter(None, told)), "folder": json.dumps(bool(pictures))})
 
 
-def _decode(dataset: Dataset, file: Path, name: str) -> None:
-    """Decode all images to uint8 (N, C, H, W) and write them, with the labels, to ``file``."""
-    import datasets
-
-    image, label = _columns(dataset, name)
-    classes = list(dataset.features[label].names)
-    rows = dataset.cast_column(image, datasets.Image(decode=False))[image]
-    pixels, jpeg = _stack([_pixels(row) for row in rows], name)
-    labels = torch.tensor(dataset[label][:], dtype=torch.int64)
-    facts = {"classes": json.dumps(classes), "jpeg": json.dumps(jpeg)}
+def _write(file: Path, images: Tensor, labels: Tensor, facts: dict[str, str]) -> None:
     with replacing(file) as partial:
-        partial.write_bytes(serialize({"images": pixels, "labels": labels}, metadata=facts))
-
-
-def _pixels(row: dict[str, Any]) -> tuple[np.ndarray, bool]:
-    """Decode one image to (H, W) or (H, W, 3) uint8, and say whether it was stored as JPEG."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    with Image.open(BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"]) as picture:
-        picture_format = picture.format
-        return np.asarray(picture if picture.mode == "L" else picture.convert("RGB")), picture_format == "JPEG"
-
-
-def _stack(decoded: Sequence[tuple[np.ndarray, bool]], name: str) -> tuple[Tensor, bool]:
-    shapes = sorted({array.shape for array, _ in decoded})
-    if len(shapes) != 1:
-        raise ValueError(f"{name} must have images of one shape, got {shapes[:5]}")
-    pixels = np.stack([array for array, _ in decoded])
-    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(pixels)), any(jpeg for _, jpeg in decoded)
+        partial.write_bytes(serialize({"images": images, "labels": labels}, metadata=facts))

@@ -50,3 +50,26 @@ def _deal(stacks: list[Tensor], none: Tensor) -> Tensor:
     """Take the first group of every stack, then the second of every stack that has one, and so on."""
     rounds = range(max((len(stack) for stack in stacks), default=0))
     return torch.cat([none, *(stack[i : i + 1] for i in rounds for stack in stacks)])
+
+
+def stratified(y: Tensor, seed: int = 0) -> Tensor:
+    """Return a shuffled order of examples, every stretch of which holds the classes in the shares of the whole.
+
+    The j-th of the n examples of a class, counted from 0 after a shuffle, has its place at (j + 1/2) / n of the way;
+    ties are shuffled. The first m of all N examples so hold the m n / N of each class up to rounding, as seats are
+    given to parties by the method of Webster and Sainte-Lague.
+
+    Args:
+        y: class indices, (N,) int64.
+        seed: of the shuffle.
+
+    Returns:
+        Indices into ``y``, (N,) int64, all of them.
+    """
+    shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    sizes = y.unique(return_counts=True)[1].tolist()
+    place = torch.empty(len(y), dtype=torch.float64)
+    place[torch.argsort(y[shuffled], stable=True)] = torch.cat(
+        [place[:0], *((torch.arange(n, dtype=torch.float64) + 0.5) / n for n in sizes)]
+    )
+    return shuffled[torch.argsort(place, stable=True)]
