@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import omnirobust as orb
+from omnirobust._watch import GradientMaskingWarning
 
 THREATS = [orb.Linf(0.15), orb.L2(1.0), orb.L1(4.0), orb.L0(6)]
 
@@ -171,8 +172,27 @@ def test_rows_that_start_blind_are_counted(x) -> None:
             z = v.flatten(1)[:, 1:5] * seeing
             return z + torch.tensor([9.0, 0, 0, 0], dtype=v.dtype)
 
-    result = orb.attack_ensemble(HalfBlind(), x, torch.zeros(9, dtype=torch.int64), orb.L2(0.1), steps=1)
-    assert float(result.zero_gradient[0]) == pytest.approx(float((x[:, 0, 0, 0] <= 0.5).double().mean()))
+    masked = float((x[:, 0, 0, 0] <= 0.5).double().mean())
+    said = (
+        f"Gradient masking: the input gradient of model 'half' is zero on {100 * masked:.2f} % of the rows at the start"
+    )
+    labels = torch.zeros(9, dtype=torch.int64)
+    with pytest.warns(GradientMaskingWarning, match=said) as warned:
+        result = orb.attack_ensemble({"half": HalfBlind()}, x, labels, orb.L2(0.1), steps=1)
+    assert float(result.zero_gradient[0]) == pytest.approx(masked)
+    assert warned[0].filename == __file__  # the line that attacks, not one of the library's
+    (note,) = result.notes
+    assert note.startswith(said) and "losses.smooth_margin" in note
+    with pytest.warns(GradientMaskingWarning):
+        again = orb.attack_ensemble(HalfBlind(), x, labels, orb.L2(0.1), steps=1, loss=orb.losses.smooth_margin)
+    assert "smooth_margin" not in again.notes[0]
+    pairs = {"same": lambda v: v, "flipped": lambda v: v.flip(-1)}
+    with pytest.warns(GradientMaskingWarning) as warned:
+        product = orb.attack_product(
+            {"a": HalfBlind(), "b": HalfBlind()}, x, labels, orb.L2(0.1), steps=1, transforms=pairs
+        )
+    assert len(product.notes) == len(warned) == 4
+    assert "model 'b' under transformation 'same' is zero" in product.notes[2]
 
 
 @pytest.mark.parametrize(

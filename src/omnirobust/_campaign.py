@@ -5,6 +5,7 @@ Every recipe of ``attacks`` ends here: they differ in the grid of domains only.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor
 from omnirobust._labels import label_notes, labels_of
 from omnirobust._progress import bar
 from omnirobust._types import Evaluation
-from omnirobust._watch import Blindness, GradientWatch
+from omnirobust._watch import GradientMaskingWarning, GradientWatch, Masking, masking_notes
 from omnirobust.domains import DomainGrid
 from omnirobust.history import History, is_better
 from omnirobust.options import Plan
-from omnirobust.results import AttackResult, join_results
+from omnirobust.results import AttackResult, join_results, joined_notes
 from omnirobust.solver import Progress, Solution, solve
 from omnirobust.starts import normal_start
 from omnirobust.threat_models import FeasibleSet
@@ -37,7 +38,7 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
     """
     o = plan.options
     size = o["batch_size"] or max(len(x), 1)
-    starts, parts, blind = range(0, max(len(x), 1), size), [], Blindness()
+    starts, parts, masking = range(0, max(len(x), 1), size), [], Masking()
     # What is to be found out about the models before the first step, on all inputs, belongs here.
     with bar(o["progress"], total=len(starts) * o["restarts"] * (o["steps"] + 1)) as advance:
         for index, begin in enumerate(starts):
@@ -48,15 +49,18 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
             if done is None or not _belongs(done, part, x[rows]):
                 within = feasible if whole else part.feasible(x[rows])
                 attack = _Batch(part, grid if whole else grid.select(rows), within, x[rows], o["first_row"] + begin)
-                done = attack.run(GradientWatch(attack.grid.renewed(0), advance, blind))
+                done = attack.run(GradientWatch(attack.grid.renewed(0), advance, masking))
                 if o["store"] is not None:
                     o["store"].put(index, done)
             else:
                 advance(o["restarts"] * (o["steps"] + 1))
             parts.append(done.to(x.device))  # a store keeps results on the processor
-    blind.judge(enough=1)
+    masking.judge(enough=1)
     joined = join_results(parts)
-    return replace(joined, settings=plan.describe(joined.draws))
+    notes = masking_notes(joined.zero_gradient, [pair for pair, _ in grid.sources], plan.settings.loss)
+    for note in notes:
+        warnings.warn(note, GradientMaskingWarning, stacklevel=5)  # names the line that called the recipe
+    return replace(joined, settings=plan.describe(joined.draws), notes=joined_notes((joined.notes, notes)))
 
 
 def _belongs(done: AttackResult, plan: Plan, x: Tensor) -> bool:

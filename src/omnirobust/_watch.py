@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from omnirobust.domains import DomainGrid
+from omnirobust.losses import Loss, signed_margin, smooth_margin
 from omnirobust.solver import Progress
 
-_ENOUGH_BLIND = 100
-"""Rows that a model must be blind on, and on no other, before an attack in batches is stopped for it."""
+_ENOUGH = 100
+"""Rows that a model must mask, and no other, before an attack in batches is stopped for it."""
 
 
-class BlindModelError(ValueError):
+MASKED = 0.05
+"""The share of rows without any gradient from which on it is said that gradients are masked."""
+
+HINT = (
+    "is there a step function, a rounding or a detach inside? A program of torch.export may have lost a backward pass "
+    "of its own, such as a straight-through one: attack the module that it was made from"
+)
+
+
+class GradientMaskingError(ValueError):
     """No gradient reaches any input: a gradient attack cannot see the model."""
 
 
-class Blindness:
+class GradientMaskingWarning(UserWarning):
+    """No gradient reaches some of the inputs: the attack begins there without a direction."""
+
+
+class Masking:
     """Which models, and transformations before them, have let no gradient through so far, over all batches."""
 
     def __init__(self) -> None:
@@ -25,26 +40,46 @@ class Blindness:
         self._seeing: set[str] = set()
 
     def note(self, name: str, open_rows: int, blocked: bool) -> None:
-        """Take note of a batch: how many rows ``name`` still resisted in it, and whether it is blind on all of them."""
+        """Take note of a batch: how many rows ``name`` still resisted in it, and whether it masks all of them."""
         self._open[name] = self._open.get(name, 0) + open_rows
         if open_rows and not blocked:
             self._seeing.add(name)
 
     def judge(self, enough: int) -> None:
-        """Raise a BlindModelError if one was blind on all rows seen, and these are ``enough`` to say so."""
+        """Raise a GradientMaskingError if one masked all rows seen, and these are ``enough`` to say so."""
         for name, rows in self._open.items():
             if name not in self._seeing and rows >= enough:
-                raise BlindModelError(
-                    f"{name} has zero input gradient on every row: a gradient attack cannot see it "
-                    "(is there a step function, a rounding or a detach inside?)"
+                raise GradientMaskingError(
+                    f"gradient masking: {name} has zero input gradient on every row, so that a gradient attack cannot "
+                    f"see it ({HINT})"
                 )
+
+
+def masking_notes(zero_gradient: Tensor, pairs: Sequence[str], loss: Loss) -> list[str]:
+    """Say of which models, and transformations before them, too many rows began without a gradient.
+
+    Args:
+        zero_gradient: the share of rows of each domain, (K,).
+        pairs: of model and transformation, as messages name them.
+        loss: of the attack: where it may be one that saturates, another is named.
+    """
+    shares = zero_gradient.view(len(pairs), -1).mean(1).tolist()
+    advice = "an attack that needs no gradient, such as AutoAttack's Square, shows how much"
+    if loss not in (smooth_margin, signed_margin):
+        advice = f"try loss=losses.smooth_margin, which does not saturate; {advice}"
+    return [
+        f"Gradient masking: the input gradient of {pair} is zero on {100 * share:.2f} % of the rows at the start, "
+        f"where the attack begins without a direction and success may be understated ({advice})."
+        for pair, share in zip(pairs, shares, strict=True)
+        if share >= MASKED
+    ]
 
 
 class GradientWatch:
     """Watches the start for gradients that are zero, and counts steps for the progress bar."""
 
-    def __init__(self, grid: DomainGrid, advance: Callable[[int], None], blind: Blindness) -> None:
-        self._grid, self._advance, self._blind = grid, advance, blind
+    def __init__(self, grid: DomainGrid, advance: Callable[[int], None], masking: Masking) -> None:
+        self._grid, self._advance, self._masking = grid, advance, masking
         self._left = 0
         self.zero_gradient = torch.zeros(len(grid.names))
         self._first = True
@@ -69,11 +104,11 @@ class GradientWatch:
         e = seen.evaluation
         assert e.grads is not None and e.fooled is not None
         flat = torch.stack([(grad.flatten(1) == 0).all(dim=1) for grad in e.grads], 1)
-        blind = flat & ~e.fooled
-        self.zero_gradient = blind.float().mean(0).cpu()
+        masked = flat & ~e.fooled
+        self.zero_gradient = masked.float().mean(0).cpu()
         for source, (name, domains) in enumerate(self._grid.sources):
             resisting = ~e.fooled[:, domains]
-            all_blind = bool(resisting.any()) and bool((blind[:, domains] == resisting).all())
-            blocked = all_blind and self._grid.blocks_gradient(source, seen.delta)
-            self._blind.note(name, int(resisting.any(1).sum()), blocked)
-        self._blind.judge(enough=_ENOUGH_BLIND)
+            all_masked = bool(resisting.any()) and bool((masked[:, domains] == resisting).all())
+            blocked = all_masked and self._grid.blocks_gradient(source, seen.delta)
+            self._masking.note(name, int(resisting.any(1).sum()), blocked)
+        self._masking.judge(enough=_ENOUGH)

@@ -32,7 +32,7 @@ class AttackResult:
         gradient_evaluations: input gradients taken for each problem at most: K T restarts, times the samples of random
             transformations.
         zero_gradient: for each domain, the fraction of problems not yet fooled at the start whose input gradient is
-            exactly zero there, (K,): such a problem's attack starts blind.
+            exactly zero there, (K,): gradients are masked there, and the attack begins without a direction.
         settings: the resolved settings, ready for JSON.
         notes: what a reader of these numbers must know, one sentence each; empty if nothing.
         right: the share of draws on which domain k gives the label that ``accuracy`` counts, (B, K), in [0, 1]; None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust import losses
+from omnirobust._watch import GradientMaskingWarning
 from omnirobust.evaluation import STRONG, GradientAttack, evaluate_robustness
 from omnirobust.evaluation.strong import EvaluationAttack
 from omnirobust.starts import normal_start
@@ -388,10 +389,34 @@ def test_inputs_that_no_gradient_reaches_do_not_stop_the_others():
     with torch.no_grad():
         y = gated(x).argmax(1)
     attacks = (GradientAttack("margin", losses.smooth_margin), GradientAttack("again", losses.neg_cross_entropy))
-    report = evaluate_robustness(gated, x, y, orb.Linf(0.9), steps=5, batch_size=2, attacks=attacks)
+    with pytest.warns(GradientMaskingWarning, match="margin on 2 of 8, again on 2 of 2"):
+        report = evaluate_robustness(gated, x, y, orb.Linf(0.9), steps=5, batch_size=2, attacks=attacks)
     assert report.correct[:, 0].tolist() == [False] * 6 + [True] * 2
-    assert report.notes[0] == "linf:0.9: margin left out inputs that no gradient reaches."
-    assert report.notes[-1].startswith("linf:0.9: on 2 of 2 inputs that stand no attack lowered the margin at all")
+    assert report.notes[0].startswith(
+        "linf:0.9: gradient masking: attacks began on inputs without any gradient, margin on 2 of 8, again on 2 of 2;"
+    )
+
+
+def test_a_loss_that_saturates_is_told_of_and_one_that_does_not_is_not():
+    """Where a model is very sure the probability margin has no gradient in float32."""
+    model, x, _ = problem(5, rows=10)
+    x = x.float()
+    x[:, 0] = torch.tensor([0.9] * 4 + [0.1] * 6)
+
+    def sure(v):
+        return (model(v.double()) * (1 + 1e6 * (v[:, :1] > 0.5))).float()
+
+    with torch.no_grad():
+        y = sure(x).argmax(1)
+
+    def notes(loss):
+        return evaluate_robustness(sure, x, y, orb.Linf(0.01), steps=2, attacks=[GradientAttack("mine", loss)]).notes
+
+    with pytest.warns(GradientMaskingWarning):
+        told = notes(losses.probability_margin)
+    assert "gradient masking" in told[0] and "mine on 4 of 10" in told[0] and "losses.smooth_margin" in told[0]
+    for loss in (losses.smooth_margin, losses.neg_cross_entropy):
+        assert not any("masking" in note for note in notes(loss))
 
 
 @pytest.mark.parametrize(

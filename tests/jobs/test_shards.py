@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import omnirobust as orb
-from omnirobust._watch import BlindModelError
+from omnirobust._watch import GradientMaskingError
 from omnirobust.jobs import AttackJob, EvaluationJob, Grouping, run_attack, run_evaluation, shards
 from omnirobust.jobs import attack as attack_module
 from omnirobust.threat_models import Linf
@@ -180,7 +180,7 @@ def test_a_model_that_is_blind_on_some_batches_only_goes_on(tmp_path):
         def run() -> None:
             ran.append(number)
             if blind:
-                raise BlindModelError("a has zero input gradient")
+                raise GradientMaskingError("a has zero input gradient")
 
         return run
 
@@ -188,7 +188,7 @@ def test_a_model_that_is_blind_on_some_batches_only_goes_on(tmp_path):
     assert together(2, lambda team: shards.share_out(some, team)) == [None, None]
     assert sorted(ran) == [0, 1, 2, 3]
     ended = together(2, lambda team: shards.share_out([unit(n, True) for n in range(3)], team))
-    assert all(isinstance(error, BlindModelError) for error in ended)
+    assert all(isinstance(error, GradientMaskingError) for error in ended)
 
 
 def test_a_folder_that_a_process_does_not_see_is_told(tmp_path):

@@ -13,7 +13,6 @@ def record(**metrics) -> AttackRecord:
     attack = {
         "recheck": {"asr_all": 0.9, "asr_all_uint8": 0.875, "feasible": 1.0},
         "transfer_accuracy": {"e": 0.25},
-        "zero_gradient": {"a": 0.0},
     }
     whole = {
         "images": 40,
@@ -45,8 +44,6 @@ def test_notes_say_what_was_saved():
 def test_notes_say_what_was_not_attacked_and_what_to_beware_of():
     one = record(transfer=["e"])
     assert notes(one)[-1] == "Not attacked, e: accuracy 99.00 % clean, 25.00 % under average."
-    one.metrics["attacks"]["average"]["zero_gradient"]["a"] = 0.5
-    assert notes(one)[-1].startswith("The input gradient of model a is zero on 50.00 % of the images at the start")
 
 
 def test_notes_of_the_results_are_said_once_and_by_attack_where_attacks_differ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     The code is 0 if all is well, 2 on bad input, 3 if another process of the run stopped, 130 when interrupted.
     """
+    warnings.filterwarnings("ignore", "(.*: g|G)radient masking")  # the notes below the table say it
     try:
         code = app(expand_lists(sys.argv[1:] if argv is None else argv, LISTS), standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

@@ -11,6 +11,7 @@ from torch import Tensor
 from omnirobust._counts import check_count
 from omnirobust._progress import ProgressHook, bar
 from omnirobust._types import Evaluation, Norm
+from omnirobust._watch import HINT
 from omnirobust.domains import DomainGrid
 
 _HALVINGS = 10
@@ -66,8 +67,8 @@ def in_batches(
     blind = torch.cat([flags for _, flags in found])
     if bool(blind.any()) and bool((blind | torch.cat([p.distortion == 0 for p in parts])).all()):
         raise ValueError(
-            "the model has zero input gradient on every row: a search by gradients cannot see it "
-            "(is there a step function, a rounding or a detach inside?)"
+            "gradient masking: the model has zero input gradient on every row, so that a search by gradients cannot "
+            f"see it ({HINT})"
         )
     return Distortion(
         torch.cat([p.distortion for p in parts]),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from omnirobust._watch import BlindModelError
+from omnirobust._watch import MASKED, GradientMaskingError, GradientMaskingWarning
 from omnirobust.evaluation._standing import Standing
 from omnirobust.evaluation.strong import STRONG, Attempt, EvaluationAttack, Problem, Run
 from omnirobust.threat_models import ThreatModel
@@ -37,16 +39,18 @@ class Walk:
             state.borrow(other)
         self.found[name] = state
         self._note_stand_ins(name, state.threat)
+        self.problem.masked.clear()
+        tried: Counter[str] = Counter()
         for number, (label, run) in enumerate(self._runs(state.threat)):
             rows = state.rows()
-            blind = self._run(state, rows, label, run, advance)
-            if number == 0 and blind and len(rows) == whole and len(blind) == len(rows.split(self._size(rows))):
-                raise blind[0]  # not even the first attack saw a single input
-            if blind:
-                self.notes.append(f"{name}: {label} left out inputs that no gradient reaches.")
+            tried[label] += len(rows)
+            masked = self._run(state, rows, label, run, advance)
+            if number == 0 and masked and len(rows) == whole and len(masked) == len(rows.split(self._size(rows))):
+                raise masked[0]  # not even the first attack saw a single input
             advance(len(state.right) - len(rows))
         self.notes += [f"{name}: {text}" for text in dict.fromkeys(self.told)]
         self.told.clear()
+        self._note_masked(name, tried)
         self._note_unmoved(name, state)
 
     def apply(self, name: str, state: Standing, delta: Tensor) -> None:
@@ -63,16 +67,20 @@ class Walk:
 
     def _run(
         self, state: Standing, rows: Tensor, label: str, run: Attempt, advance: Callable[[int], None]
-    ) -> list[BlindModelError]:
+    ) -> list[GradientMaskingError]:
         """Attack ``rows`` in batches; return what batches said that no gradient reaches."""
-        blind = []
+        masked = []
         for piece in rows.split(self._size(rows)) if len(rows) else ():
             try:
-                state.note(piece, run(piece), label)
-            except BlindModelError as error:
-                blind.append(error)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", GradientMaskingWarning)  # a note says it once
+                    delta = run(piece)
+                state.note(piece, delta, label)
+            except GradientMaskingError as error:
+                masked.append(error)
+                self.problem.masked[label] += len(piece)
             advance(len(piece))
-        return blind
+        return masked
 
     def _size(self, rows: Tensor) -> int:
         return self.batch_size or max(len(rows), 1)
@@ -89,6 +97,17 @@ class Walk:
         missing = [attack.name for attack in self.attacks if not attack.fits(threat, classes)]
         if len(missing) == len(self.attacks):
             self.notes.append(f"{name}: {', '.join(missing)} does not exist here; the default attacks ran instead.")
+
+    def _note_masked(self, name: str, tried: Counter[str]) -> None:
+        """Tell of the attacks that began on too many inputs without a gradient, which may be due to their loss."""
+        masked = {label: rows for label, rows in self.problem.masked.items() if rows >= max(MASKED * tried[label], 1)}
+        if masked:
+            said = ", ".join(f"{label} on {rows} of {tried[label]}" for label, rows in masked.items())
+            self.notes.append(
+                f"{name}: gradient masking: attacks began on inputs without any gradient, {said}; accuracy may be "
+                "overstated (try a GradientAttack with losses.smooth_margin; AutoAttack's Square needs no gradient)."
+            )
+            warnings.warn(self.notes[-1], GradientMaskingWarning, stacklevel=4)
 
     def _note_unmoved(self, name: str, state: Standing) -> None:
         """Tell of inputs that stand because nothing had any effect: a model that hides its gradients looks so.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -52,6 +53,7 @@ class Problem:
         samples: draws of a random model a step.
         draws: draws of a random model on which perturbations are compared.
         tell: takes what a reader of the result must know.
+        masked: by attack, on how many inputs it began without any gradient; filled in by gradient attacks.
     """
 
     model: Model
@@ -68,6 +70,7 @@ class Problem:
     samples: int = 1
     draws: int = 10
     tell: Callable[[str], None] = field(default=lambda text: None, repr=False, compare=False)
+    masked: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     @property
     def random(self) -> bool:
@@ -141,7 +144,7 @@ class GradientAttack:
 
         def attempt(rows: Tensor) -> Tensor:
             x, threat = problem.x[rows], of_rows(problem.threat, rows)
-            delta = (
+            first = delta = (
                 _noise(x, problem.seed, stream, rows + problem.first_row, threat.bounds)
                 if noisy
                 else torch.zeros_like(x)
@@ -156,6 +159,8 @@ class GradientAttack:
                     precision=problem.precision, samples=problem.samples, draws=problem.draws,
                     seed=problem.seed + stream, first_row=problem.first_row + int(rows[0]),
                 )  # fmt: skip
+                if delta is first:
+                    problem.masked[self.name] += round(float(found.zero_gradient[0]) * len(rows))
                 delta = found.delta
             return delta
 

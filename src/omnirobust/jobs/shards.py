@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import torch
 
 from omnirobust._models import Precision
-from omnirobust._watch import BlindModelError
+from omnirobust._watch import GradientMaskingError
 from omnirobust.results import AttackResult, BatchStore
 from omnirobust.runs import RunFolder
 from omnirobust.training.loop import TrainingDivergedError
@@ -85,14 +85,14 @@ def share_out(units: Sequence[Share], team: Workers) -> None:
     """Let every process run its share, every ``team.count``-th unit, and go on once all are run.
 
     Raises:
-        BlindModelError: if no gradient reached any input in any unit: in some of them it may be chance.
+        GradientMaskingError: if no gradient reached any input in any unit: in some of them it may be chance.
         OthersStoppedError: if another process stopped.
     """
     own, blind = units[team.rank :: team.count], []
     for unit in own:
         try:
             unit()
-        except BlindModelError as error:
+        except GradientMaskingError as error:
             blind.append(error)
     run, seeing = _counted(team, len(own), len(own) - len(blind))
     if blind and run and not seeing:

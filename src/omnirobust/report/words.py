@@ -9,9 +9,6 @@ from omnirobust.report.numbers import count as count
 from omnirobust.report.numbers import percent as percent
 from omnirobust.report.numbers import radius as radius
 
-_BLIND = 0.005
-"""Share of images without any gradient from which on it is worth a sentence."""
-
 _MEASURES = {"target_success": ("Target", "target success"), "agreement": ("Agree", "agreement")}
 """What is counted beside accuracy: the head of its columns, and its name."""
 
@@ -133,7 +130,6 @@ def notes(record: AttackRecord) -> list[str]:
         *_saved(record),
         *_transfer(record),
         *_told(record),
-        *_blind(record),
         *cautions.one_class(record.metrics.get("one_class", {})),
         *cautions.guessing(
             record.metrics["clean_accuracy"], record.metrics["images"], record.metrics.get("classes", [])
@@ -256,15 +252,4 @@ def _told(record: AttackRecord) -> list[str]:
         note if len(said) == len(of) else f"{', '.join(said)}: {note}"
         for note in every
         if (said := [name for name, told in of.items() if note in told])
-    ]
-
-
-def _blind(record: AttackRecord) -> list[str]:
-    last = record.metrics["attacks"][record.attacks[-1]]
-    one, kind = unit(record), "model" if record.task == "ensemble" else "domain"
-    return [
-        f"The input gradient of {kind} {name} is zero on {percent(share)} % of the {one}s at the start: "
-        "the attack begins blind there."
-        for name, share in last["zero_gradient"].items()
-        if share >= _BLIND
     ]
