@@ -136,7 +136,7 @@ print("everywhere")
 def test_one_edit_adds_an_option_everywhere(tmp_path: Path) -> None:
     package = Path(orb.__file__).parent
     shutil.copytree(package, tmp_path / "omnirobust", ignore=shutil.ignore_patterns("weights", "__pycache__"))
-    file = tmp_path / "omnirobust" / "options.py"
+    file = tmp_path / "omnirobust" / "_option_table.py"
     before = file.read_text(encoding="utf-8")
     field = "    steps: Annotated"
     assert before.count(field) == 1

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Precision: TypeAlias = Literal["fp32", "bf16"]
+from omnirobust._choices import Precision as Precision
+
 Model: TypeAlias = Callable[[Tensor], Any]
 Models: TypeAlias = Mapping[str, Model] | Sequence[Model] | Model
 

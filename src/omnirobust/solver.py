@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from omnirobust._choices import Keep as Keep
 from omnirobust._contracts import check_domains, check_member, evaluated, first_weights, next_weights, off_simplex
 from omnirobust._counts import check_count
 from omnirobust._types import Domains, Evaluation, WeightRule
@@ -23,8 +24,6 @@ from omnirobust.directions import Direction, weighted_gradient
 from omnirobust.history import History, HistoryRows, is_better
 from omnirobust.threat_models import FeasibleSet
 from omnirobust.weights import ascend
-
-Keep: TypeAlias = Literal["last", "best"]
 
 _SHRINK = 0.75
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-Start: TypeAlias = Literal["zero", "normal"]
+from omnirobust._choices import Start as Start
 
 NORMAL_STD = 0.1
 """Standard deviation of the normal start, in units of the data: that of the paper's released code."""

@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # the plain form of click never cuts the name of an option, and rich takes its time to load
 )
 app.add_typer(attack.app, name="attack")
 app.add_typer(zoo.app, name="zoo")

@@ -10,11 +10,10 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import typer
-from torch import Tensor
 
+from omnirobust._option_table import OPTIONS, PLAIN, AttackOptions
 from omnirobust.cli import arguments as args
 from omnirobust.cli.arguments import DirectionName, LossName, NormName, RuleName
-from omnirobust.options import OPTIONS, TYPES, AttackOptions
 
 if TYPE_CHECKING:
     from omnirobust.cli.config import Given
@@ -151,8 +150,8 @@ def _type(name: str) -> Any:
     """Return the type of an option on the command line: names for objects, and no tensors."""
     if name in _NAMED:
         return _NAMED[name][0] | None
-    members = [t for t in get_args(TYPES[name]) if t is not Tensor]
-    return Union[tuple(members)] if get_origin(TYPES[name]) in (Union, UnionType) else TYPES[name]  # noqa: UP007
+    members = [t for t in get_args(PLAIN[name]) if t is not object]
+    return Union[tuple(members)] if get_origin(PLAIN[name]) in (Union, UnionType) else PLAIN[name]  # noqa: UP007
 
 
 def _help(text: str) -> str:
