@@ -146,7 +146,9 @@ def test_few_rows_are_passed_and_nothing_is_left_behind():
     probed({"m": FOREIGN["numpy"], "n": noisy}, x[:5])
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
-    assert notes_of(probed([linear, noisy], x).values())[0].startswith("model 'model_1' is random")
+    assert notes_of(probed([linear, noisy], x).values(), "So.") == (
+        "model 'model_1' is random: two passes over the same inputs differ. So.",
+    )
     assert found(noisy, rows=0) == (False, False, False)
 
 

@@ -44,9 +44,13 @@ def probed(models: Models, x: Tensor, batch_size: int | None = None) -> dict[str
     return {n: m if isinstance(m, Probed) else _Probe(n, m, x, batch_size).probed() for n, m in named.items()}
 
 
-def notes_of(models: Iterable[Model]) -> tuple[str, ...]:
-    """Return what the probes of models found, one sentence each."""
-    return tuple(note for model in models if isinstance(model, Probed) for note in model.notes)
+def notes_of(models: Iterable[Model], judged: str) -> tuple[str, ...]:
+    """Return what the probes of models found; ``judged`` is a sentence on what results of random ones are."""
+    told = []
+    for model in models:
+        if isinstance(model, Probed):
+            told += [f"{model.notes[0]} {judged}", *model.notes[1:]] if model.random else model.notes
+    return tuple(told)
 
 
 class _Probe:
@@ -95,10 +99,7 @@ class _Probe:
     def _notes(self, random: bool, foreign: bool, coupled: bool) -> tuple[str, ...]:
         told = []
         if random:
-            told.append(
-                f"{self._label} is random: two passes over the same inputs differ. Rates are means over fresh draws "
-                "(draws=), and an input counts as fooled where every draw fools; they depend on the batch size."
-            )
+            told.append(f"{self._label} is random: two passes over the same inputs differ.")
         if foreign:
             told.append(
                 f"{self._label} draws from a source that no seed of torch reaches (NumPy, Python's random, a generator "

@@ -18,12 +18,15 @@ from omnirobust.evaluation import (
     GradientAttack,
     RobustnessReport,
     evaluate_robustness,
+    minimal_eps,
+    minimal_l2,
     robustness_curve,
     wilson_interval,
 )
 from omnirobust.evaluation._fresh import Drawn
 from omnirobust.evaluation.metrics import drawn_interval
 from omnirobust.losses import margin
+from omnirobust.universal import learn_universal, score_universal
 
 W = torch.randn(4, 27, generator=torch.Generator().manual_seed(0))
 FEW = [GradientAttack("margin", margin), GradientAttack("noise", margin, start="normal")]
@@ -276,3 +279,45 @@ def test_reports_move_and_describe_themselves(problem):
     told = report.describe()
     assert told["draws"] == 3 and told["settings"]["random"] is True and told["union"] == report.union
     assert report.clean_interval().estimate == report.clean
+
+
+def noisy_line(w: Tensor, sigma: float) -> Callable[[Tensor], Tensor]:
+    def model(v: Tensor) -> Tensor:
+        score = (v - 0.5) @ w + sigma * torch.randn(len(v))
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+    return model
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "carlini-wagner"])
+def test_the_smallest_perturbation_of_a_random_model_fools_reliably(norm):
+    w = torch.randn(20, generator=torch.Generator().manual_seed(3))
+    x = 0.3 + 0.4 * torch.rand(12, 20, generator=torch.Generator().manual_seed(4))
+    score = (x - 0.5) @ w
+    y, sigma = (score > 0).long(), 0.2
+    model = noisy_line(w, sigma)
+    if norm == "carlini-wagner":
+        found = minimal_l2(model, x, y, steps=30, binary_steps=8)
+    else:
+        found = minimal_eps(model, x, y, norm, steps=15, resolution=0.05)
+    assert bool(found.found.all()) and "each of 10 draws" in found.notes[0]
+    lead = torch.where(y == 1, 1.0, -1.0) * ((x + found.delta - 0.5) @ w) / sigma
+    errs = torch.distributions.Normal(0.0, 1.0).cdf(-lead)
+    assert float(errs.mean()) > 0.8 and float(errs.min()) > 0.5
+    dual = float(w.abs().sum()) if norm == "linf" else float(w.norm())
+    nearest = score.abs() / dual  # where half of all draws err
+    assert bool((found.distortion >= nearest).all()) and bool((found.distortion <= nearest + 4 * sigma / dual).all())
+
+
+def test_universal_perturbations_of_random_models_are_scored_on_fresh_draws(problem):
+    x, y = problem
+    model = Images(0.4)
+    nothing = score_universal(model, x, y, torch.zeros(3, 3, 3), draws=30)
+    assert nothing.asr == pytest.approx(1 - counted(model, x, y), abs=0.03)
+    assert "Success is the share of 30 draws." in nothing.notes[0]
+    assert score_universal(linear, x, y, torch.zeros(3, 3, 3)).notes == ()
+    learned = learn_universal(model, x, y, orb.Linf(0.2), epochs=3, batch_size=20, samples=3)
+    assert "is random" in learned.notes[0] and learned.gradient_evaluations == 3 * 60 * 3
+    fooled = 1 - counted(model, learned.apply(x), y)
+    assert score_universal(model, x, y, learned, draws=30).asr == pytest.approx(fooled, abs=0.03)
+    assert fooled > nothing.asr + 0.1

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from omnirobust._counts import check_count
+from omnirobust._models import Models, Probed
+from omnirobust._probe import notes_of, probed
 from omnirobust._progress import ProgressHook, bar
 from omnirobust._types import Evaluation, Norm
 from omnirobust._watch import HINT
 from omnirobust.domains import DomainGrid
+
+_DRAWS = 10
+"""Draws of a random model, on all of which it must err."""
 
 _HALVINGS = 10
 """A perturbation that fools is shortened to 1/1024 of its length, so that it ends at the boundary."""
@@ -27,16 +32,19 @@ class Distortion:
         delta: the perturbations, (B, *S); zero where none was found.
         found: whether the model errs at x + delta, (B,) bool.
         norm: l0, l1, l2 or linf.
+        notes: what a reader of these numbers must know, one sentence each; empty if nothing.
     """
 
     distortion: Tensor
     delta: Tensor
     found: Tensor
     norm: Norm
+    notes: tuple[str, ...] = ()
 
 
 def in_batches(
-    search: Callable[[slice, Callable[[int], None]], tuple[Distortion, Tensor]],
+    search: Callable[[Mapping[str, Probed], slice, Callable[[int], None]], tuple[Distortion, Tensor]],
+    models: Models,
     x: Tensor,
     batch_size: int | None,
     progress: bool | ProgressHook,
@@ -45,7 +53,9 @@ def in_batches(
     """Search batch by batch and join the results; every input counts ``each`` units of progress.
 
     Args:
-        search: maps a batch's rows, and a function that counts progress, to its result and to its ``blind_rows``.
+        search: maps models, as probed, a batch's rows, and a function that counts progress, to its result and to its
+            ``blind_rows``.
+        models: those that are to err.
         x: all inputs, (B, *S).
         batch_size: inputs a batch; None for all.
         progress: see ``minimal_eps``.
@@ -60,9 +70,9 @@ def in_batches(
         check_count("batch_size", batch_size)
     if not isinstance(x, Tensor):
         raise ValueError(f"x must be a tensor, got {type(x).__name__}")
-    size = batch_size or max(len(x), 1)
+    size, known = batch_size or max(len(x), 1), probed(models, x, batch_size)
     with bar(progress, total=len(x) * each) as advance:
-        found = [search(slice(begin, begin + size), advance) for begin in range(0, max(len(x), 1), size)]
+        found = [search(known, slice(begin, begin + size), advance) for begin in range(0, max(len(x), 1), size)]
     parts = [part for part, _ in found]
     blind = torch.cat([flags for _, flags in found])
     if bool(blind.any()) and bool((blind | torch.cat([p.distortion == 0 for p in parts])).all()):
@@ -75,6 +85,7 @@ def in_batches(
         torch.cat([p.delta for p in parts]),
         torch.cat([p.found for p in parts]),
         parts[0].norm,
+        notes_of(known.values(), f"A perturbation counts where it fools on each of {_DRAWS} draws."),
     )
 
 
@@ -100,10 +111,9 @@ def shortened(grid: DomainGrid, delta: Tensor) -> Tensor:
 
 
 def errs(grid: DomainGrid, delta: Tensor) -> Tensor:
-    """Say whether every model errs at ``delta``, (B,) bool."""
-    fooled = grid.evaluate(delta, grad=False).fooled
-    assert fooled is not None
-    return fooled.all(1)
+    """Say whether every model errs at ``delta``, a random one on each of some draws, (B,) bool."""
+    hits = [grid.evaluate(delta, grad=False).fooled for _ in range(_DRAWS if grid.random else 1)]
+    return torch.stack([fooled.all(1) for fooled in hits if fooled is not None]).all(0)
 
 
 def like_rows(values: Tensor, like: Tensor) -> Tensor:

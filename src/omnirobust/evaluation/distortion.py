@@ -68,7 +68,8 @@ def minimal_eps(
     The search begins at the distance to the boundary of the linearised model, doubles eps until the attack succeeds,
     then halves the gap between the largest eps that failed and the shortest perturbation that fools. Each attack starts
     from the best perturbation so far, projected onto the smaller ball; each success is shortened along the
-    line to its input. Inputs leave the search as soon as their gap is small enough, and do not see each other.
+    line to its input. Inputs leave the search as soon as their gap is small enough, and do not see each other. A random
+    model must err on each of ten draws.
 
     Args:
         model: a model, or several (a mapping or a sequence) that one perturbation is to fool all at once.
@@ -101,19 +102,19 @@ def minimal_eps(
         raise ValueError(f"resolution must lie in (0, 1), got {resolution!r}")
     threat = ThreatModel(NORMS[norm], 1.0, bounds)
 
-    def attack(rows: Tensor, eps: Tensor, init: Tensor) -> Tensor:
+    def attack(known: Models, rows: Tensor, eps: Tensor, init: Tensor) -> Tensor:
         found = attack_ensemble(
-            model, x[rows], y[rows], replace(threat, eps=eps), steps=steps, loss=loss, init=init, targeted=targeted,
+            known, x[rows], y[rows], replace(threat, eps=eps), steps=steps, loss=loss, init=init, targeted=targeted,
             stop_when_fooled=True,
         )  # fmt: skip
         return found.delta
 
-    def search(rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
-        grid = DomainGrid(model, x[rows], y[rows], loss=signed_margin, targeted=targeted)
+    def search(known: Models, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
+        grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted)
         first, state = rows.start, _Search(grid, threat.around(x[rows]), norm, resolution)
-        return state.run(lambda live, eps, init: attack(live + first, eps, init), advance), state.blind
+        return state.run(lambda live, eps, init: attack(known, live + first, eps, init), advance), state.blind
 
-    return in_batches(search, x, batch_size, progress, each=1)
+    return in_batches(search, model, x, batch_size, progress, each=1)
 
 
 class _Search:
@@ -127,7 +128,7 @@ class _Search:
         zero = torch.zeros_like(feasible.lower)
         seen = grid.evaluate(zero)
         assert seen.fooled is not None and seen.grads is not None
-        right = ~seen.fooled.all(1)
+        right = ~(errs(grid, zero) if grid.random else seen.fooled.all(1))
         self.blind = blind_rows(seen)
         self._best = torch.where(right, torch.inf, torch.zeros_like(self._largest))
         # Where there is no gradient no attack from here can succeed: nothing is tried.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from omnirobust._contracts import check_set
 from omnirobust._counts import check_count
 from omnirobust._models import Model, Precision
-from omnirobust._probe import probed
+from omnirobust._probe import notes_of, probed
 from omnirobust._progress import ProgressHook, bar
 from omnirobust.evaluation._fresh import Drawn, Judge, most
 from omnirobust.evaluation._standing import Clean, Standing, first_look
@@ -224,7 +224,8 @@ def evaluate_robustness(
         known.model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision, first_row,
         known, samples, draws,
     )  # fmt: skip
-    walk = Walk(problem, chosen, batch_size, notes=list(known.notes))
+    judged = f"Accuracies are means over {draws} fresh draws, and depend on the batch size."
+    walk = Walk(problem, chosen, batch_size, notes=list(notes_of([known], judged)))
     with bar(progress, total=len(x) * walk.runs_in_all(named.values())) as advance:
         for name in inner_first(named, x):
             walk.attack(name, clean.standing(judge, x, y, named[name]), advance)

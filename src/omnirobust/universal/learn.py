@@ -9,6 +9,7 @@ the same problem for small groups, whole groups a step; here a step sees a mini-
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -18,7 +19,8 @@ from torch import Tensor
 from omnirobust._contracts import set_around
 from omnirobust._counts import check_count
 from omnirobust._draws import DrawKey, row_seeds
-from omnirobust._models import Models, Precision, named_models
+from omnirobust._models import Models, Precision, Probed
+from omnirobust._probe import notes_of, probed
 from omnirobust._progress import ProgressHook, bar
 from omnirobust._types import Evaluation, WeightRule, described
 from omnirobust.directions import Direction, Normalised, Sign
@@ -33,6 +35,7 @@ from omnirobust.weights import ExponentiatedGradient, Uniform
 
 _RULE = ExponentiatedGradient(0.3)
 _CHECKED_AT_ONCE = 4096
+_JUDGED = "Its loss and success are those of the draws of each step: see score_universal for fresh ones."
 
 
 def learn_universal(
@@ -80,7 +83,7 @@ def learn_universal(
             from one radius.
         epochs: passes over the images, >= 1.
         batch_size: images a step, >= 1.
-        samples: draws of each random transformation a step, >= 1.
+        samples: draws of each random transformation, and of each random model, a step, >= 1.
         targeted: whether ``y`` are classes to reach rather than to leave.
         init: first perturbation, (*S), projected; None for zeros.
         seed: of the order of the images and of the transformations' draws.
@@ -105,7 +108,8 @@ def learn_universal(
     if direction is None:
         direction = (Sign if threat_model.p == inf else Normalised)(decay="linear")
         step_size = step_size or _radius(threat_model)
-    learner = _Learner(models, views, threat_model, loss, samples, targeted, seed, precision, memory)
+    known = probed(models, x, batch_size)
+    learner = _Learner(known, views, threat_model, loss, samples, targeted, seed, precision, memory)
     weighing = Weighing(y, over, learner.pairs, rule or _RULE, x)
     delta = feasible.project(torch.zeros_like(feasible.lower) if init is None else init.to(x).unsqueeze(0))
     steps, t, rows = epochs * -(-len(x) // batch_size), 0, []
@@ -125,7 +129,7 @@ def learn_universal(
     }  # fmt: skip
     return UniversalPerturbation(
         delta[0], weighing.weights, learner.axes(weighing), threat_model.bounds, tuple(rows),
-        epochs * len(x) * learner.passes, settings,
+        epochs * len(x) * learner.passes, settings, notes_of(known.values(), _JUDGED),
     )  # fmt: skip
 
 
@@ -168,7 +172,7 @@ def usgd(
 class _Learner:
     """What every mini-batch is evaluated with."""
 
-    models: Models
+    models: Mapping[str, Probed]
     views: tuple[View, ...] | None
     threat_model: ThreatModel
     loss: Loss
@@ -181,13 +185,13 @@ class _Learner:
     @property
     def pairs(self) -> int:
         """How many pairs of model and transformation there are."""
-        return len(named_models(self.models)) * len(self.views or (None,))
+        return len(self.models) * len(self.views or (None,))
 
     @property
     def passes(self) -> int:
         """How many images go through models for each image of a mini-batch."""
-        draws = [self.samples if view.random else 1 for view in self.views or ()]
-        return len(named_models(self.models)) * (sum(draws) or 1)
+        of_views = [view.random for view in self.views or ()] or [False]
+        return sum(self.samples if m.random or v else 1 for m in self.models.values() for v in of_views)
 
     def evaluate(self, delta: Tensor, x: Tensor, y: Tensor, step: int) -> Evaluation:
         """Evaluate a mini-batch at ``delta`` (1, *S), each step with draws of its own."""
@@ -200,7 +204,7 @@ class _Learner:
 
     def axes(self, weighing: Weighing) -> dict[str, tuple[str, ...]]:
         """Return the factors in use; at least one."""
-        models = tuple(named_models(self.models))
+        models = tuple(self.models)
         axes: dict[str, tuple[str, ...]] = {"models": models} if len(models) > 1 else {}
         if self.views is not None:
             axes["transforms"] = tuple(view.name for view in self.views)

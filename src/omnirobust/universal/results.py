@@ -22,6 +22,7 @@ class UniversalPerturbation:
             worst_loss, the largest mean of a domain.
         gradient_evaluations: input gradients taken, one for each image, model, transformation and sample.
         settings: the resolved settings, ready for JSON.
+        notes: what a reader of these numbers must know, one sentence each; empty if nothing.
     """
 
     delta: Tensor
@@ -31,6 +32,7 @@ class UniversalPerturbation:
     history: tuple[Mapping[str, float], ...]
     gradient_evaluations: int
     settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     def apply(self, x: Tensor) -> Tensor:
         """Return clip(x + delta) for images (N, *S)."""
@@ -58,11 +60,13 @@ class UniversalScore:
             1 where nothing is random.
         y: labels, (N,).
         names: of the P pairs.
+        notes: what a reader of these numbers must know, one sentence each; empty if nothing.
     """
 
     success: Tensor
     y: Tensor
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def asr(self) -> float:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omnirobust._counts import check_count
 from omnirobust._models import Models
+from omnirobust._probe import notes_of, probed
 from omnirobust.domains import DomainGrid, Transforms
 from omnirobust.losses import neg_cross_entropy
 from omnirobust.universal.results import UniversalPerturbation, UniversalScore
@@ -42,7 +43,7 @@ def score_universal(
         perturbation: delta, (*S).
         bounds: range of the data; that of the perturbation itself if it has one.
         transforms: transformations of the perturbed images.
-        draws: fresh draws of random transformations, >= 1; 10 if not given.
+        draws: fresh draws of random transformations and models, >= 1; 10 if not given.
         targeted: whether ``y`` are classes to reach.
         seed: of these draws.
         batch_size: images at once, >= 1.
@@ -62,16 +63,17 @@ def score_universal(
         if value is not None:
             check_count(name, value, whole=False)
     views = None if transforms is None else as_views(transforms, x[:2])
-    parts, names = [], ()
+    parts, names, known = [], (), probed(models, x, batch_size)
     for begin in range(0, max(len(x), 1), batch_size):
         rows = slice(begin, begin + batch_size)
         grid = DomainGrid(
-            models, (x[rows] + delta.to(x)).clamp(*bounds), y[rows], loss=neg_cross_entropy, transforms=views,
+            known, (x[rows] + delta.to(x)).clamp(*bounds), y[rows], loss=neg_cross_entropy, transforms=views,
             targeted=targeted, seed=seed, restart=_SCORING, first_row=begin,
         )  # fmt: skip
         parts.append(_success(grid, delta, len(x[rows]), (draws or _DRAWS) if grid.random else 1))
         names = grid.names
-    return UniversalScore(torch.cat(parts), y, names)
+    judged = f"Success is the share of {draws or _DRAWS} draws."
+    return UniversalScore(torch.cat(parts), y, names, notes_of(known.values(), judged))
 
 
 def _parts(
