@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from omnirobust._labels import label_notes, labels_of
+from omnirobust._probe import notes_of
 from omnirobust._progress import bar
 from omnirobust._types import Evaluation
 from omnirobust._watch import GradientMaskingWarning, GradientWatch, Masking, masking_notes
@@ -39,7 +40,7 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
     o = plan.options
     size = o["batch_size"] or max(len(x), 1)
     starts, parts, masking = range(0, max(len(x), 1), size), [], Masking()
-    # What is to be found out about the models before the first step, on all inputs, belongs here.
+    grid = grid.probed(o["batch_size"])
     with bar(o["progress"], total=len(starts) * o["restarts"] * (o["steps"] + 1)) as advance:
         for index, begin in enumerate(starts):
             rows = slice(begin, begin + size)
@@ -57,10 +58,12 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
             parts.append(done.to(x.device))  # a store keeps results on the processor
     masking.judge(enough=1)
     joined = join_results(parts)
-    notes = masking_notes(joined.zero_gradient, [pair for pair, _ in grid.sources], plan.settings.loss)
-    for note in notes:
+    masked = masking_notes(joined.zero_gradient, [pair for pair, _ in grid.sources], plan.settings.loss)
+    for note in masked:
         warnings.warn(note, GradientMaskingWarning, stacklevel=5)  # names the line that called the recipe
-    return replace(joined, settings=plan.describe(joined.draws), notes=joined_notes((joined.notes, notes)))
+    judged = f"Success is judged on {plan.draws} fresh draws, fooled means on all; both depend on the batch size."
+    notes = joined_notes((notes_of(grid.models.values(), judged), joined.notes, masked))
+    return replace(joined, settings=plan.describe(joined.draws), notes=notes)
 
 
 def _belongs(done: AttackResult, plan: Plan, x: Tensor) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from omnirobust._draws import forked, random_states, same_states, seeded
 from omnirobust._models import Classifier, Model, Models, Probed, named_models
 
-_ROWS = 32
+ROWS = 32
 """Rows that a model is tried on; half of them have other batch-mates in the last pass."""
 
 _AGAIN = 16
@@ -58,7 +58,7 @@ class _Probe:
 
     def __init__(self, name: str, model: Model, x: Tensor, batch_size: int | None) -> None:
         self._label, self._model, self._classifier = f"model {name!r}", model, Classifier(name, model)
-        self._rows = x[:_ROWS].detach()
+        self._rows = x[:ROWS].detach()
         self._size = batch_size or max(len(self._rows), 1)
         self._moved = False
 

@@ -36,7 +36,8 @@ def attack_ensemble(
     """Find one perturbation per input that fools every model at once: problem (5) by Algorithm 1.
 
     Models are called in evaluation mode with frozen parameters, and left as they were. Success is recomputed in full
-    precision on the tensors that are returned.
+    precision on the tensors that are returned. A model that two passes over a few inputs show to be random is attacked
+    in expectation over its draws, and judged on fresh ones; one whose rows see each other is named in the notes.
 
     Args:
         models: a mapping from name to model, or a sequence; each maps (B, *S) to logits (B, C), or to an object with
@@ -51,7 +52,8 @@ def attack_ensemble(
     Raises:
         ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
 
-    Cost: restarts (K (T + 1) forwards and K T input gradients), and K forwards to recompute success.
+    Cost: restarts (K (T + 1) forwards and K T input gradients), and K forwards to recompute success; before, three
+    passes over at most 32 inputs.
 
     Reference: the paper, Sections 2.2 and 4.1.
     """
@@ -129,7 +131,7 @@ def attack_transforms(
     Raises:
         ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
 
-    Cost: restarts (K (T + 1) forwards and K T input gradients), times ``samples`` for random transformations.
+    Cost: restarts (K (T + 1) forwards and K T input gradients), times ``samples`` where something is random.
 
     Reference: the paper, problem (7), Section 4.1, Tables 3, A5 and A6; Athalye et al., "Synthesizing robust
     adversarial examples", 2018, for the average.
@@ -171,7 +173,7 @@ def attack_product(
     Raises:
         ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
 
-    Cost: restarts (K (T + 1) forwards and K T input gradients), times ``samples`` for random transformations. Memory:
+    Cost: restarts (K (T + 1) forwards and K T input gradients), times ``samples`` where something is random. Memory:
     the graph of one forward pass, see ``memory`` of ``DomainGrid``, and K delta-sized gradients.
 
     Reference: the paper, problem (4).

@@ -19,6 +19,8 @@ from omnirobust._grid_checks import as_groups, as_labels, axes_of, check_labels,
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier, Models, Precision, named_models
 from omnirobust._parts import Part, numbered, parts_of
+from omnirobust._probe import ROWS as PROBED_ROWS
+from omnirobust._probe import probed
 from omnirobust._types import Evaluation
 from omnirobust.losses import Loss
 from omnirobust.losses import fooled as is_fooled
@@ -28,6 +30,9 @@ from omnirobust.views import as_views
 
 _BF16_DOUBT = 2.0**-6
 """How far, in shares of the largest logit, a bf16 decision must be won to count."""
+
+_PROBE = 2**30 + 3
+"""Restart number that keys the draws of transformations under which models are probed."""
 
 _OF_MODELS = 2**32
 """Draws of models are keyed from this slot on, those of transformations below it."""
@@ -107,13 +112,12 @@ class DomainGrid:
         self._classifiers = [Classifier(n, m, precision) for n, m in self.models.items()]
         self._x = as_groups(x, shared)
         self._views = None if transforms is None else as_views(transforms, self._x.flatten(0, 1)[:2])
-        of_views = [view.random for view in self._views or ()] or [False]
-        self._slots = [numbered([samples if c.random or r else 1 for r in of_views]) for c in self._classifiers]
+        self._samples, self._slots = samples, self._numbered(samples)
         names = tuple(c.name for c in self._classifiers)
         self._axes = axes_of(
             names, None if self._views is None else tuple(v.name for v in self._views), len(self._x) if shared else None
         )
-        self._sizes = (len(names), len(of_views), len(self._x))
+        self._sizes = (len(names), len(self._views or (None,)), len(self._x))
         self._y = as_labels(x, y, self._sizes, shared)
         self._loss, self._targeted = loss, targeted
         self._range = bounds if shared and clip == "image" else None
@@ -182,12 +186,35 @@ class DomainGrid:
         new._restart, new._calls = restart, 0
         new._classifiers = [c.renewed("fp32" if exact else c.precision) for c in self._classifiers]
         if exact:
-            new._slots = [numbered([1] * len(slots)) for slots in self._slots]
+            new._samples, new._slots = 1, self._numbered(1)
         if x is not None:
             new._x = as_groups(x, "examples" in self._axes)
         if labels is not None:
             new._y, new._targeted = labels, False
         return new
+
+    def probed(self, batch_size: int | None = None) -> DomainGrid:
+        """Return the same domains of models of which is known whether they are random, see ``_probe``.
+
+        Args:
+            batch_size: problems that go through a model at once; None for any number.
+
+        Cost: three passes over at most 32 images, under the first transformation.
+        """
+        images, views = self._x.transpose(0, 1).flatten(0, 1)[:PROBED_ROWS], self._views
+        if views is not None:
+            images = views[0](images, DrawKey(self._seed, _PROBE), torch.arange(len(images), device=images.device))
+        size = None if batch_size is None else batch_size * self._sizes[2]
+        new, known = copy(self), probed(self.models, images, size)
+        new.models = dict(known)
+        new._classifiers = [Classifier(c.name, known[c.name], c.precision) for c in self._classifiers]
+        new._slots = new._numbered(self._samples)
+        return new
+
+    def _numbered(self, samples: int) -> list[tuple[range, ...]]:
+        """Number the draws of every model under every transformation."""
+        of_views = [view.random for view in self._views or ()] or [False]
+        return [numbered([samples if c.random or r else 1 for r in of_views]) for c in self._classifiers]
 
     def select(self, rows: Tensor | slice) -> DomainGrid:
         """Keep the problems that ``rows`` (a slice or int64 indices) lists, in that order."""

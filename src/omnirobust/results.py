@@ -24,7 +24,8 @@ class AttackResult:
         losses: F_k of the attacked inputs, recomputed on ``adversarial`` in full precision, (B, K).
         fooled: whether domain k is fooled, recomputed likewise, (B, K) bool; on every one of ``draws`` fresh draws.
         success: the share of those draws on which domain k is fooled, (B, K), in [0, 1].
-        draws: how many times random transformations were drawn anew to judge the result; 1 where nothing is random.
+        draws: how many times random models and transformations were drawn anew to judge the result; 1 where nothing is
+            random.
         names: the domains' names, K of them.
         axes: the factors whose product the domains are, row-major: models, transforms, examples; those in use.
         history: means at every iterate of the restart that each problem kept; its rows too with ``history="full"``.

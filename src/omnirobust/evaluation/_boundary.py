@@ -19,6 +19,11 @@ from omnirobust.domains import DomainGrid
 _DRAWS = 10
 """Draws of a random model, on all of which it must err."""
 
+_JUDGED = (
+    f"A perturbation counts where it fools on each of {_DRAWS} draws; the smallest of all that were tried had luck, "
+    "and fools a little less often on others."
+)
+
 _HALVINGS = 10
 """A perturbation that fools is shortened to 1/1024 of its length, so that it ends at the boundary."""
 
@@ -85,7 +90,7 @@ def in_batches(
         torch.cat([p.delta for p in parts]),
         torch.cat([p.found for p in parts]),
         parts[0].norm,
-        notes_of(known.values(), f"A perturbation counts where it fools on each of {_DRAWS} draws."),
+        notes_of(known.values(), _JUDGED),
     )
 
 

@@ -111,7 +111,7 @@ class _Search:
         self._delta = torch.zeros_like(feasible.lower)
         seen = grid.evaluate(self._delta)
         assert seen.fooled is not None and seen.grads is not None
-        value, slope = seen.losses[:, 0].clamp_min(0), feasible.norm(seen.grads[0]).to(seen.losses)
+        value, slope = seen.losses[:, 0].abs(), feasible.norm(seen.grads[0]).to(seen.losses)
         self.blind = blind_rows(seen)
         self._done = errs(grid, self._delta) if grid.random else seen.fooled[:, 0]
         self._best = torch.where(self._done, 0.0, torch.inf).to(value)

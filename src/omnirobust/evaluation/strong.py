@@ -14,7 +14,7 @@ from omnirobust import losses
 from omnirobust._counts import check_count
 from omnirobust._models import Model, Precision, Probed
 from omnirobust.adaptive import Adaptive
-from omnirobust.attacks import attack_product
+from omnirobust.attacks import attack_ensemble
 from omnirobust.detour import RadiusSchedule
 from omnirobust.directions import Direction
 from omnirobust.evaluation._threats import of_rows
@@ -152,7 +152,7 @@ class GradientAttack:
             for factor, steps in (WIDE[threat.name] if self.wide else _STRAIGHT).phases(problem.steps):
                 if not steps:
                     continue
-                found = attack_product(
+                found = attack_ensemble(
                     {"model": problem.probed or problem.model}, x, goal[rows],
                     replace(threat, eps=threat.eps * factor), steps=steps, loss=self.loss, direction=self.direction,
                     targeted=target is not None, keep="best", stop_when_fooled=factor == 1, init=delta,
