@@ -288,7 +288,7 @@ def test_forwards_of_a_universal_attack_are_counted(models, x, y) -> None:
     groups, labels, model = x.view(3, 3, 1, 6, 6), y.view(3, 3), models["a"]
     before = model.calls
     orb.attack_universal(model, groups, labels, orb.Linf(0.1), steps=7)
-    assert model.calls - before == 7 + 1 + 1  # T + 1, and once to judge what is returned
+    assert model.calls - before == 3 + 7 + 1 + 1  # three to probe, T + 1, and once to judge what is returned
 
 
 @pytest.mark.processors

@@ -38,7 +38,7 @@ def test_the_default_beats_the_plain_average_here(models, x, y, threat: orb.Thre
 
 def test_forwards_are_counted(models, x, y) -> None:
     result = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=7)
-    assert [m.calls for m in models.values()] == [7 + 2] * 3  # T + 1 in the run, 1 to recompute success
+    assert [m.calls for m in models.values()] == [3 + 7 + 2] * 3  # 3 to probe, T + 1 in the run, 1 to recompute success
     assert result.gradient_evaluations == 3 * 7
 
 
@@ -118,7 +118,7 @@ def test_an_interrupted_attack_resumes_to_the_same_result(models, x, y) -> None:
     models["a"].calls = 0
     broken.left = 99
     resumed = go(broken)
-    assert models["a"].calls == 6  # one batch of three was left: T + 1 and 1
+    assert models["a"].calls == 6 + 3 * 3  # one batch of three was left: T + 1 and 1; all three are probed thrice
     assert torch.equal(resumed.delta, go(Memory()).delta)
 
 
@@ -257,7 +257,7 @@ def test_bf16_runs_the_attack_and_full_precision_judges_it(x) -> None:
     model = Moody()
     labels = torch.zeros(9, dtype=torch.int64)
     result = orb.attack_ensemble({"m": model}, x.float(), labels, orb.Linf(0.1), steps=3, precision="bf16")
-    assert model.seen == [True] * 4 + [False]
+    assert model.seen == [False] * 3 + [True] * 4 + [False]  # probed and judged in full precision
     assert float(result.history.fooled[-1]) == 1.0
     assert result.asr_all == 0.0
     assert float(result.losses.min()) > 0
@@ -322,7 +322,7 @@ def test_restarts_draw_noise_of_their_own(models, x, y) -> None:
             return models["a"](v)
 
     orb.attack_ensemble(Recording(), x, y, orb.L2(0.5), steps=0, restarts=3, init="normal", keep="last")
-    starts = seen[:3]
+    starts = seen[3:6]  # after three passes that probe
     assert not torch.allclose(starts[0], starts[1]) and not torch.allclose(starts[1], starts[2])
 
 

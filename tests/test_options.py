@@ -104,7 +104,7 @@ def test_a_transformation_of_ones_own_is_tried_out_once(models, x, y, batch_size
     as_views({"mine": alone}, x[:2])
     orb.attack_transforms(models["a"], x, y, {"mine": counting}, orb.Linf(0.3), steps=steps, batch_size=batch_size)
     batches = 1 if batch_size is None else -(-len(x) // batch_size)
-    assert counting.calls == alone.calls + batches * (steps + 1 + 1)  # T + 1, and once to judge
+    assert counting.calls == alone.calls + 1 + batches * (steps + 1 + 1)  # to probe; T + 1, and once to judge
 
 
 ASKED = """

@@ -211,3 +211,70 @@ def test_random_models_under_random_transformations_share_the_samples():
     assert a.losses.shape == b.losses.shape == (3, 4)
     torch.testing.assert_close(a.losses[:, :2], b.losses[:, :2])  # the still model
     assert not torch.equal(a.losses[:, 2:], b.losses[:, 2:])  # in parts each has its seed
+
+
+X = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(8))
+Y = linear(X).argmax(1)
+
+
+@pytest.mark.parametrize("name", ["noise", "dropout by function", "a crop", "own generator"])
+def test_attacks_judge_random_models_on_fresh_draws(name):
+    model = (RANDOM | FOREIGN)[name]
+    result = orb.attack_ensemble(model, X, Y, orb.Linf(1e-6), steps=3, restarts=4, stop_when_fooled=True, draws=40)
+    torch.manual_seed(1)
+    errs = torch.stack([model(X).argmax(1) != Y for _ in range(400)]).float().mean(0)
+    assert result.draws == 40 and result.settings["draws"] == 40
+    assert torch.equal(result.fooled, result.success == 1)
+    assert float(result.success.mean()) == pytest.approx(float(errs.mean()), abs=0.12 if name == "a crop" else 0.03)
+    assert result.asr_all <= float((errs > 0.85).float().mean()) + 0.05
+    assert "is random" in result.notes[0] and "40 fresh draws" in result.notes[0]
+    assert any("no seed of torch" in note for note in result.notes) == (name == "own generator")
+
+
+def test_more_samples_make_a_stronger_attack_on_a_random_model():
+    rates = [
+        orb.attack_ensemble(
+            lambda v: linear(F.dropout(v, 0.8)), X, Y, orb.L2(0.4), steps=5, samples=n, draws=40
+        ).asr_avg
+        for n in (1, 16)
+    ]
+    assert rates[1] > rates[0] + 0.02
+
+
+def test_attacks_on_random_models_are_reproducible_and_leave_the_callers_generator_alone():
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        found.append(orb.attack_ensemble({"m": noisy, "n": linear}, X, Y, orb.Linf(0.1), steps=4, seed=5))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(found[0].delta, found[1].delta) and torch.equal(found[0].success, found[1].success)
+
+
+def test_a_random_model_beside_others_leaves_them_to_be_judged_as_ever():
+    both = orb.attack_ensemble({"m": noisy, "n": linear}, X, Y, orb.Linf(0.1), steps=4, draws=5)
+    assert set(both.success[:, 1].tolist()) <= {0.0, 1.0} and len(set(both.success[:, 0].tolist())) > 2
+    assert len(both.notes) == 1 and both.notes[0].startswith("model 'm' is random")
+
+
+def test_groups_and_transformations_of_random_models():
+    shared = orb.attack_universal(noisy, X.view(8, 5, 3, 4, 4), Y.view(8, 5), orb.Linf(0.1), steps=3, samples=2)
+    turned = orb.attack_transforms(
+        noisy, X, Y, {"ori": lambda v: v, "flip": lambda v: v.flip(-1)}, orb.Linf(0.1), steps=3
+    )
+    for result in (shared, turned):
+        assert result.draws == 10 and "is random" in result.notes[0]
+        assert len(set(result.success.flatten().tolist())) > 2
+    assert shared.gradient_evaluations == 5 * 2 * 3
+
+
+def test_attacks_name_models_whose_rows_see_each_other_and_go_on():
+    result = orb.attack_ensemble(COUPLED["mean of the batch"], X, Y, orb.Linf(0.3), steps=5)
+    assert "couples rows" in result.notes[0] and result.draws == 1 and result.asr_all > 0
+
+
+def test_a_transformation_that_changes_the_size_comes_before_the_probe():
+    result = orb.attack_transforms(
+        linear, X[..., :2], Y, {"twice": lambda v: torch.cat([v, v], -1)}, orb.Linf(0.1), steps=2
+    )
+    assert result.notes == ()
