@@ -234,7 +234,7 @@ def test_attacks_judge_random_models_on_fresh_draws(name):
 def test_more_samples_make_a_stronger_attack_on_a_random_model():
     rates = [
         orb.attack_ensemble(
-            lambda v: linear(F.dropout(v, 0.8)), X, Y, orb.L2(0.4), steps=5, samples=n, draws=40
+            lambda v: linear(F.dropout(v, 0.8)), X, Y, orb.L2(0.8), steps=5, samples=n, draws=40
         ).asr_avg
         for n in (1, 16)
     ]
