@@ -63,7 +63,8 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
         warnings.warn(note, GradientMaskingWarning, stacklevel=5)  # names the line that called the recipe
     judged = f"Success is judged on {plan.draws} fresh draws, fooled means on all; both depend on the batch size."
     notes = joined_notes((notes_of(grid.models.values(), judged), joined.notes, masked))
-    return replace(joined, settings=plan.describe(joined.draws), notes=notes)
+    settings = joined.settings if len(parts) == 1 else plan.describe(joined.draws)
+    return replace(joined, settings=settings, notes=notes)
 
 
 def _belongs(done: AttackResult, plan: Plan, x: Tensor) -> bool:

@@ -49,9 +49,9 @@ class Meter:
         return self._budget is not None or images * like[:1].numel() > _SMALL
 
     @contextmanager
-    def watching(self, name: str, images: int, model: object, enabled: bool) -> Iterator[None]:
+    def watching(self, name: str, images: int, model: object) -> Iterator[None]:
         """Count what the graph of model ``name`` saves for ``images`` inputs; the dearest pass so far counts."""
-        if not enabled or images == 0:
+        if images == 0:
             yield
             return
         known = {p.untyped_storage().data_ptr() for p in _tensors(model)}

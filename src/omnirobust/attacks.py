@@ -197,17 +197,18 @@ def _attack(
     if torch.is_inference_mode_enabled():
         raise ValueError("an attack needs gradients: call it outside torch.inference_mode()")
     plan = Plan.of(task, threat_model, options, clip)
-    as_groups(x, plan.shared)  # what is wrong with the inputs is not blamed on what sees them
-    feasible = check_set(threat_model, x, shared=plan.shared, clip=plan.clip)
+    shared = plan.shared
+    as_groups(x, shared)  # what is wrong with the inputs is not blamed on what sees them
+    feasible = check_set(threat_model, x, shared=shared, clip=plan.clip)
     plan.check_rows(len(x), tuple(feasible.shape))
-    views = None if transforms is None else as_views(transforms, (x.flatten(0, 1) if plan.shared else x)[:2].detach())
+    views = None if transforms is None else as_views(transforms, (x.flatten(0, 1) if shared else x)[:2].detach())
     plan = replace(plan, views=views)
     grid = DomainGrid(
-        models, x, y, loss=plan.settings.loss, transforms=views, shared=plan.shared,
+        models, x, y, loss=plan.settings.loss, transforms=views, shared=shared,
         targeted=plan.options["targeted"], clip=plan.clip, samples=plan.options["samples"],
         precision=plan.options["precision"], bounds=threat_model.bounds, seed=plan.options["seed"],
         first_row=plan.options["first_row"], memory=plan.options["memory"],
     )  # fmt: skip
     if plan.options["true_labels"] is not None:
-        as_labels(x, plan.options["true_labels"], grid.sizes, plan.shared, "true_labels")
+        as_labels(x, plan.options["true_labels"], grid.sizes, shared, "true_labels")
     return run(plan, grid, feasible, x.detach())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from copy import copy
 from typing import NamedTuple
 
@@ -46,8 +47,14 @@ class _Pass(NamedTuple):
     uncut: Tensor | None
 
     def gradient(self, classifier: Classifier, loss: Tensor) -> Tensor:
-        """Return the gradient of the sum of ``loss`` in the images before they were clamped."""
-        slope = _input_gradient(classifier, loss, self.leaf)
+        """Return the gradient of the sum of ``loss`` in the images before they were clamped.
+
+        What is wrong with it may be the model's or a transformation's.
+        """
+        name = f"model {classifier.name!r}"
+        slope = gradient_of(loss, self.leaf, f"{name} does not let gradients reach its input").contiguous()
+        if not bool(slope.sum().isfinite()) and not bool(slope.isfinite().all()):
+            raise ValueError(f"{name} has NaN or infinite input gradients, its own or a transformation's")
         return slope if self.uncut is None else slope.mul_(self.uncut)
 
 
@@ -124,6 +131,7 @@ class DomainGrid:
         if self._range is not None:  # what sticks out by a rounding would look cut, and let no gradient through
             self._x = self._x.clamp(*self._range)
         self._seed, self._restart, self._calls = seed, restart, 0
+        self._whole: dict[int, tuple[Part, ...]] = {}  # models whose images all go through them at once
         self._rows = torch.arange(first_row, first_row + len(x), device=x.device)
         self._meter = memory if isinstance(memory, Meter) else Meter(memory)
         for classifier in self._classifiers:
@@ -186,7 +194,7 @@ class DomainGrid:
         new._restart, new._calls = restart, 0
         new._classifiers = [c.renewed("fp32" if exact else c.precision) for c in self._classifiers]
         if exact:
-            new._samples, new._slots = 1, self._numbered(1)
+            new._samples, new._slots, new._whole = 1, self._numbered(1), {}
         if x is not None:
             new._x = as_groups(x, "examples" in self._axes)
         if labels is not None:
@@ -208,7 +216,7 @@ class DomainGrid:
         new, known = copy(self), probed(self.models, images, size)
         new.models = dict(known)
         new._classifiers = [Classifier(c.name, known[c.name], c.precision) for c in self._classifiers]
-        new._slots = new._numbered(self._samples)
+        new._slots, new._whole = new._numbered(self._samples), {}
         return new
 
     def _numbered(self, samples: int) -> list[tuple[range, ...]]:
@@ -220,6 +228,7 @@ class DomainGrid:
         """Keep the problems that ``rows`` (a slice or int64 indices) lists, in that order."""
         chosen = copy(self)
         chosen._x, chosen._y, chosen._rows = self._x[:, rows], self._y[rows], self._rows[rows]
+        chosen._whole = {}
         return chosen
 
     def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
@@ -233,11 +242,14 @@ class DomainGrid:
             Losses and fooled, (B, K); K gradients, each (B, *S), or None.
         """
         seen = [self._one(m, delta, grad) for m in range(len(self._classifiers))]
-        self._check_classes()
+        if not self._calls:
+            self._check_classes()
         self._calls += 1
         losses, hits, grads = zip(*seen, strict=True)
         slopes = tuple(g for of_model in grads for g in of_model.flatten(0, 1)) if grad else None
-        return Evaluation(_domains_last(losses), _domains_last(hits), slopes)
+        # from (M, R, E, B) to (B, K)
+        F, fooled = (torch.stack(values).flatten(0, 2).T.contiguous() for values in (losses, hits))
+        return Evaluation(F, fooled, slopes)
 
     def logits(self, delta: Tensor) -> tuple[Tensor, ...]:
         """Return every model's logits at x + delta, (B, C) each, without gradients; for grids of models alone."""
@@ -265,9 +277,11 @@ class DomainGrid:
         """Return losses and hits (R, E, B) of model ``m``, and gradients (R, E, B, *S), empty if not asked for."""
         classifier, size = self._classifiers[m], (*self._sizes[1:], len(delta))
         whole: list[Tensor] = []
-        for part in self._parts(m):
+        for part in self._whole[m] if m in self._whole else self._parts(m):
             found = self._piece(classifier, m, part, delta, grad)
             if found[0].shape == size:
+                if m not in self._whole and not self._meter.needed(len(delta) * self.images, self._x[0]):
+                    self._whole[m] = (part,)  # no budget will ever cut it
                 return found
             whole = whole or [v.new_empty(*size, *v.shape[3:]) for v in found]
             for value, target in zip(found, whole, strict=True):
@@ -294,14 +308,17 @@ class DomainGrid:
             if not checked:
                 check_labels(classifier, self._y)
             shape = (len(part.transforms), part.examples.stop - part.examples.start, len(delta[part.rows]))
-            labels = self._labels(m, part)
-            loss = self._mean(self._loss(seen.logits, labels, targeted=self._targeted).to(delta.dtype), part, shape)
+            labels, drawn = self._labels(m, part), max(map(len, part.slots)) > 1
+            loss = self._loss(seen.logits, labels, targeted=self._targeted).to(delta.dtype)
+            loss = self._mean(loss, part, shape) if drawn else loss.view(shape)
             slope = (
                 seen.gradient(classifier, loss).view(*shape, *delta.shape[1:]) if grad else loss.new_empty(*shape, 0)
             )
-        hits = self._fooled(classifier, seen.logits.detach(), labels)
-        missed = self._mean((~hits).to(loss.dtype), part, shape)
-        return loss.detach(), missed == 0, slope
+        logits = seen.logits.detach()
+        decided = logits if classifier.precision == "fp32" else self._beyond_doubt(logits, labels)
+        hits = is_fooled(decided, labels, targeted=self._targeted)
+        every = self._mean((~hits).to(loss.dtype), part, shape) == 0 if drawn else hits.view(shape)
+        return loss.detach(), every, slope
 
     def _forward(self, classifier: Classifier, part: Part, delta: Tensor, *, grad: bool = False) -> _Pass:
         """Return the perturbed images (r e b, *S) and the logits (n, C) of what models see of them."""
@@ -316,19 +333,18 @@ class DomainGrid:
         leaf.requires_grad_(grad)
         # transformations differ in what they keep: all passes of the first evaluation are watched
         watch = grad and self._calls == 0 and self._meter.needed(len(self._rows) * self.images, leaf)
-        with self._meter.watching(classifier.name, len(leaf), classifier.model, watch):
-            views = self._seen(leaf, part)
+        with self._meter.watching(classifier.name, len(leaf), classifier.model) if watch else nullcontext():
+            plain = self._views is None and len(part.slots[0]) == 1
+            views = leaf if plain else classifier.arrange(self._seen(leaf, part))
             return _Pass(
-                leaf, self._logits(classifier, views if views is leaf else classifier.arrange(views), part), uncut
+                leaf, (self._drawn(classifier, views, part) if classifier.random else classifier(views)), uncut
             )
 
-    def _logits(self, classifier: Classifier, views: Tensor, part: Part) -> Tensor:
-        """Return the logits of ``views``; a random model is called once a draw, each under its own seed.
+    def _drawn(self, classifier: Classifier, views: Tensor, part: Part) -> Tensor:
+        """Return the logits that a random model gives ``views``: it is called once a draw, each under its own seed.
 
         A model may draw once for a whole batch: draws of one call would not be independent.
         """
-        if not classifier.random:
-            return classifier(views)
         first = self._rows[part.rows][:1] * self._sizes[2] + part.examples.start
         slots, drawn = [slot for each in part.slots for slot in each], []
         for slot, block in zip(slots, views.tensor_split(len(slots)), strict=True):
@@ -340,8 +356,7 @@ class DomainGrid:
     def _seen(self, images: Tensor, part: Part) -> Tensor:
         """Return what the models see of ``images`` (r e b, *S): all draws of one transformation, then of the next."""
         if self._views is None:
-            draws = len(part.slots[0])
-            return images if draws == 1 else images.repeat(draws, *[1] * (images.ndim - 1))
+            return images.repeat(len(part.slots[0]), *[1] * (images.ndim - 1))
         rows, each = self._rows[part.rows], range(part.examples.start, part.examples.stop)
         rows = torch.cat([rows * self._sizes[2] + e for e in each])
         seen: list[Tensor] = []
@@ -367,34 +382,15 @@ class DomainGrid:
         """Average values (n,) over the draws of each transformation: (r, e, b)."""
         _, e, b = shape
         repeats = [len(slots) for slots in part.slots]
-        if max(repeats) == 1:
-            return values.view(shape)
         blocks = values.split([n * e * b for n in repeats])
         return torch.stack([v.view(n, e, b).mean(0) for v, n in zip(blocks, repeats, strict=True)])
 
-    def _fooled(self, classifier: Classifier, logits: Tensor, labels: Tensor) -> Tensor:
-        if classifier.precision == "bf16":
-            # what bf16 leaves in doubt does not count: it may not hold in full precision
-            doubt = logits.abs().amax(dim=1, keepdim=True) * _BF16_DOUBT
-            logits = logits.scatter_add(1, labels.unsqueeze(1), -doubt if self._targeted else doubt)
-        return is_fooled(logits, labels, targeted=self._targeted)
+    def _beyond_doubt(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Let what bf16 leaves in doubt speak against the attack: it may not hold in full precision."""
+        doubt = logits.abs().amax(dim=1, keepdim=True) * _BF16_DOUBT
+        return logits.scatter_add(1, labels.unsqueeze(1), -doubt if self._targeted else doubt)
 
     def _check_classes(self) -> None:
         counts = {c.name: c.classes for c in self._classifiers}
         if len(set(counts.values())) > 1:
             raise ValueError(f"models must agree on the number of classes, got {counts}")
-
-
-def _domains_last(values: tuple[Tensor, ...]) -> Tensor:
-    """Arrange the values of all models, (R, E, B) each, as (B, K)."""
-    return torch.stack(values).flatten(0, 2).T.contiguous()
-
-
-def _input_gradient(classifier: Classifier, loss: Tensor, leaf: Tensor) -> Tensor:
-    """Return the gradient of ``loss`` in ``leaf``; what is wrong may be the model's or a transformation's."""
-    slope = gradient_of(loss, leaf, f"model {classifier.name!r} does not let gradients reach its input")
-    if not bool(slope.sum().isfinite()) and not bool(slope.isfinite().all()):
-        raise ValueError(
-            f"model {classifier.name!r} has NaN or infinite input gradients, its own or a transformation's"
-        )
-    return slope if slope.is_contiguous() else slope.contiguous()

@@ -35,7 +35,7 @@ _STARTS = get_args(Start)
 
 
 # The table imports no torch, so that help is quick: it has the types that it names from here.
-vars(_option_table).update(
+_option_table.__dict__.update(
     Tensor=Tensor,
     WeightRule=WeightRule,
     Direction=Direction,
@@ -149,7 +149,7 @@ class Plan:
 
     def describe(self, draws: int | None = None) -> dict[str, Any]:
         """Return what is resolved as plain values, for the record of a run; ``draws`` are those made in the end."""
-        s, threat = self.settings, self.threat_model
+        s, threat, shared = self.settings, self.threat_model, self.shared
         options: dict[str, Any] = {**self.options, "draws": draws or self.draws}
         measured = accuracy_of(self.options["targeted"], self.options["true_labels"])
         return {
@@ -169,8 +169,8 @@ class Plan:
             "start": s.start,
             "keep": s.keep,
             "mask": None if threat.mask is None else int(threat.mask.sum()),
-            "shared": self.shared,
-            "clip": self.clip if self.shared else None,
+            "shared": shared,
+            "clip": self.clip if shared else None,
             "transforms": None if self.views is None else {view.name: repr(view) for view in self.views},
         }
 
