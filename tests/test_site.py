@@ -68,3 +68,11 @@ def test_figures_and_tables_of_the_reproduction_are_there(site: Path) -> None:
     assert len(pictures) >= 5
     assert all((site / "reproduction" / picture).resolve().is_file() for picture in pictures if "data:" not in picture)
     assert text.count("<table>") > 40
+
+
+def test_the_reference_lists_the_options_that_recipes_share(site: Path) -> None:
+    text = re.sub(r"<[^>]+>", "", (site / "api" / "attacks" / "index.html").read_text(encoding="utf-8"))
+    for recipe in ("attack_ensemble", "attack_universal", "attack_transforms", "attack_product"):
+        signature = text.split(f"{recipe}(", 1)[1].split("AttackResult", 1)[0]
+        assert "steps: int = 50" in signature and "options:" not in signature
+    assert text.count("T, the steps of Algorithm 1, &gt;= 0.") == 4
