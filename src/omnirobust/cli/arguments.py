@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from omnirobust.losses import Loss
     from omnirobust.threat_models import Clip, ThreatModel
 
+LABEL = typer.Option(help="Column of the classes, where the data has several: fine_label, say.")
+RESIZE = typer.Option(metavar="H W", help="Height and width that images are resized to.")
 DEVICE = typer.Option(
     metavar="DEVICE", help="Where to compute: auto, cpu, cuda, cuda:N or mps; auto takes cuda where there is one."
 )

@@ -8,7 +8,7 @@ import typer
 
 from omnirobust.cli import arguments as args
 from omnirobust.cli.config import Given, configurable
-from omnirobust.cli.console import notes, progress_bars, say
+from omnirobust.cli.console import data_notes, notes, progress_bars, say
 from omnirobust.cli.launch import launched
 from omnirobust.cli.options import CommonOptions, with_common
 
@@ -89,5 +89,5 @@ def _run(given: Given, common: CommonOptions, job: AttackJob) -> None:
 
     show_attack(record)
     taken = record.config["data"]["images"] + record.metrics["left_out"]
-    say(*notes([job.threat_model], job.plan.options["steps"], job.images, taken))
+    say(*data_notes(record.config["data"]), *notes([job.threat_model], job.plan.options["steps"], job.images, taken))
     say(f"Results: {record.folder.path}", f"Report:  {build_report(record.folder.path)}")

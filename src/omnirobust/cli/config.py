@@ -211,6 +211,8 @@ def _texts(key: str, value: object, option: Any) -> str | list[str]:
         if str(value).lower() not in ("true", "false"):
             raise ValueError(f"{key} must be true or false, got {_shown(value)}")
         return str(value).lower()
+    if option.nargs > 1:
+        return [_scalar(key, part) for part in (value if isinstance(value, list) else _scalar(key, value).split())]
     if not option.multiple:
         return _scalar(key, value)
     parts = value if isinstance(value, list) else values_of(_scalar(key, value))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -58,6 +58,12 @@ def notes(threats: Iterable[ThreatModel], steps: int, images: int | None, taken:
     if images is not None and taken < images:
         found.append(f"Note: {taken} images were taken, all that there are; {images} were asked for.")
     return found
+
+
+def data_notes(data: Mapping[str, Any]) -> list[str]:
+    """Say how the images of a run were chosen, where they are not the first ones, from its configuration."""
+    choice = data.get("choice")
+    return [f"Note: the images of {data['name']} were taken in a fixed order of their own, {choice}."] if choice else []
 
 
 def _a_line_a_minute() -> Callable[[str, int, int], None]:

@@ -9,7 +9,7 @@ import typer
 
 from omnirobust.cli import arguments as args
 from omnirobust.cli.config import Given, configurable
-from omnirobust.cli.console import notes, progress_bars, say
+from omnirobust.cli.console import data_notes, notes, progress_bars, say
 from omnirobust.cli.launch import launched
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def evaluate(
     images: Annotated[int, typer.Option(help="How many images to attack.")] = 200,
     start: Annotated[int, typer.Option(help="Index of the first image.")] = 0,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    label: Annotated[str | None, args.LABEL] = None,
+    resize: Annotated[tuple[int, int] | None, args.RESIZE] = None,
     seed: Annotated[int, typer.Option(help="Seed of noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images attacked together, and saved together.")] = 250,
     precision: Annotated[args.PrecisionName, typer.Option(help="During our attacks.")] = args.PrecisionName.FP32,
@@ -50,8 +52,8 @@ def evaluate(
 
     job = EvaluationJob(
         data, tuple(models), args.threats(threat), attacks=attack.value, steps=steps, restarts=restarts, images=images,
-        start=start, split=split, seed=seed, batch_size=batch_size, precision=precision.value,
-        device=device,
+        start=start, split=split, label=label, resize=resize, seed=seed, batch_size=batch_size,
+        precision=precision.value, device=device,
     )  # fmt: skip
     args.chosen_device(device)
     if launched(given, processes, out):
@@ -69,7 +71,7 @@ def evaluate(
     from omnirobust.report import build_report
 
     show_evaluation(record)
-    say(*notes(job.threats.values(), steps, images, record.metrics["images"]))
+    say(*data_notes(record.config["data"]), *notes(job.threats.values(), steps, images, record.metrics["images"]))
     say(f"Results: {record.folder.path}", f"Report:  {build_report(record.folder.path)}")
 
 

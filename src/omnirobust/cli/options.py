@@ -42,6 +42,8 @@ class CommonOptions:
     images: Annotated[int, typer.Option(help="How many images to attack.")] = 200
     start: Annotated[int, typer.Option(help="Index of the first image.")] = 0
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test"
+    label: Annotated[str | None, args.LABEL] = None
+    resize: Annotated[tuple[int, int] | None, args.RESIZE] = None
     rule: Annotated[
         str,
         typer.Option(
@@ -75,6 +77,8 @@ class CommonOptions:
             images=self.images,
             start=self.start,
             split=self.split,
+            label=self.label,
+            resize=self.resize,
             groups=domains.groups,
             transforms=domains.transforms,
             clip=domains.clip,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from omnirobust.cli import arguments as args
 from omnirobust.cli.config import Given, configurable
-from omnirobust.cli.console import progress_bars, say
+from omnirobust.cli.console import data_notes, progress_bars, say
 from omnirobust.cli.launch import launched
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def train(
     images: Annotated[
         int | None, typer.Option(help="How many images to train on.", show_default="all of the train split")
     ] = None,
+    label: Annotated[str | None, args.LABEL] = None,
+    resize: Annotated[tuple[int, int] | None, args.RESIZE] = None,
     validation: Annotated[int, typer.Option(help="Images at the end of the train split that choose the epoch.")] = 200,
     patience: Annotated[
         int | None, typer.Option(help="End after so many epochs without a better robust accuracy on them.")
@@ -126,7 +128,7 @@ def train(
         ratio=adversarial_ratio, preset=preset, init=init,
     )  # fmt: skip
     job = TrainingJob(
-        data, wanted, recipe, model=model, start=start, images=images, patience=patience,
+        data, wanted, recipe, model=model, start=start, images=images, label=label, resize=resize, patience=patience,
         keep=None if keep is None else keep.value, test_images=test_images, test_steps=test_steps, seed=seed,
         tensorboard=tensorboard, device=device,
     )  # fmt: skip
@@ -162,6 +164,10 @@ def _scheme(
     )  # fmt: skip
 
 
+def _left_out(data: Mapping[str, Any]) -> list[str]:
+    return [f"Note: {data['name']}, {data['split']} split: {data['note']}."] if data["note"] else []
+
+
 def _say_epoch(epoch: int, epochs: int, row: Mapping[str, float]) -> None:
     """Write one line about an epoch that has ended."""
     from omnirobust.report.training import told_epoch
@@ -176,7 +182,7 @@ def _show(record: TrainingRecord) -> None:
     from omnirobust.report import build_report
     from omnirobust.report.training import told_end, told_notes
 
-    say(told_end(record), *told_notes(record))
+    say(told_end(record), *told_notes(record), *_left_out(record.config["data"]), *data_notes(record.config["data"]))
     if record.evaluation is not None:
         show_evaluation(record.evaluation)
     say(f"Results: {record.folder.path}", f"Model:   {record.folder.file(WEIGHTS)}")

@@ -99,7 +99,7 @@ def describe_job(setting: Setting) -> dict[str, Any]:
     job, images = setting.job, setting.images
     return {
         "job": f"attack {job.plan.task}",
-        "data": describe_data(images, job.start),
+        "data": describe_data(images, job.start, job.label, job.resize),
         "models": describe_models(setting.models),
         "transfer": describe_models(setting.others),
         **_describe_own_code(job),
@@ -117,8 +117,14 @@ def _describe_own_code(job: AttackJob) -> dict[str, Any]:
     return {"own_code": found} if found else {}
 
 
-def describe_data(images: ImageData, start: int) -> dict[str, Any]:
-    """Return what images these are, the first of them number ``start`` of its split, as plain values."""
+def describe_data(
+    images: ImageData, start: int, label: str | None = None, resize: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Return what images these are, the first of them number ``start`` of its split, as plain values.
+
+    How they were chosen, the column of their classes and their new size are there only where they are not as usual.
+    """
+    unusual = {"choice": images.choice, "label": label, "resize": None if resize is None else list(resize)}
     return {
         "name": _own_name(images.name),
         "split": images.split,
@@ -126,6 +132,7 @@ def describe_data(images: ImageData, start: int) -> dict[str, Any]:
         "images": len(images),
         "note": images.note,
         "fingerprint": fingerprint({"x": images.x, "y": images.y}),
+        **{name: value for name, value in unusual.items() if value},
     }
 
 

@@ -44,6 +44,8 @@ class EvaluationJob:
         images: how many images to take, >= 1; None for all from ``start``.
         start: index of the first image.
         split: of the data.
+        label: the column of the classes, where the data has several; None for its only one.
+        resize: (height, width) that images are resized to; None to take them as they are.
         seed: keys noise.
         batch_size: images attacked together, and saved together when done, >= 1.
         precision: "fp32" or "bf16", during gradient attacks.
@@ -59,6 +61,8 @@ class EvaluationJob:
     images: int | None = 200
     start: int = 0
     split: str = "test"
+    label: str | None = None
+    resize: tuple[int, int] | None = None
     seed: int = 0
     batch_size: int = 250
     precision: Precision = "fp32"
@@ -98,10 +102,10 @@ def run_evaluation(
         ModuleNotFoundError: if AutoAttack is asked for and not installed.
     """
     team = Alone() if team is None else team
-    images = load(job.data, job.split, limit=job.images, start=job.start)
+    images = load(job.data, job.split, limit=job.images, start=job.start, label=job.label, resize=job.resize)
     if not len(images):
         raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
-    models = moved(load_models(job.models, job.data), resolved(job.device))
+    models = moved(load_models(job.models, job.data, images), resolved(job.device))
     predict(dict(zip(job.models, models.values(), strict=True)), images.x[:2], resolved(job.device))  # or say why not
     config = _describe(job, images, models)
     with run_folder(team, out if out is not None else default_folder(config, "evaluate"), config) as folder:
@@ -183,7 +187,7 @@ def _describe(job: EvaluationJob, images: ImageData, models: dict[str, nn.Module
     """Return the resolved settings as plain values; data and weights by their fingerprints."""
     return {
         "job": "evaluate",
-        "data": describe_data(images, job.start),
+        "data": describe_data(images, job.start, job.label, job.resize),
         "models": describe_models(models),
         "threats": {
             name: {"norm": threat.name, "eps": threat.eps, "bounds": list(threat.bounds)}

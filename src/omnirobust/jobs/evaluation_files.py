@@ -87,6 +87,7 @@ def _metrics(images: ImageData, reports: Reports, predicted: Tensor) -> dict[str
     before = [clean_notes(said, images.y, classes) for said in predicted.T]
     return {
         "images": len(images),
+        **({"missing": {"judged on": list(images.missing)}} if images.missing else {}),
         "models": {name: _of_model(report, said) for (name, report), said in zip(reports.items(), before, strict=True)},
         "comparisons": [_compare(reports, first, other) for other in others],
     }

@@ -49,6 +49,8 @@ class AttackJob:
         images: how many images to take, >= 1; None for all from ``start``.
         start: index of the first image.
         split: of the data.
+        label: the column of the classes, where the data has several; None for its only one.
+        resize: (height, width) that images are resized to; None to take them as they are.
         groups: images that share a perturbation; None for one perturbation an image.
         transforms: names of the transformations to withstand, see ``load_transforms``; none for the images as they are.
         clip: with groups, "image" or "intersection"; None for that of the preset.
@@ -69,6 +71,8 @@ class AttackJob:
     images: int | None = 200
     start: int = 0
     split: str = "test"
+    label: str | None = None
+    resize: tuple[int, int] | None = None
     groups: Grouping | None = None
     transforms: tuple[str, ...] = ()
     clip: Clip | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust._models import Classifier
-from omnirobust.data import load
+from omnirobust.data import ImageData, load
 from omnirobust.stores import fingerprint
 from omnirobust.zoo.architectures import Shape
 from omnirobust.zoo.sources import named_model
@@ -20,7 +20,7 @@ from omnirobust.zoo.trained import read_source as read_source
 from omnirobust.zoo.trained import trained_file as trained_file
 
 
-def load_models(names: Sequence[str], data: str) -> dict[str, nn.Module]:
+def load_models(names: Sequence[str], data: str, images: ImageData | None = None) -> dict[str, nn.Module]:
     """Load models in evaluation mode.
 
     Args:
@@ -28,6 +28,7 @@ def load_models(names: Sequence[str], data: str) -> dict[str, nn.Module]:
             "timm:NAME", "hf:ORG/NAME", "FILE.py:NAME", "package.module:NAME", "FILE.safetensors:ARCHITECTURE", or the
             run folder of a training.
         data: name of the data that short names refer to.
+        images: of that data, whose shape and classes models are built for; None to load one where it is needed.
 
     Returns:
         Models by the names they were asked for; those of elsewhere by NAME or FILE, trainings by their folder.
@@ -40,8 +41,8 @@ def load_models(names: Sequence[str], data: str) -> dict[str, nn.Module]:
 
     @cache
     def facts() -> tuple[Shape, int]:
-        images = load(data, limit=1)
-        return images.shape, len(images.classes)
+        found = load(data, limit=1) if images is None else images
+        return found.shape, len(found.classes)
 
     for name in names:
         short, model = named_model(name, facts, "models", data=data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Setting:
         transforms: those to withstand; None for none.
         clean: class of every clean image by every model attacked, then by the others, (N, M + others).
         device: where the models are; the images, and all that is written, are on the processor.
+        missing: names of the classes of the data that no image is of.
     """
 
     job: AttackJob
@@ -42,6 +43,7 @@ class Setting:
     transforms: dict[str, Transform] | None
     clean: Tensor
     device: torch.device = CPU
+    missing: tuple[str, ...] = ()
 
     @property
     def all_models(self) -> dict[str, nn.Module]:
@@ -106,22 +108,29 @@ def load_setting(job: AttackJob) -> Setting:
         ValueError: if the data, a model or a transformation does not fit, or no group is full.
         FileNotFoundError: if models of the zoo have not been trained, or a file is missing.
     """
-    found = load(job.data, job.split, limit=job.images, start=job.start)
+    found = load(
+        job.data, job.split, limit=job.images, start=job.start, label=job.label, resize=job.resize,
+        labelled=job.labels == "true",
+    )  # fmt: skip
     if not len(found):
         raise ValueError(f"start must be an index of the {job.split} split of {job.data}, got {job.start}")
     if job.target is not None and not 0 <= job.target < len(found.classes):
         raise ValueError(f"target must be in [0, {len(found.classes)}), got {job.target}")
     device = resolved(job.device)
     transforms = load_transforms(job.transforms) if job.transforms else None
-    models = moved(load_models(job.models, job.data), device)
-    others = moved(load_models(job.transfer, job.data), device) if job.transfer else {}
+    models = moved(load_models(job.models, job.data, found), device)
+    others = moved(load_models(job.transfer, job.data, found), device) if job.transfer else {}
     order = _order(job, found)
-    images = _chosen(found, order)
+    images = replace(found, x=found.x[order], y=found.y[order])
     every = (*models.values(), *others.values())
     clean = predict(dict(zip((*job.models, *job.transfer), every, strict=True)), images.x, device)
+    missing = images.missing
+    images = _labelled(images, clean[:, 0], next(iter(models)))
     if job.target is not None:
         _check_target(job.target, images, clean[:, : len(models)])
-    return Setting(job, images, order + job.start, len(found) - len(order), models, others, transforms, clean, device)
+    return Setting(
+        job, images, order + job.start, len(found) - len(order), models, others, transforms, clean, device, missing
+    )
 
 
 def _check_target(target: int, images: ImageData, said: Tensor) -> None:
@@ -137,6 +146,8 @@ def _order(job: AttackJob, images: ImageData) -> Tensor:
     """Return indices of the images to attack, group by group."""
     if job.groups is None:
         return torch.arange(len(images))
+    if job.groups.by == "class" and bool((images.y < 0).any()):
+        raise ValueError("groups must be by 'random' for images without a class, got 'class'")
     groups = make_groups(images.y, job.groups.size, job.groups.by, job.groups.seed)
     if not len(groups):
         of = "of one class " if job.groups.by == "class" else ""
@@ -147,5 +158,12 @@ def _order(job: AttackJob, images: ImageData) -> Tensor:
     return groups.flatten()
 
 
-def _chosen(images: ImageData, order: Tensor) -> ImageData:
-    return ImageData(images.x[order], images.y[order], images.name, images.split, images.classes, images.note)
+def _labelled(images: ImageData, said: Tensor, model: str) -> ImageData:
+    """Give images without a class the one that the first model sees in them: where each leaves its own, any will do."""
+    unknown = images.y < 0
+    if not bool(unknown.any()):
+        return images
+    told = f"{int(unknown.sum())} images have no label: accuracy counts what {model} says of them before the attack"
+    classes = images.classes or tuple(str(number) for number in range(int(said.max()) + 1))
+    note = "; ".join(filter(None, [images.note, told]))
+    return replace(images, y=torch.where(unknown, said, images.y), classes=classes, note=note)

@@ -116,6 +116,7 @@ def _overview(setting: Setting, results: Results) -> dict[str, Any]:
         "perturbations": len(first.fooled),
         "left_out": setting.left_out,
         "classes": list(setting.images.classes),
+        **({"missing": {"attacked": list(setting.missing)}} if setting.missing else {}),
         "models": list(setting.models),
         "transfer": list(setting.others),
         "domains": list(first.names),

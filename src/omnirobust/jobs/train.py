@@ -142,8 +142,8 @@ def _judge(job: TrainingJob, folder: RunFolder, team: Workers, progress: JobProg
         names.append(job.start)
     threats = dict(zip(job.scheme.names, job.scheme.threats, strict=True))
     judged = EvaluationJob(
-        job.data, tuple(names), threats, steps=job.test_steps, images=job.test_images, seed=job.seed,
-        device=job.device,
+        job.data, tuple(names), threats, steps=job.test_steps, images=job.test_images, label=job.label,
+        resize=job.resize, seed=job.seed, device=job.device,
     )  # fmt: skip
     return run_evaluation(judged, folder.file(EVALUATED), progress, None, team).metrics
 
@@ -154,7 +154,7 @@ def _clean(setting: TrainingSetting) -> dict[str, Any]:
     if job.scheme.threats or not job.test_images:
         return {}
     try:
-        test = load(job.data, "test", limit=job.test_images)
+        test = load(job.data, "test", limit=job.test_images, label=job.label, resize=job.resize)
     except (DataUnavailableError, ValueError):  # no split of that name
         return {}
     right = accuracy(setting.model, (test.x, test.y))
@@ -183,7 +183,15 @@ def _metrics(setting: TrainingSetting, result: FitResult, found: dict[str, Any] 
         "kept": result.best if setting.job.resolved_keep == "best" else result.epochs,
         "history": [dict(row) for row in result.history],
         "test": found,
+        **_missing(setting),
     }
+
+
+def _missing(setting: TrainingSetting) -> dict[str, Any]:
+    """Return the classes that no image trained or validated on is of, where there are some."""
+    parts = {"trained on": setting.train, "for validation": setting.validation}
+    found = {what: list(part.missing) for what, part in parts.items() if part is not None and part.missing}
+    return {"missing": found} if found else {}
 
 
 def _card(setting: TrainingSetting, epoch: int, row: Mapping[str, float], done: bool) -> dict[str, Any]:
@@ -204,7 +212,7 @@ def _describe(setting: TrainingSetting) -> dict[str, Any]:
     held_out = setting.validation
     return {
         "job": "train",
-        "data": describe_data(setting.train, 0),
+        "data": describe_data(setting.train, 0, job.label, job.resize),
         "validation": 0 if held_out is None else fingerprint({"x": held_out.x, "y": held_out.y}),
         "model": {"name": _unplaced(job.model), "from": _unplaced(job.start), **setting.source},
         "scheme": _describe_scheme(job.scheme),

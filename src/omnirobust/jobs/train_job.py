@@ -23,7 +23,10 @@ class TrainingJob:
         model: what to train from the beginning: an architecture of the zoo ("a", "mlp", "mnist/a") or code of one's
             own, see ``load_models``; None to train on from ``start`` as it is.
         start: where to begin: a model of the zoo, the folder of another training, or a safetensors file of ``model``.
-        images: how many images to train on, >= 1, from the beginning of the split; None for all not held out.
+        images: how many images to train on, >= 1, from the beginning of the split; None for all not held out. Where
+            it lies sorted by class they, and those for validation, have the classes in its shares, see ``data.load``.
+        label: the column of the classes, where the data has several; None for its only one.
+        resize: (height, width) that images are resized to; None to take them as they are.
         patience: end after so many epochs without a better score on the validation images; None for never.
         keep: the epoch to end with, "best" or "last"; None for the best where there are validation images.
         test_images: images of the test split on which the result is judged, >= 0.
@@ -39,6 +42,8 @@ class TrainingJob:
     model: str | None = None
     start: str | None = None
     images: int | None = None
+    label: str | None = None
+    resize: tuple[int, int] | None = None
     patience: int | None = None
     keep: Keep | None = None
     test_images: int = 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,7 +60,8 @@ def load_training(job: TrainingJob) -> TrainingSetting:
         ValueError: if data, model, threat models and regulariser do not fit.
         FileNotFoundError: if a file or a trained model is missing.
     """
-    every = load(job.data, "train")
+    # With a limit, rows that lie sorted by class come in an order whose beginning and end hold all of them alike.
+    every = load(job.data, "train", limit=sys.maxsize, label=job.label, resize=job.resize)
     train, validation = _split(job, every)
     for name, threat in zip(job.scheme.names, job.scheme.threats, strict=True):
         _check_threat(name, threat, train.x)

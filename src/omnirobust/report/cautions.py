@@ -15,6 +15,15 @@ _SHOWN = 12
 """Classes whose numbers a sentence lists."""
 
 
+def missing(metrics: Mapping[str, Any]) -> list[str]:
+    """Name the classes of the data that no image of a run is of."""
+    found = []
+    for what, names in metrics.get("missing", {}).items():
+        others = f" and {len(names) - _SHOWN} others" if len(names) > _SHOWN else ""
+        found.append(f"No image {what} is of class {', '.join(names[:_SHOWN])}{others}.")
+    return found
+
+
 def guessing(rates: Mapping[str, float], images: int, classes: Sequence[str]) -> list[str]:
     """Name the models that are right no more often than guessing is, and the order of classes that may explain it."""
     found = [f"{n} {percent(a)} %" for n, a in rates.items() if is_guessing(a, images, len(classes))]

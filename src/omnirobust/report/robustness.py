@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from omnirobust.jobs.records import EvaluationRecord
-from omnirobust.report.cautions import other_radius
+from omnirobust.report.cautions import missing, other_radius
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment
 from omnirobust.report.figures import colour, drawn_svg, legend_above, legend_name
@@ -57,7 +57,12 @@ def notes(record: EvaluationRecord) -> list[str]:
     """Return what a reader of the numbers must know, by model, and what they are."""
     models = record.metrics["models"]
     told = [f"{name}: {note}" for name, found in models.items() for note in found["notes"]]
-    return [*told, *_saturated(record), "An attack only shows what is not robust: these accuracies are upper bounds."]
+    return [
+        *told,
+        *missing(record.metrics),
+        *_saturated(record),
+        "An attack only shows what is not robust: these accuracies are upper bounds.",
+    ]
 
 
 def _saturated(record: EvaluationRecord) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from omnirobust.evaluation import wilson_interval
 from omnirobust.jobs.records import TrainingRecord
+from omnirobust.report.cautions import missing
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment
 from omnirobust.report.figures import colour, drawn_svg, legend_above, legend_name, weights_per_iteration
@@ -84,8 +85,8 @@ def told_end(record: TrainingRecord) -> str:
 
 
 def told_notes(record: TrainingRecord) -> list[str]:
-    """Return what must be known of a network that no evaluation has judged."""
-    return record.metrics.get("notes", [])
+    """Return what must be known of a network that no evaluation has judged, and of what it was trained on."""
+    return [*record.metrics.get("notes", []), *missing(record.metrics)]
 
 
 def _right(right: int, images: int) -> str:

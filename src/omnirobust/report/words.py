@@ -130,6 +130,7 @@ def notes(record: AttackRecord) -> list[str]:
         *_saved(record),
         *_transfer(record),
         *_told(record),
+        *cautions.missing(record.metrics),
         *cautions.one_class(record.metrics.get("one_class", {})),
         *cautions.guessing(
             record.metrics["clean_accuracy"], record.metrics["images"], record.metrics.get("classes", [])

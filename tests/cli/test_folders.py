@@ -1,0 +1,111 @@
+"""Folders of pictures on the command line: parts of every class, other sizes, no classes; the run says so."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from omnirobust import data
+from omnirobust.cli import main
+
+CODE = """
+import torch
+
+def one():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+def two():
+    torch.manual_seed(1)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Pictures of several sizes, 12 for training and 6 for testing of each of three classes, and two models."""
+    monkeypatch.setenv("OMNIROBUST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for name in ("circle", "square", "train"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture = Image.fromarray(rng.integers(0, 256, (4, 4 + i % 2), dtype=np.uint8))
+                picture.save(tmp_path / "set" / split / name / f"{i}.png")
+    (tmp_path / "own.py").write_text(CODE)
+    return tmp_path
+
+
+def run(*words, out="run"):
+    """Return the exit code of a command."""
+    with pytest.raises(SystemExit) as left:
+        main([*map(str, words), "--out", out, "--device", "cpu"])
+    return left.value.code
+
+
+def config(part="."):
+    return json.loads((Path("run") / part / "config.json").read_text())
+
+
+COMMON = ("--data", "./set", "--models", "own.py:one", "--models", "own.py:two", "--norm", "linf", "--eps", "0.1",
+          "--steps", "1", "--resize", "4", "4")  # fmt: skip
+
+
+def test_an_attack_takes_images_of_every_class_and_says_so(folder, capsys):
+    assert run("attack", "ensemble", *COMMON, "--images", 6, "--start", 3) == 0
+    told = capsys.readouterr().out
+    assert "taken in a fixed order of their own, stratified by class, seed 0" in told and "No image" not in told
+    found = config()["data"]
+    assert (found["choice"], found["resize"]) == ("stratified by class, seed 0", [4, 4]) and "label" not in found
+    from safetensors.torch import load_file
+
+    attacked = load_file("run/perturbations.safetensors")
+    expected = data.load("./set", start=3, limit=6, resize=(4, 4))
+    assert torch.equal(attacked["clean"], expected.x) and expected.y.bincount().tolist() == [2, 2, 2]
+    assert run("attack", "ensemble", "--config", "run/config.yaml", out="again") == 0
+    assert json.loads((folder / "again" / "config.json").read_text()) == config()
+
+
+def test_missing_classes_are_named(folder, capsys):
+    assert run("attack", "ensemble", *COMMON, "--images", 1) == 0
+    present = int(data.load("./set", limit=1, resize=(4, 4)).y)
+    names = [name for i, name in enumerate(("circle", "square", "train")) if i != present]
+    assert f"No image attacked is of class {names[0]}, {names[1]}." in capsys.readouterr().out
+
+
+def test_evaluate_and_train_choose_alike(folder, capsys):
+    threat = ("--threat", "linf:0.1", "--resize", 4, 4)
+    assert run("evaluate", "--data", "./set", "--model", "own.py:one", *threat, "--steps", 1, "--images", 4) == 0
+    assert config()["data"]["choice"] and config()["data"]["resize"] == [4, 4]
+    train = ("train", "--data", "./set", "--model", "own.py:one", *threat, "--steps", 1, "--epochs", 1)
+    every = ("--validation", 6, "--images", 24, "--test-images", 3, "--test-steps", 1)
+    assert run(*train, *every, out="trained") == 0
+    from omnirobust.jobs import TrainingJob
+    from omnirobust.jobs.train_setting import _split  # the parts that were trained and validated on
+    from omnirobust.training import Scheme
+    from omnirobust.zoo import Recipe
+
+    recipe = Recipe(1, "adam", 1e-3, 0.0, (), 8, holdout=6)
+    job = TrainingJob("./set", Scheme("natural"), recipe, model="own.py:one", images=24, resize=(4, 4))
+    parts = _split(job, data.load("./set", "train", limit=100, resize=(4, 4)))
+    assert [part.y.bincount().tolist() for part in parts] == [[8, 8, 8], [2, 2, 2]]
+    held = json.loads((folder / "trained" / "config.json").read_text())
+    assert held["data"]["images"] == 24 and held["data"]["choice"] and held["data"]["resize"] == [4, 4]
+    assert json.loads((folder / "trained" / "evaluation" / "config.json").read_text())["data"]["resize"] == [4, 4]
+
+
+def test_no_classes_are_needed_where_predictions_are_left(folder, capsys):
+    (folder / "bare" / "test").mkdir(parents=True)
+    for picture in (folder / "set" / "test" / "circle").iterdir():
+        picture.rename(folder / "bare" / "test" / picture.name)
+    words = ("attack", "ensemble", "--data", "./bare", *COMMON[2:])
+    assert run(*words) == 2
+    assert "must have one image column and one class-label column" in capsys.readouterr().err
+    assert run(*words, "--labels", "predicted") == 0
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    assert "6 images have no label: accuracy counts what one says" in config()["data"]["note"]
+    assert metrics["clean_accuracy"]["one"] == 1.0 and "missing" not in metrics
