@@ -101,7 +101,7 @@ def test_a_given_start_serves_the_first_restart_only(models, x, y) -> None:
             return models["a"](v)
 
     given = torch.full_like(x, 0.01)
-    orb.attack_ensemble(Recording(), x, y, orb.Linf(0.5), steps=0, restarts=3, init=given)
+    orb.attack_ensemble(Recording(), x, y, orb.Linf(0.5), steps=0, restarts=3, init=given, loss=losses.margin)
     torch.testing.assert_close(seen[0], (x + given).clamp(0, 1), rtol=0, atol=1e-12)
     for start in seen[1:3]:
         assert float((start - seen[0]).abs().max()) > 0.05

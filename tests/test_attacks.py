@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import omnirobust as orb
+from omnirobust import losses
 from omnirobust._watch import GradientMaskingWarning
 
 THREATS = [orb.Linf(0.15), orb.L2(1.0), orb.L1(4.0), orb.L0(6)]
@@ -38,8 +39,15 @@ def test_the_default_beats_the_plain_average_here(models, x, y, threat: orb.Thre
 
 def test_forwards_are_counted(models, x, y) -> None:
     result = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=7)
-    assert [m.calls for m in models.values()] == [3 + 7 + 2] * 3  # 3 to probe, T + 1 in the run, 1 to recompute success
-    assert result.gradient_evaluations == 3 * 7
+    before, run = 3 + 1, 7 + 1  # three to probe, one for the reach; T + 1; one to recompute success
+    assert [m.calls for m in models.values()] == [before + run + 1] * 3
+    assert result.gradient_evaluations == 3 * (7 + 1)
+    again = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=7, restarts=2, loss=losses.margin)
+    assert [m.calls for m in models.values()] == [13 + 3 + 2 * run + 1] * 3  # other losses ask for no reach
+    assert again.gradient_evaluations == 3 * 7 * 2
+    twice = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=7, restarts=2)
+    assert [m.calls for m in models.values()] == [33 + before + 2 * run + 1] * 3  # the reach is of all restarts
+    assert twice.gradient_evaluations == 3 * (7 * 2 + 1)
 
 
 @pytest.mark.processors
@@ -81,7 +89,7 @@ def test_restarts_never_lose(models, x, y) -> None:
     one = orb.attack_ensemble(models, x, y, orb.Linf(0.08), steps=4, keep="last")
     more = orb.attack_ensemble(models, x, y, orb.Linf(0.08), steps=4, keep="last", restarts=4)
     assert bool((more.fooled.sum(1) >= one.fooled.sum(1)).all())
-    assert more.gradient_evaluations == 4 * one.gradient_evaluations
+    assert (one.gradient_evaluations, more.gradient_evaluations) == (3 * (4 + 1), 3 * (4 * 4 + 1))
 
 
 def test_global_random_state_is_left_alone(models, x, y) -> None:
@@ -118,7 +126,9 @@ def test_an_interrupted_attack_resumes_to_the_same_result(models, x, y) -> None:
     models["a"].calls = 0
     broken.left = 99
     resumed = go(broken)
-    assert models["a"].calls == 6 + 3 * 3  # one batch of three was left: T + 1 and 1; all three are probed thrice
+    assert (
+        models["a"].calls == 7 + 3 * 3
+    )  # one batch of three was left: reach, T + 1 and 1; all three are probed thrice
     assert torch.equal(resumed.delta, go(Memory()).delta)
 
 
@@ -257,7 +267,7 @@ def test_bf16_runs_the_attack_and_full_precision_judges_it(x) -> None:
     model = Moody()
     labels = torch.zeros(9, dtype=torch.int64)
     result = orb.attack_ensemble({"m": model}, x.float(), labels, orb.Linf(0.1), steps=3, precision="bf16")
-    assert model.seen == [False] * 3 + [True] * 4 + [False]  # probed and judged in full precision
+    assert model.seen == [False] * 3 + [True] * 5 + [False]  # probed and judged in full precision
     assert float(result.history.fooled[-1]) == 1.0
     assert result.asr_all == 0.0
     assert float(result.losses.min()) > 0

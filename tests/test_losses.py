@@ -123,14 +123,14 @@ def test_standardised_margin_holds_the_scale_constant_in_its_gradient() -> None:
 
 def test_losses_stay_finite_where_logits_tie() -> None:
     z = torch.zeros(2, 4, requires_grad=True)
-    for loss in [*ALL, losses.standardised_margin]:
+    for loss in EVERY:
         value = loss(z, torch.tensor([0, 3]))
         slope = torch.autograd.grad(value.sum(), z)[0]
         assert bool(value.isfinite().all()) and bool(slope.isfinite().all())
         assert float(slope.abs().max()) <= 1e7
 
 
-EVERY = [*ALL, losses.signed_margin, losses.standardised_margin]
+EVERY = [*ALL, losses.signed_margin, losses.standardised_margin, losses.relative_margin]
 MARGINS = [0.0, 1.0, 5.0, 17.0, 40.0, 80.0, 1e3, 1e4]
 
 
@@ -217,7 +217,7 @@ def test_second_derivatives_turn_the_gradient_of_a_sure_model_rightly(margin: fl
     "z", [[1.0, -torch.inf], [-torch.inf, 1.0], [2.0, -torch.inf, -torch.inf], [1e4, 1.0], [0, 1e4]]
 )
 def test_two_classes_and_logits_of_minus_infinity_give_no_nan(z: list[float], targeted: bool) -> None:
-    for loss in (losses.neg_cross_entropy, losses.smooth_margin):
+    for loss in (losses.neg_cross_entropy, losses.smooth_margin, losses.relative_margin):
         leaf = torch.tensor([z], requires_grad=True)
         value = loss(leaf, torch.tensor([0]), targeted=targeted)
         assert not bool(value.isnan()) and not bool(torch.autograd.grad(value.sum(), leaf)[0].isnan().any())

@@ -63,7 +63,7 @@ def test_an_option_that_nobody_has_changed_leaves_the_record_as_it_is(models, x,
     told = orb.attack_ensemble(models, x, y, orb.L2(0.5), steps=0, batch_size=4, memory=10**9).settings
     assert told == {
         "norm": "l2", "eps": 0.5, "bounds": [0.0, 1.0], "steps": 0, "step_size": None,
-        "rule": repr(orb.ExponentiatedGradient(0.5)), "direction": repr(orb.Adaptive()), "loss": "standardised_margin",
+        "rule": repr(orb.ExponentiatedGradient(0.5)), "direction": repr(orb.Adaptive()), "loss": "relative_margin",
         "start": "zero", "keep": "best", "targeted": False, "stop_when_fooled": False, "restarts": 1,
         "precision": "fp32", "seed": 0, "mask": None, "shared": False, "clip": None, "transforms": None, "samples": 1,
         "draws": 1,
@@ -104,7 +104,8 @@ def test_a_transformation_of_ones_own_is_tried_out_once(models, x, y, batch_size
     as_views({"mine": alone}, x[:2])
     orb.attack_transforms(models["a"], x, y, {"mine": counting}, orb.Linf(0.3), steps=steps, batch_size=batch_size)
     batches = 1 if batch_size is None else -(-len(x) // batch_size)
-    assert counting.calls == alone.calls + 1 + batches * (steps + 1 + 1)  # to probe; T + 1, and once to judge
+    each = 1 + steps + 1 + 1  # for the reach; T + 1, and once to judge
+    assert counting.calls == alone.calls + 1 + batches * each  # one to probe
 
 
 ASKED = """

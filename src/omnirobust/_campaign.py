@@ -81,6 +81,7 @@ class _Batch:
     def run(self, watch: GradientWatch) -> AttackResult:
         """Solve, restart by restart, and judge what is kept."""
         o, best = self._plan.options, None
+        self.grid = self.grid.scaled(self._feasible)
         for restart in range(o["restarts"]):
             left = None if best is None or not o["stop_when_fooled"] else _unfinished(best)
             watch.restart(o["steps"])
@@ -153,7 +154,7 @@ class _Batch:
             axes=exact.axes,
             history=found.history if o["history"] == "full" else replace(found.history, rows=None),
             steps=o["steps"],
-            gradient_evaluations=self.grid.images * o["steps"] * o["restarts"],
+            gradient_evaluations=self.grid.images * o["steps"] * o["restarts"] + self.grid.reach_images,
             zero_gradient=zero_gradient,
             settings=plan.describe(draws),
             right=None if labels is None else self._right(adversarial, labels.of, draws),

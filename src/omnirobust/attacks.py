@@ -53,7 +53,7 @@ def attack_ensemble(
         ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
 
     Cost: restarts (K (T + 1) forwards and K T input gradients), and K forwards to recompute success; before, three
-    passes over at most 32 inputs.
+    passes over at most 32 inputs, and K forwards and K input gradients for the reach that the default loss asks for.
 
     Reference: the paper, Sections 2.2 and 4.1.
     """
@@ -95,7 +95,7 @@ def attack_universal(
     Raises:
         ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
 
-    Cost: restarts (T + 1) forwards and T input gradients of all B E images.
+    Cost: restarts (T + 1) forwards and T input gradients of all B E images; one of each more for the default loss.
 
     Reference: the paper, problem (6), Section 4.1 and Table 2.
     """
@@ -131,7 +131,8 @@ def attack_transforms(
     Raises:
         ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
 
-    Cost: restarts (K (T + 1) forwards and K T input gradients), times ``samples`` where something is random.
+    Cost: restarts (K (T + 1) forwards and K T input gradients), times ``samples`` where something is random, and K of
+    each before for the default loss.
 
     Reference: the paper, problem (7), Section 4.1, Tables 3, A5 and A6; Athalye et al., "Synthesizing robust
     adversarial examples", 2018, for the average.
@@ -173,7 +174,8 @@ def attack_product(
     Raises:
         ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
 
-    Cost: restarts (K (T + 1) forwards and K T input gradients), times ``samples`` where something is random. Memory:
+    Cost: restarts (K (T + 1) forwards and K T input gradients), times ``samples`` where something is random, and K of
+    each before for the default loss. Memory:
     the graph of one forward pass, see ``memory`` of ``DomainGrid``, and K delta-sized gradients.
 
     Reference: the paper, problem (4).

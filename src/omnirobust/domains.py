@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from copy import copy
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -22,15 +23,19 @@ from omnirobust._models import Classifier, Models, Precision, named_models
 from omnirobust._parts import Part, numbered, parts_of
 from omnirobust._probe import ROWS as PROBED_ROWS
 from omnirobust._probe import probed
+from omnirobust._reach import reach_of
 from omnirobust._types import Evaluation
-from omnirobust.losses import Loss
+from omnirobust.losses import Loss, signed_margin, wants_reach
 from omnirobust.losses import fooled as is_fooled
-from omnirobust.threat_models import Clip
+from omnirobust.threat_models import Clip, FeasibleSet
 from omnirobust.views import Transforms as Transforms
 from omnirobust.views import as_views
 
+_REACH = 2**30 + 2
+"""Restart number that keys the draws on which the reach is taken."""
+
 _BF16_DOUBT = 2.0**-6
-"""How far, in shares of the largest logit, a bf16 decision must be won to count."""
+"""How far, in shares of the larger of the two logits that decide, a bf16 decision must be won to count."""
 
 _PROBE = 2**30 + 3
 """Restart number that keys the draws of transformations under which models are probed."""
@@ -82,6 +87,8 @@ class DomainGrid:
         seed: keys the draws, with ``restart``, how often ``evaluate`` was called, and each problem's global row.
         restart: another number, other draws.
         first_row: global row of the first problem.
+        reach: of a loss that wants it, such as ``losses.relative_margin``: positive, broadcastable to (B, models,
+            transforms, examples). ``scaled`` sets it.
         memory: bytes that the graph of one forward pass may hold; images go through a model in pieces that keep to it.
             None: small batches go whole, others keep to 1 GiB, on a GPU to a quarter of its memory. All draws of one
             image go together. A ``Meter`` shares what is known of a model's images with other grids.
@@ -112,6 +119,7 @@ class DomainGrid:
         seed: int = 0,
         restart: int = 0,
         first_row: int = 0,
+        reach: Tensor | None = None,
         memory: int | Meter | None = None,
     ) -> None:
         check_settings(loss=loss, clip=clip, samples=samples, memory=memory)
@@ -126,7 +134,8 @@ class DomainGrid:
         )
         self._sizes = (len(names), len(self._views or (None,)), len(self._x))
         self._y = as_labels(x, y, self._sizes, shared)
-        self._loss, self._targeted = loss, targeted
+        self._loss, self._targeted, self._wants_reach = loss, targeted, wants_reach(loss)
+        self.reach = None if reach is None else reach.expand(len(x), *self._sizes)
         self._range = bounds if shared and clip == "image" else None
         if self._range is not None:  # what sticks out by a rounding would look cut, and let no gradient through
             self._x = self._x.clamp(*self._range)
@@ -169,6 +178,11 @@ class DomainGrid:
     def images(self) -> int:
         """How many images go through models, for each problem, in one evaluation."""
         return self._sizes[2] * sum(slots[-1].stop for slots in self._slots)
+
+    @property
+    def reach_images(self) -> int:
+        """How many images go through models, for each problem, to find the reach: none if the loss wants none."""
+        return prod(self._sizes) if self._wants_reach else 0
 
     @property
     def sources(self) -> list[tuple[str, slice]]:
@@ -228,8 +242,24 @@ class DomainGrid:
         """Keep the problems that ``rows`` (a slice or int64 indices) lists, in that order."""
         chosen = copy(self)
         chosen._x, chosen._y, chosen._rows = self._x[:, rows], self._y[rows], self._rows[rows]
-        chosen._whole = {}
+        chosen.reach, chosen._whole = None if self.reach is None else self.reach[rows], {}
         return chosen
+
+    def scaled(self, feasible: FeasibleSet) -> DomainGrid:
+        """Return the grid with ``reach`` set as ``reach_of`` says; itself, if its loss wants none or it is set.
+
+        Each model and example has one reach, under several transformations their mean.
+
+        Cost: one evaluation with gradients, of one draw of each random transformation or model.
+        """
+        if not self._wants_reach or self.reach is not None:
+            return self
+        plain, ours = self.renewed(_REACH), copy(self)
+        plain._loss, plain._wants_reach = signed_margin, False
+        plain._samples, plain._slots, plain._whole = 1, self._numbered(1), {}
+        reach = reach_of(feasible, plain.evaluate(torch.zeros_like(self._x[0]))).view(len(self._rows), *self._sizes)
+        ours.reach = reach.mean(2, keepdim=True).expand_as(reach)
+        return ours
 
     def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
         """Evaluate every domain at ``delta``; random transformations are drawn anew.
@@ -308,8 +338,8 @@ class DomainGrid:
             if not checked:
                 check_labels(classifier, self._y)
             shape = (len(part.transforms), part.examples.stop - part.examples.start, len(delta[part.rows]))
-            labels, drawn = self._labels(m, part), max(map(len, part.slots)) > 1
-            loss = self._loss(seen.logits, labels, targeted=self._targeted).to(delta.dtype)
+            labels, drawn = self._of_part(self._y, m, part), max(map(len, part.slots)) > 1
+            loss = self._loss_of(seen.logits, labels, m, part).to(delta.dtype)
             loss = self._mean(loss, part, shape) if drawn else loss.view(shape)
             slope = (
                 seen.gradient(classifier, loss).view(*shape, *delta.shape[1:]) if grad else loss.new_empty(*shape, 0)
@@ -373,8 +403,15 @@ class DomainGrid:
         sizes = {self._views[r].name: tuple(images.shape[1:]) for r, images in zip(drawn, seen, strict=True)}  # pyright: ignore[reportOptionalSubscript]
         raise ValueError(f"transforms must give images of one size, for they go through a model together; got {sizes}")
 
-    def _labels(self, m: int, part: Part) -> Tensor:
-        of_part = self._y[part.rows, m, :, part.examples]
+    def _loss_of(self, logits: Tensor, labels: Tensor, m: int, part: Part) -> Tensor:
+        if self.reach is None or not self._wants_reach:
+            return self._loss(logits, labels, targeted=self._targeted)
+        reach = self._of_part(self.reach, m, part)
+        return self._loss(logits, labels, targeted=self._targeted, reach=reach)  # pyright: ignore[reportCallIssue]
+
+    def _of_part(self, values: Tensor, m: int, part: Part) -> Tensor:
+        """Return the labels, or reaches, of what ``_seen`` returns."""
+        of_part = values[part.rows, m, :, part.examples]
         each = zip(part.transforms, part.slots, strict=True)
         return torch.cat([of_part[:, r].T.flatten().repeat(len(slots)) for r, slots in each])
 
@@ -387,8 +424,10 @@ class DomainGrid:
 
     def _beyond_doubt(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Let what bf16 leaves in doubt speak against the attack: it may not hold in full precision."""
-        doubt = logits.abs().amax(dim=1, keepdim=True) * _BF16_DOUBT
-        return logits.scatter_add(1, labels.unsqueeze(1), -doubt if self._targeted else doubt)
+        label = labels.unsqueeze(1)
+        rival = logits.scatter(1, label, -torch.inf).amax(dim=1, keepdim=True)
+        doubt = torch.maximum(logits.gather(1, label).abs(), rival.abs()) * _BF16_DOUBT
+        return logits.scatter_add(1, label, -doubt if self._targeted else doubt)
 
     def _check_classes(self) -> None:
         counts = {c.name: c.classes for c in self._classifiers}

@@ -10,6 +10,7 @@ classes whose logits lie far below (how far, depends on the loss).
 
 from __future__ import annotations
 
+import inspect
 from typing import Protocol
 
 import torch
@@ -21,6 +22,12 @@ _SHARPNESS = 10.0
 _LEAST_SLOPE = 2.0**-100
 """What is added to the slope of the cross-entropy in its margin, 1 - p_y: that leaves the range of float32 at a margin
 of 103 and, a factor of the gradient, would take its direction along."""
+
+_UNITS = 4.0
+"""Units of ``relative_margin`` in one reach: on clean inputs it lies between -4 and 4."""
+
+_LARGEST = 1e30
+"""Bound of what is summed in ``relative_margin``."""
 
 
 class Loss(Protocol):
@@ -107,6 +114,42 @@ def standardised_margin(logits: Tensor, labels: Tensor, *, targeted: bool = Fals
     deviation = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / logits.shape[1] ** 0.5
     scale = deviation.clamp_min(torch.finfo(logits.dtype).eps)
     return smooth_margin(logits * (_SHARPNESS / scale), labels, targeted=targeted) / _SHARPNESS
+
+
+def relative_margin(logits: Tensor, labels: Tensor, *, reach: Tensor | None = None, targeted: bool = False) -> Tensor:
+    """Return the smooth margin in quarters of ``reach``: smooth_margin(40 z / reach) / 10, low = fooled.
+
+    The default of the attacks, which set ``reach`` once for every model and row, before the first step: the margin of
+    the clean input and how far it can fall inside the ball to first order (``DomainGrid.scaled``). So in an attack the
+    loss depends neither on an offset of a model's logits nor on a positive factor, nor on classes that never come near
+    winning, and the weights compare models of different logit scale like with like, for two classes too.
+
+    Args:
+        logits: (B, C), C >= 2.
+        labels: (B,) int64.
+        reach: (B,), > 0, in logits; held constant. None: 4, for a loss in logits.
+
+    Returns:
+        (B,), any real; -4 to 4 on the clean inputs whose ``reach`` it is, to the smoothing of at most log(C - 1) / 10.
+        Unchanged by an offset, by classes that lie half a reach below another wrong one, and by a factor that
+        multiplies ``reach`` too; not by a factor alone. Finite, and its gradient, for logits up to 1e38.
+    """
+    z = _lifted(logits)
+    z = z.clamp_min(torch.finfo(z.dtype).min)  # of infinities there is no difference
+    unit = z.new_full((1,), 1.0) if reach is None else reach.to(z) / _UNITS
+    # differences first: an offset costs no digits
+    ahead = (z - z.gather(1, labels.unsqueeze(1))) / (unit / _SHARPNESS).unsqueeze(1)
+    others = ahead.clamp(-_LARGEST, _LARGEST).scatter(1, labels.unsqueeze(1), -torch.inf).logsumexp(dim=1)
+    return _signed(-others / _SHARPNESS, targeted)
+
+
+def wants_reach(loss: object) -> bool:
+    """Say whether a loss has a keyword ``reach`` that defaults to None, as ``relative_margin``: grids then give it."""
+    try:
+        parameter = inspect.signature(loss).parameters.get("reach")  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.kind is parameter.KEYWORD_ONLY and parameter.default is None
 
 
 def probability_margin(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:

@@ -31,7 +31,7 @@ class AttackResult:
         history: means at every iterate of the restart that each problem kept; its rows too with ``history="full"``.
         steps: T.
         gradient_evaluations: input gradients taken for each problem at most: K T restarts, times the samples of random
-            transformations.
+            transformations; K more for the reach of the default loss.
         zero_gradient: for each domain, the fraction of problems not yet fooled at the start whose input gradient is
             exactly zero there, (K,): gradients are masked there, and the attack begins without a direction.
         settings: the resolved settings, ready for JSON.

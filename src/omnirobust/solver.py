@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,15 @@ from omnirobust.threat_models import FeasibleSet
 from omnirobust.weights import ascend
 
 _SHRINK = 0.75
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """Domains whose losses may have a unit that belongs to the set: it is fixed before the first step."""
+
+    def scaled(self, feasible: FeasibleSet) -> Domains:
+        """Return the domains with their unit set; themselves where nothing is to set."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -108,13 +117,15 @@ def solve(
     Raises:
         ValueError: if an argument does not fit, a loss is NaN, or domains, rule or set of one's own break their word.
 
-    Cost: K (T + 1) forwards and K T input gradients. Memory: what ``domains.evaluate`` holds, and some delta-sized
+    Cost: K (T + 1) forwards and K T input gradients; K of each before for a loss that wants the reach of a grid, see
+    ``DomainGrid.scaled``. Memory: what ``domains.evaluate`` holds, and some delta-sized
     tensors: the iterate, the kept one, and the direction's state.
 
     Reference: the paper, Section 3.1, Algorithm 1.
     """
     _check_settings(steps, step_size, keep, history)
     K = check_domains(domains)
+    domains = domains.scaled(feasible) if isinstance(domains, Scalable) else domains
     start = _start(init, feasible, generator)
     delta = feasible.project(start)
     check_member(feasible, delta, start)

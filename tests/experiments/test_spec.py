@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omnirobust.experiments.ensembles import ensemble
-from omnirobust.experiments.losses import ClippedMargin
+from omnirobust.experiments.losses import ClippedMargin, as_measured
 from omnirobust.experiments.spec import BUDGETS, REFERENCE, Budget, Cell, Experiment, MeanWeightsOf, Row, plain
 from omnirobust.experiments.tasks import Distortion, Transformed, Universal
 from omnirobust.settings import DEFAULT, PAPER
@@ -59,7 +59,7 @@ def test_equal_cells_have_equal_keys_whether_judges_are_named_or_not():
 def test_keys_of_ensemble_cells_stay_what_they_were():
     # What was measured under these keys would have to be measured again.
     assert key(CELL) == "31f0f48882fb4a06bf29"
-    other = Cell(CELL.models, "l2", 3.0, DEFAULT["l2"], labels="true", judges=("mnist/a",), seed=1)
+    other = Cell(CELL.models, "l2", 3.0, as_measured(DEFAULT["l2"]), labels="true", judges=("mnist/a",), seed=1)
     assert other.key(Uniform(), PRINTS) == "063177127cc65cf6b961"
 
 

@@ -51,6 +51,8 @@ class RuleName(StrEnum):
 class LossName(StrEnum):
     """The attack losses."""
 
+    RELATIVE_MARGIN = "relative-margin"
+    STANDARDISED_MARGIN = "standardised-margin"
     MARGIN = "margin"
     SMOOTH_MARGIN = "smooth-margin"
     PROBABILITY_MARGIN = "probability-margin"

@@ -175,11 +175,11 @@ WIDE = {"l0": _WIDER, "l1": RadiusSchedule(((3.0, 0.3), (2.0, 0.3))), "l2": _WID
 others what left the fewest images of MNIST standing under linf."""
 
 STRONG: tuple[GradientAttack, ...] = (
-    GradientAttack("margin", losses.standardised_margin),
+    GradientAttack("margin", losses.relative_margin),
     GradientAttack("cross-entropy", losses.neg_cross_entropy, start="normal", wide=True),
     GradientAttack("dlr", losses.dlr, start="normal", wide=True, classes=3),
-    GradientAttack("wide margin", losses.standardised_margin, start="normal", wide=True),
-    GradientAttack("targeted", losses.standardised_margin, wide=True, targets=9, classes=3),
+    GradientAttack("wide margin", losses.relative_margin, start="normal", wide=True),
+    GradientAttack("targeted", losses.relative_margin, wide=True, targets=9, classes=3),
 )
 """The default: losses that fail on different models, then each of the nine likeliest wrong classes."""
 

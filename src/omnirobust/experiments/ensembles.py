@@ -13,7 +13,7 @@ import torch
 from omnirobust import losses
 from omnirobust._types import Norm
 from omnirobust.directions import Sign
-from omnirobust.experiments.losses import ClippedMargin, LabelLogit, Margin
+from omnirobust.experiments.losses import ClippedMargin, LabelLogit, Margin, as_measured
 from omnirobust.experiments.spec import REFERENCE, Cell, Experiment, Labels, MeanWeightsOf, Row
 from omnirobust.experiments.tables import W_PRIOR
 from omnirobust.settings import DEFAULT_OF, PAPER, PAPER_CIFAR10, AttackSettings
@@ -95,7 +95,7 @@ paper claims, are of four models together, which are harder to fool at once. The
 def settings_of(variant: str, norm: Norm, setup: Setup = MNIST) -> tuple[AttackSettings, Labels]:
     """Return the attack and the labels of a variant."""
     labels: Labels = "true" if variant.endswith("-true") else "predicted"
-    base = DEFAULT_OF["ensemble"][norm] if variant.startswith("default") else setup.paper[norm]
+    base = as_measured(DEFAULT_OF["ensemble"][norm]) if variant.startswith("default") else setup.paper[norm]
     return (replace(base, loss=LabelLogit()) if variant == "released" else base), labels
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omnirobust._types import Norm
 from omnirobust.experiments.ensembles import MNIST
+from omnirobust.experiments.losses import as_measured
 from omnirobust.experiments.spec import Cell, Experiment, Row
 from omnirobust.experiments.tasks import Distortion, Universal
 from omnirobust.settings import DEFAULT, PAPER_UNIVERSAL
@@ -33,14 +34,15 @@ def groups(name: str) -> Universal:
 
 def weights(name: str, variant: str, norm: Norm) -> Cell:
     """Return the cell of the attack whose weights are looked at."""
-    attack = (DEFAULT if variant == "default" else PAPER_UNIVERSAL)[norm]
+    attack = as_measured(DEFAULT[norm]) if variant == "default" else PAPER_UNIVERSAL[norm]
     return Cell((MODEL,), norm, MNIST.eps[norm], attack, labels="released", steps=STEPS, task=groups(name))
 
 
 def distortion(name: str, norm: Norm) -> Cell:
     """Return the cell of the least distortions of the same images."""
     steps = 100 if norm == "l2" else 50
-    return Cell((MODEL,), norm, 0.0, DEFAULT[norm], labels="released", steps=steps, task=Distortion(groups(name)))
+    attack = as_measured(DEFAULT[norm])
+    return Cell((MODEL,), norm, 0.0, attack, labels="released", steps=steps, task=Distortion(groups(name)))
 
 
 def table(name: str) -> Experiment:

@@ -1,12 +1,18 @@
-"""Losses that only the paper's comparisons need: the clipped hinge of Table A4, and the released code's hinge."""
+"""Losses that only the comparisons need: the clipped hinge of Table A4, the released code's, an earlier default."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from omnirobust.losses import margin
+from omnirobust.losses import margin, standardised_margin
+from omnirobust.settings import AttackSettings
+
+
+def as_measured(default: AttackSettings) -> AttackSettings:
+    """Return a default attack with the loss that its published rows were measured with."""
+    return replace(default, loss=standardised_margin)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from omnirobust.experiments.claims import RESAMPLES, Judgement, Rates, bootstrap
 from omnirobust.experiments.spec import Experiment, Key, Row
 from omnirobust.experiments.tables import Printed
 from omnirobust.experiments.weight_claims import STATISTICS, Statistic
+from omnirobust.losses import wants_reach
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Outcome:
             "accuracy": dict(zip(row.cell.columns, (1 - own.fooled.double().mean(0)).tolist(), strict=True)),
             "mean_weights": dict(zip(names, weights, strict=True)),
             "steps": row.cell.steps,
-            "gradient_evaluations": row.cell.steps * len(weights),
+            "gradient_evaluations": (row.cell.steps + wants_reach(row.cell.attack.loss)) * len(weights),
         }
         if row.cell.task is None:
             facts["asr_all_any_iterate"] = float(own.any_iterate.double().mean())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from omnirobust.experiments.losses import as_measured
 from omnirobust.experiments.spec import Cell, Experiment, Labels, Row
 from omnirobust.experiments.tasks import Transformed
 from omnirobust.settings import DEFAULT, PAPER_TRANSFORMS
@@ -31,7 +32,7 @@ rotation among the random transformations, the table has none: five columns.\
 
 def transformed(variant: str, letter: str, scheme: str, transforms: Mapping[str, ImageTransform]) -> Cell:
     """Return the cell of one attack on a model by the average (EOT, "avg") or by min-max ("minmax")."""
-    attack = (DEFAULT if variant.startswith("default") else PAPER_TRANSFORMS)["linf"]
+    attack = as_measured(DEFAULT["linf"]) if variant.startswith("default") else PAPER_TRANSFORMS["linf"]
     if scheme == "avg":
         attack = replace(attack, rule=Uniform())
     model, task = f"cifar10/{letter.lower()}", Transformed(tuple(transforms.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from omnirobust.experiments.losses import as_measured
 from omnirobust.experiments.spec import Cell, Experiment, Row
 from omnirobust.experiments.tasks import Universal
 from omnirobust.settings import DEFAULT, PAPER_UNIVERSAL
@@ -68,7 +69,7 @@ the printed table: 55.74 of CIFAR-10 B at K = 5 is no share of 2,000 groups, and
 
 def universal(variant: str, place: Place, scheme: str, size: int) -> Cell:
     """Return the cell of one attack on groups of ``size`` by the average ("avg") or by min-max ("minmax")."""
-    attack = (DEFAULT if variant.startswith("default") else PAPER_UNIVERSAL)["linf"]
+    attack = as_measured(DEFAULT["linf"]) if variant.startswith("default") else PAPER_UNIVERSAL["linf"]
     if scheme == "avg":
         attack = replace(attack, rule=Uniform())
     task = replace(VARIANTS[variant], size=size)

@@ -22,10 +22,10 @@ from omnirobust._draws import DrawKey, row_seeds
 from omnirobust._models import Models, Precision, Probed
 from omnirobust._probe import notes_of, probed
 from omnirobust._progress import ProgressHook, bar
-from omnirobust._types import Evaluation, WeightRule, described
+from omnirobust._types import WeightRule, described
 from omnirobust.directions import Direction, Normalised, Sign
 from omnirobust.domains import DomainGrid, Transforms
-from omnirobust.losses import Loss, standardised_margin
+from omnirobust.losses import Loss, relative_margin, wants_reach
 from omnirobust.threat_models import FeasibleSet, ThreatModel
 from omnirobust.universal.losses import ClippedCrossEntropy
 from omnirobust.universal.results import UniversalPerturbation
@@ -47,7 +47,7 @@ def learn_universal(
     transforms: Transforms | None = None,
     over: Over = "classes",
     rule: WeightRule | None = None,
-    loss: Loss = standardised_margin,
+    loss: Loss = relative_margin,
     direction: Direction | None = None,
     step_size: float | None = None,
     epochs: int = 5,
@@ -97,7 +97,8 @@ def learn_universal(
     Raises:
         ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
 
-    Cost: epochs x N x models x transformations (x samples, if random) forwards, and as many input gradients.
+    Cost: epochs x N x models x transformations (x samples, if random) forwards, and as many input gradients; before the
+    first step N x models x transformations of each for the reaches of the default loss.
 
     Reference: the paper, problem (6), for the min-max; Shafahi et al. 2020, "Universal adversarial training", for one
     perturbation from mini-batches.
@@ -112,6 +113,7 @@ def learn_universal(
     learner = _Learner(known, views, threat_model, loss, samples, targeted, seed, precision, memory)
     weighing = Weighing(y, over, learner.pairs, rule or _RULE, x)
     delta = feasible.project(torch.zeros_like(feasible.lower) if init is None else init.to(x).unsqueeze(0))
+    reach = learner.reach(x, y, feasible, batch_size)
     steps, t, rows = epochs * -(-len(x) // batch_size), 0, []
     stepper = direction.start(feasible, step_size, steps)
     with bar(progress, total=steps) as advance:
@@ -119,7 +121,8 @@ def learn_universal(
             weighing.restart()
             for chosen in _order(x, seed, epoch).split(batch_size):
                 t += 1
-                evaluation = learner.evaluate(delta, x[chosen], y[chosen], t)
+                of_chosen = None if reach is None else reach[..., chosen]
+                evaluation = learner.grid(x[chosen], y[chosen], t, of_chosen).evaluate(delta)
                 delta = stepper.step(t, delta, weighing.answer(chosen, evaluation), evaluation, feasible)
                 advance(1)
             rows.append({"epoch": epoch + 1.0} | weighing.row())
@@ -129,7 +132,8 @@ def learn_universal(
     }  # fmt: skip
     return UniversalPerturbation(
         delta[0], weighing.weights, learner.axes(weighing), threat_model.bounds, tuple(rows),
-        epochs * len(x) * learner.passes, settings, notes_of(known.values(), _JUDGED),
+        epochs * len(x) * learner.passes + (0 if reach is None else reach.numel()), settings,
+        notes_of(known.values(), _JUDGED),
     )  # fmt: skip
 
 
@@ -193,14 +197,20 @@ class _Learner:
         of_views = [view.random for view in self.views or ()] or [False]
         return sum(self.samples if m.random or v else 1 for m in self.models.values() for v in of_views)
 
-    def evaluate(self, delta: Tensor, x: Tensor, y: Tensor, step: int) -> Evaluation:
-        """Evaluate a mini-batch at ``delta`` (1, *S), each step with draws of its own."""
-        grid = DomainGrid(
+    def reach(self, x: Tensor, y: Tensor, feasible: FeasibleSet, size: int) -> Tensor | None:
+        """Return how far each model's margin can go on every image, (1, models, transforms, N), if the loss asks."""
+        if not wants_reach(self.loss):
+            return None
+        rows = torch.arange(len(x), device=x.device).split(size)
+        return torch.cat([self.grid(x[i], y[i], 0).scaled(feasible).reach for i in rows], dim=3)  # pyright: ignore
+
+    def grid(self, x: Tensor, y: Tensor, step: int, reach: Tensor | None = None) -> DomainGrid:
+        """Return the domains of a mini-batch, each step with draws of its own."""
+        return DomainGrid(
             self.models, x.unsqueeze(0), y.unsqueeze(0), loss=self.loss, transforms=self.views, shared=True,
             targeted=self.targeted, samples=self.samples, precision=self.precision, bounds=self.threat_model.bounds,
-            seed=self.seed, restart=step, memory=self.memory,
+            seed=self.seed, restart=step, reach=reach, memory=self.memory,
         )  # fmt: skip
-        return grid.evaluate(delta)
 
     def axes(self, weighing: Weighing) -> dict[str, tuple[str, ...]]:
         """Return the factors in use; at least one."""
