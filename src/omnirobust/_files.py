@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
+AGAIN = "# again: "
+"""How the line of a file of options begins that holds the command as one types it."""
+
 
 def from_home(path: str) -> Path:
     """Return the path with its ~ or ~USER replaced by that home; as it is where there is no such home."""

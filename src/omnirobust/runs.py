@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from omnirobust._files import replacing
+from omnirobust._files import AGAIN, replacing
 from omnirobust.stores import ChunkStore, ResultStore
 
 OPTIONS = "config.yaml"
@@ -116,6 +116,13 @@ class RunFolder:
         if text is not None and not (self.path / OPTIONS).exists():
             with replacing(self.path / OPTIONS) as partial:
                 partial.write_text(text, encoding="utf-8")
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run again; empty where it was not made on the command line."""
+        file = self.path / OPTIONS
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+        return lines[-1].removeprefix(AGAIN) if lines and lines[-1].startswith(AGAIN) else ""
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as safetensors."""

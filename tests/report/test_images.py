@@ -22,11 +22,11 @@ def test_pictures_hold_the_pixels():
     assert decode(picture(torch.tensor([[[-1.0, 0.0, 1.0]]]), (-1.0, 1.0))).tolist() == [[0, 128, 255]]
 
 
-def test_signs_are_red_and_blue_and_nothing_is_white():
+def test_signs_are_red_and_grey_and_nothing_is_white():
     delta = torch.tensor([[[0.2, -0.2, 0.0, 0.1]]])
     (plus, minus, none, half) = decode(signed_picture(delta))[0].astype(int)
     assert plus[0] > plus[2] + 100
-    assert minus[2] > minus[0] + 100
+    assert minus.max() < 100 and minus.max() - minus.min() < 20
     assert none.tolist() == [255, 255, 255]
     assert np.abs(half - (255 + plus) / 2).max() <= 1
     assert (decode(signed_picture(torch.zeros(1, 2, 2))) == 255).all()
@@ -36,5 +36,5 @@ def test_channels_are_summed_up_by_the_largest_change():
     delta = torch.zeros(3, 1, 2)
     delta[1, 0, 0], delta[2, 0, 1] = -0.5, 0.5
     colours = decode(signed_picture(delta))[0].astype(int)
-    assert colours[0][2] > colours[0][0]
+    assert colours[0].max() < 100
     assert colours[1][0] > colours[1][2]

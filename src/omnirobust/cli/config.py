@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from omnirobust._files import AGAIN
 from omnirobust.cli.arguments import values_of
 from omnirobust.cli.paths import anywhere
 from omnirobust.cli.yaml_files import dump, read_config
@@ -36,17 +38,29 @@ class Given:
     Attributes:
         command: words of the command, such as ("attack", "ensemble").
         settings: plain values by option name, those that are None and those of ``APART`` left out.
+        changed: names of those that are not the default.
     """
 
     command: tuple[str, ...]
     settings: dict[str, Any]
+    changed: frozenset[str] = frozenset()
+
+    def line(self) -> str:
+        """Return the command as one types it, with what is not the default, radii as fractions where they are some."""
+        words: list[str] = ["omnirobust", *self.command]
+        for name, value in self.settings.items():
+            if name in self.changed:
+                values = value if isinstance(value, list) else [] if value is True else [value]
+                words += [f"--{name.replace('_', '-')}", *(_typed(v) for v in values)]
+        return shlex.join(words)
 
     def text(self) -> str:
         """Return the YAML file that gives the same settings again, from any working directory."""
         head = f"# omnirobust {' '.join(self.command)} --config THIS_FILE\n"
         own = {name: anywhere(name, value) for name, value in self.settings.items()}
         content = {COMMAND: " ".join(self.command), **own}
-        return head + dump(content, sort_keys=False, default_flow_style=None, width=100)
+        tail = f"{AGAIN}{line}\n" if "\n" not in (line := self.line()) else ""
+        return head + dump(content, sort_keys=False, default_flow_style=None, width=100) + tail
 
     def words(self) -> list[str]:
         """Return the command line that gives the same settings again."""
@@ -236,7 +250,19 @@ def _shown(value: object) -> str:
 def _given(ctx: typer.Context, values: Mapping[str, Any]) -> Given:
     names = {str(p.name): _name(p) for p in ctx.command.params}
     kept = {key: value for key, value in values.items() if key not in APART and value is not None and value != []}
-    return Given(_command(ctx), {names[key]: _written(value) for key, value in kept.items()})
+    usual = {str(p.name): _written(p.default) for p in ctx.command.params}
+    given = {names[key] for key, value in kept.items() if _written(value) != usual[key]}
+    return Given(_command(ctx), {names[key]: _written(value) for key, value in kept.items()}, frozenset(given))
+
+
+def _typed(value: Any) -> str:
+    """Write a value so that it reads back as it is."""
+    if not isinstance(value, float):
+        return str(value)
+    plain, levels = f"{value:g}", f"{value * 255:g}"
+    if float(plain) == value:
+        return plain
+    return f"{levels}/255" if float(levels) / 255 == value else repr(value)
 
 
 def _name(option: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-_NEGATIVE, _POSITIVE = np.array([33, 102, 172.0]), np.array([178, 24, 43.0])
+_NEGATIVE, _POSITIVE = np.array([60, 64, 73.0]), np.array([178, 24, 43.0])
 
 
 def picture(image: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
@@ -20,7 +20,7 @@ def picture(image: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
 
 
 def signed_picture(delta: Tensor) -> str:
-    """Return a perturbation (C, H, W) as a PNG data URI: red where it adds light, blue where it takes some, white at 0.
+    """Return a perturbation (C, H, W) as a PNG data URI: red where it adds light, grey where it takes some, white at 0.
 
     Colours are scaled to its largest change; several channels are summed up by the largest of them at each pixel.
     """

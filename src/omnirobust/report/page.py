@@ -13,12 +13,14 @@ from omnirobust.report.charts import Chart, charts
 from omnirobust.report.environment import environment
 from omnirobust.report.gallery import Example, examples
 from omnirobust.report.groups import Group, shown_groups
+from omnirobust.report.happened import happened
 from omnirobust.report.pictures import marginals, weighed_groups
 from omnirobust.report.robustness import render_evaluation
 from omnirobust.report.training import render_training
 from omnirobust.report.words import (
     column,
     count,
+    definition,
     definitions,
     headline,
     legend,
@@ -82,7 +84,10 @@ def build_report(run: str | Path) -> Path:
 def render(records: list[AttackRecord]) -> str:
     """Return the page of one or several attacks as HTML."""
     env = environment()
-    env.globals |= {of.__name__: of for of in (percent, count, unit, whom, column, definitions, legend, measure, won)}
+    env.globals |= {
+        of.__name__: of
+        for of in (percent, count, unit, whom, column, definition, definitions, happened, legend, measure, won)
+    }
     shown = 12 if len(records) == 1 else 6
     sections = [_section(record, shown) for record in records]
     return env.get_template("page.html.j2").render(
