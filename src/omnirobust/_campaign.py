@@ -22,7 +22,7 @@ from omnirobust.options import Plan
 from omnirobust.results import AttackResult, join_results, joined_notes
 from omnirobust.solver import Progress, Solution, solve
 from omnirobust.starts import normal_start
-from omnirobust.threat_models import FeasibleSet
+from omnirobust.threat_models import FeasibleSet, range_notes
 
 _SELECTION, _JUDGEMENT = 2**30, 2**30 + 1
 """Restart numbers that key the draws on which iterates are compared, and those on which the result is judged."""
@@ -62,9 +62,20 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
     for note in masked:
         warnings.warn(note, GradientMaskingWarning, stacklevel=5)  # names the line that called the recipe
     judged = f"Success is judged on {plan.draws} fresh draws, fooled means on all; both depend on the batch size."
-    notes = joined_notes((notes_of(grid.models.values(), judged), joined.notes, masked))
+    random = notes_of(grid.models.values(), judged)
+    ranges = range_notes(plan.threat_model, x, shared=plan.shared)
+    notes = joined_notes((random, joined.notes, ranges, _already_notes(joined), masked))
     settings = joined.settings if len(parts) == 1 else plan.describe(joined.draws)
     return replace(joined, settings=settings, notes=notes)
+
+
+def _already_notes(joined: AttackResult) -> list[str]:
+    if joined.already is None or not bool(joined.already.any()):
+        return []
+    already, pairs = int(joined.already.sum()), joined.already.numel()
+    return [
+        f"The class to reach is there already, without an attack, in {already} of {pairs}: success leaves these out."
+    ]
 
 
 def _belongs(done: AttackResult, plan: Plan, x: Tensor) -> bool:

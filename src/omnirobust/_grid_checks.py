@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,10 @@ from omnirobust._counts import check_count
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier
 from omnirobust._types import described
+from omnirobust.losses import Loss
+
+_TRIED = 12
+"""Rows that a loss is tried on."""
 
 
 def as_groups(x: object, shared: bool) -> Tensor:
@@ -30,7 +36,8 @@ def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool, n
 
     Args:
         x: inputs, (B, *S) or (B, E, *S).
-        y: int64; (B,) or (B, models), or where ``shared`` (B, E); or any shape of four axes that broadcasts.
+        y: int64; (B,), (B, models) or (B, models x transforms), or where ``shared`` (B, E); or any shape of four axes
+            that broadcasts.
         sizes: how many models, transforms and examples there are.
         shared: whether E inputs share a perturbation.
         name: what messages call the labels.
@@ -42,7 +49,7 @@ def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool, n
         raise ValueError(f"{name} must be an int64 tensor of class indices, got {described(y)}")
     if y.device != x.device:
         raise ValueError(f"{name} is on {y.device} but x is on {x.device}: move one of them")
-    B, (models, _, examples) = len(x), sizes
+    B, (models, transforms, examples) = len(x), sizes
     if y.ndim == 4 and all(have in (1, want) for have, want in zip(y.shape, (B, *sizes), strict=True)):
         return y.expand(B, *sizes)
     if shared and tuple(y.shape) == (B, examples):
@@ -51,7 +58,11 @@ def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool, n
         return y[:, None, None, None].expand(B, *sizes)
     if not shared and tuple(y.shape) == (B, models):
         return y[:, :, None, None].expand(B, *sizes)
+    if not shared and tuple(y.shape) == (B, models * transforms):
+        return y.view(B, *sizes)
     fits = f"({B}, {examples})" if shared else f"({B},) or ({B}, {models})"
+    if not shared and transforms > 1:
+        fits += f" or ({B}, {models * transforms})"
     grid = "" if sizes[1:] == (1, 1) else f", or broadcast to {(B, *sizes)}"
     raise ValueError(f"{name} must have shape {fits}{grid}, got {tuple(y.shape)}")
 
@@ -78,6 +89,61 @@ def check_labels(classifier: Classifier, labels: Tensor) -> None:
             f"y must lie in [0, {classifier.classes}), the classes of model {classifier.name!r}, "
             f"got {int(labels.min())} to {int(labels.max())}"
         )
+
+
+def check_loss(loss: Loss, classes: int, targeted: bool, device: torch.device) -> None:
+    """Try a loss of one's own once, on made-up logits of so many classes.
+
+    Raises:
+        ValueError: if it cannot be called as the library's are, does not return a finite number a row that depends on
+            the logits, or is of the wrong sign; the sentence names it.
+    """
+    if not (getattr(loss, "__module__", None) or "").startswith("omnirobust."):
+        try:
+            _tried(loss, classes, targeted, device)
+        except TypeError:  # a loss that cannot be hashed
+            _tried.__wrapped__(loss, classes, targeted, device)
+
+
+@lru_cache(maxsize=64)
+@torch.enable_grad()
+def _tried(loss: Loss, classes: int, targeted: bool, device: torch.device) -> None:
+    name = getattr(loss, "__name__", repr(loss))
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(_TRIED, classes, generator=generator)).to(device).requires_grad_()
+    labels = (torch.arange(_TRIED, device=device) // 2) % classes
+    values = _called(loss, name, logits, labels, targeted)
+    (slope,) = torch.autograd.grad(values.sum(), logits, allow_unused=True) if values.requires_grad else (None,)
+    if slope is None:
+        raise ValueError(f"loss must depend on the logits by way of autograd, {name} lets no gradient through")
+    if not bool(slope.isfinite().all()):
+        raise ValueError(f"loss must have finite gradients, those of {name} are NaN or infinite")
+    of_label = slope.gather(1, labels.unsqueeze(1)).squeeze(1) * (-1 if targeted else 1)
+    tolerance = 1e-4 * slope.abs().amax(1)  # what rounding leaves of a derivative that is zero
+    if int((of_label < -tolerance).sum()) > int((of_label > tolerance).sum()):
+        wanted, does = ("must not raise", "raises") if targeted else ("must not lower", "lowers")
+        raise ValueError(
+            f"loss must be low where the model is fooled: a higher logit of the {'target' if targeted else 'label'} "
+            f"{wanted} it, but it {does} {name}, which has the wrong sign"
+        )
+
+
+def _called(loss: Loss, name: str, logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
+    try:
+        values = loss(logits, labels, targeted=targeted)
+    except Exception as error:  # whatever code of one's own raises
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(
+            "loss must be called as loss(logits, labels, targeted=...), as those of omnirobust.losses are, but "
+            f"{name} raised {type(error).__name__}: {said} (for cross-entropy take losses.neg_cross_entropy)"
+        ) from error
+    if not isinstance(values, Tensor) or tuple(values.shape) != (len(logits),) or not values.is_floating_point():
+        raise ValueError(
+            f"loss must return a number for each of {len(logits)} rows, {name} returned {described(values)}"
+        )
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"loss must return finite numbers, {name} returned NaN or infinity")
+    return values
 
 
 def check_settings(*, loss: object, clip: object, samples: object, memory: object) -> None:

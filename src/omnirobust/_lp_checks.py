@@ -44,7 +44,7 @@ def check_finite(name: str, value: Tensor) -> None:
 
 def check_radius_type(eps: object) -> None:
     """Raise a TypeError unless ``eps`` is a number or a tensor."""
-    if not isinstance(eps, (Real, Tensor)):
+    if isinstance(eps, bool) or not isinstance(eps, (Real, Tensor)):
         raise TypeError(f"eps must be a number or a tensor, got {eps!r} ({type(eps).__name__})")
 
 

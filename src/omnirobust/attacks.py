@@ -118,7 +118,7 @@ def attack_transforms(
     Args:
         model: a model, or several (a mapping or a sequence), all of which are to be fooled.
         x: inputs within the threat model's bounds, (B, *S), float.
-        y: labels, int64: (B,), or (B, M) for M models, each its own.
+        y: labels, int64: (B,), or (B, M) for M models, each its own, or (B, K) for K domains.
         transforms: a mapping from name to t(x) -> images, or t(x, generator) if it is random and draws from a
             generator; any t(x) that draws from the global generators is random too, and is run under a seed of its own.
             Gradients flow through them. ``omnirobust.transforms`` has the usual ones.
@@ -160,7 +160,7 @@ def attack_product(
     Args:
         models: a mapping from name to model, a sequence, or one.
         x: (B, *S), or B groups (B, E, *S) where ``shared``; float, within the threat model's bounds.
-        y: labels, int64: (B,) or (B, M); (B, E) where ``shared``; or anything that broadcasts to (B, models,
+        y: labels, int64: (B,), (B, M) or (B, K); (B, E) where ``shared``; or anything that broadcasts to (B, models,
             transforms, examples).
         threat_model: what the attacker may do.
         transforms: see ``attack_transforms``; None for none.

@@ -17,7 +17,7 @@ from torch import Tensor
 from omnirobust._draws import DrawKey, row_seeds, seeded
 from omnirobust._function_domains import FunctionDomains as FunctionDomains
 from omnirobust._function_domains import gradient_of
-from omnirobust._grid_checks import as_groups, as_labels, axes_of, check_labels, check_settings
+from omnirobust._grid_checks import as_groups, as_labels, axes_of, check_labels, check_loss, check_settings
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier, Models, Precision, named_models
 from omnirobust._parts import Part, numbered, parts_of
@@ -337,6 +337,8 @@ class DomainGrid:
             seen = self._forward(classifier, part, delta, grad=grad)
             if not checked:
                 check_labels(classifier, self._y)
+            if not checked and grad:  # judging other labels may call a loss in ways that its attack does not
+                check_loss(self._loss, seen.logits.shape[1], self._targeted, delta.device)
             shape = (len(part.transforms), part.examples.stop - part.examples.start, len(delta[part.rows]))
             labels, drawn = self._of_part(self._y, m, part), max(map(len, part.slots)) > 1
             loss = self._loss_of(seen.logits, labels, m, part).to(delta.dtype)

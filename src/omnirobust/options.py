@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from torch import Tensor
 
 from omnirobust import _option_table
+from omnirobust._choices import Precision
 from omnirobust._contracts import set_around
 from omnirobust._labels import accuracy_of
 from omnirobust._option_table import OPTIONS as OPTIONS
@@ -32,6 +33,15 @@ DRAWS = 10
 """Fresh draws that a result is judged on where something is random and nobody says how many."""
 
 _STARTS = get_args(Start)
+
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "targeted": (True, False),
+    "stop_when_fooled": (True, False),
+    "history": ("means", "full"),
+    "precision": get_args(Precision),
+    "preset": ("paper", None),
+}
+"""Options that are one of a few values."""
 
 
 # The table imports no torch, so that help is quick: it has the types that it names from here.
@@ -178,6 +188,9 @@ class Plan:
 def _resolve(task: Task, threat_model: ThreatModel, options: AttackOptions) -> AttackSettings:
     """Return the preset with what is given instead."""
     base = (PAPER_OF if options["preset"] == "paper" else DEFAULT_OF)[task][threat_model.name]
+    if base.step_size is not None:  # alpha of raw gradients: in a range that is wider these are smaller
+        low, high = threat_model.bounds
+        base = replace(base, step_size=base.step_size * (high - low) ** 2)
     if options["direction"] is not None:  # a step size belongs to its direction
         base = replace(base, direction=options["direction"], step_size=None)
     given: dict[str, Any] = {name: options[name] for name in ("rule", "step_size", "loss", "keep")}
@@ -216,5 +229,8 @@ def _check_kinds(threat_model: ThreatModel, options: AttackOptions) -> None:
     if init is not None and (not isinstance(init, Tensor | str) or (isinstance(init, str) and init not in _STARTS)):
         got = repr(init) if isinstance(init, str) else type(init).__name__
         raise ValueError(f"init must be a tensor, 'zero' or 'normal', got {got}")
-    if options["preset"] not in (None, "paper"):
-        raise ValueError(f"preset must be 'paper' or None, got {options['preset']!r}")
+    for name, choices in _CHOICES.items():
+        # 1 and 0 equal True and False, but are no choice between yes and no
+        if options[name] not in choices or isinstance(options[name], bool) != isinstance(choices[0], bool):
+            *others, last = map(repr, choices)
+            raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {options[name]!r}")

@@ -42,7 +42,8 @@ PAPER: dict[str, AttackSettings] = {
     "linf": _paper(1 / 4, 1 / 50, 3),
 }
 """Algorithm 1 as the paper runs it on MNIST (Table 1(a), Appendix C.2): raw gradients, the C&W hinge with kappa = 50,
-alpha, beta and gamma of each norm, the last iterate. The text is silent on the start: noise, as the released code."""
+alpha, beta and gamma of each norm, the last iterate. alpha is that of data in [0, 1]: in a range of another width an
+attack multiplies it by the square of that. The text is silent on the start: noise, as the released code."""
 
 PAPER_CIFAR10: dict[str, AttackSettings] = {
     "l0": _paper(1.0, 1 / 150, 1),

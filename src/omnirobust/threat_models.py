@@ -22,6 +22,9 @@ Clip = Literal["image", "intersection"]
 _RANGE_TOLERANCE = 1e-6
 """How far inputs may stick out of the data range, in units of its width: the rounding of one image pipeline."""
 
+_FILLED = 0.01
+"""The share of the data range below which inputs look as if scaled otherwise: to [0, 1] where bounds are 0 and 255."""
+
 
 @dataclass(frozen=True, eq=False)
 class FeasibleSet:
@@ -205,6 +208,30 @@ class ThreatModel:
 
     def _radius_like(self, lower: Tensor) -> float | Tensor:
         return self.eps.to(lower.device) if isinstance(self.eps, Tensor) else float(self.eps)
+
+
+def range_notes(threat: ThreatModel, x: Tensor, *, shared: bool = False) -> list[str]:
+    """Say so where a radius reaches across the whole data range, or inputs fill next to nothing of it.
+
+    Args:
+        threat: what the attacker may do.
+        x: inputs in its bounds, (B, *S); (B, E, *S) where ``shared``.
+        shared: whether E inputs share a perturbation.
+    """
+    (low, high), notes = threat.bounds, []
+    if not len(x):
+        return []
+    features = x[0, 0] if shared else x[0]
+    count = features.numel() if threat.mask is None else int(threat.mask.expand_as(features).sum())
+    # the norm of the largest change that the range allows
+    whole = {"l0": float(count), "l1": (high - low) * count, "l2": (high - low) * count**0.5, "linf": high - low}
+    of_range = f"[{low:g}, {high:g}]"
+    if bool((torch.as_tensor(threat.eps, dtype=torch.float64) >= whole[threat.name]).any()):
+        notes.append(f"The radius of {threat.name} reaches across the data range {of_range}: any input may become any.")
+    if float(x.max() - x.min()) < _FILLED * (high - low):
+        share = f"less than {100 * _FILLED:g} %"
+        notes.append(f"The inputs fill {share} of their bounds {of_range}: are these the bounds of the data?")
+    return notes
 
 
 def Linf(eps: float | Tensor, bounds: tuple[float, float] = (0.0, 1.0), mask: Tensor | None = None) -> ThreatModel:

@@ -25,7 +25,7 @@ from omnirobust.evaluation._walk import Walk
 from omnirobust.evaluation.autoattack import AutoAttack, check_autoattack
 from omnirobust.evaluation.metrics import Interval, clean_notes, drawn_interval
 from omnirobust.evaluation.strong import STRONG, EvaluationAttack, Problem
-from omnirobust.threat_models import ThreatModel
+from omnirobust.threat_models import ThreatModel, range_notes
 
 DRAWS = 10
 """Draws of a random model for selection, and for judgement, where nobody says how many."""
@@ -225,7 +225,8 @@ def evaluate_robustness(
         known, samples, draws,
     )  # fmt: skip
     judged = f"Accuracies are means over {draws} fresh draws, and depend on the batch size."
-    walk = Walk(problem, chosen, batch_size, notes=list(notes_of([known], judged)))
+    ranges = [f"{name}: {note}" for name, threat in named.items() for note in range_notes(threat, x)]
+    walk = Walk(problem, chosen, batch_size, notes=[*notes_of([known], judged), *ranges])
     with bar(progress, total=len(x) * walk.runs_in_all(named.values())) as advance:
         for name in inner_first(named, x):
             walk.attack(name, clean.standing(judge, x, y, named[name]), advance)

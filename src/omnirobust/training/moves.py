@@ -45,7 +45,10 @@ def _step_size(scheme: Scheme, k: int) -> float | None:
         return scheme.step_sizes[k]
     threat = scheme.threats[k]
     if scheme.preset == "paper":
-        return PAPER_LINF_STEP if threat.p == inf else PAPER[norm_name(threat.p)].step_size
+        printed, (low, high) = PAPER[norm_name(threat.p)].step_size, threat.bounds
+        assert printed is not None
+        # raw gradients shrink by the width of the range, and a step in it grows by that
+        return (PAPER_LINF_STEP if threat.p == inf else printed) * (high - low) ** 2
     if threat.p in (0, 1):
         return None
     # falling linearly, the steps come to 2.5 radii in all

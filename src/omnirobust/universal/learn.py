@@ -104,6 +104,8 @@ def learn_universal(
     perturbation from mini-batches.
     """
     _check(y, epochs, batch_size, threat_model)
+    if not isinstance(targeted, bool):
+        raise ValueError(f"targeted must be True or False, got {targeted!r}")
     feasible = _feasible(x, y, threat_model)
     views = None if transforms is None else as_views(transforms, x[:2])
     if direction is None:
