@@ -4,9 +4,11 @@ import json
 import sys
 
 import pytest
+import torch
 
+from omnirobust import data
 from omnirobust.cli import arguments, main
-from omnirobust.jobs import EvaluationRecord
+from omnirobust.jobs import AttackRecord, EvaluationRecord
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -82,3 +84,52 @@ def test_bad_input_is_one_sentence(digits, tmp_path, capsys, given, message):
     code, out, err = run(capsys, f"evaluate --data digits {given} --out {tmp_path}/run")
     assert (code, out) == (2, "")
     assert message in err and err.count("\n") == 1 and err.startswith("omnirobust: ")
+
+
+RANDOM = """
+import torch
+from torch import nn
+
+class Noisy(nn.Module):
+    def forward(self, v):
+        lead = torch.zeros(len(v), 10)
+        lead[:, 0] = 1.0
+        return lead + 1e-6 * v.flatten(1).sum(1, keepdim=True) + 0.5 * torch.randn(len(v), 10)
+
+def noisy():
+    return Noisy()
+"""
+
+
+def test_a_random_model_from_the_command_line(tmp_path, capsys):
+    """Class 0 leads by one, with noise of 0.5 on ten classes: whatever the image and the attack, it keeps 51 %."""
+    normal, grid = torch.distributions.Normal(0.0, 0.5), torch.linspace(-4, 4, 8001, dtype=torch.float64)
+    truth = float((normal.log_prob(grid).exp() * normal.cdf(grid + 1) ** 9).sum() * 1e-3)
+    (tmp_path / "own.py").write_text(RANDOM)
+    digits = data.load("digits", "test", limit=160)
+    zeros = float((digits.y == 0).float().mean())
+    others = (1 - truth) / 9
+    clean = zeros * truth + (1 - zeros) * others
+    code, out, err = run(
+        capsys, f"evaluate --data digits --model {tmp_path}/own.py:noisy --threat linf:0.01 l2:0.1 --steps 1",
+        f"--images 160 --batch-size 80 --draws 20 --samples 2 --out {tmp_path}/run",
+    )  # fmt: skip
+    assert code == 0, err
+    (found,) = EvaluationRecord.open(tmp_path / "run").metrics["models"].values()
+    for rate in (found["clean"], found["union"], *found["accuracy"].values()):
+        assert rate["estimate"] == pytest.approx(clean, abs=0.04) and rate["low"] < clean < rate["high"]
+        assert f"{100 * rate['estimate']:.2f}" in out
+    assert any("is random" in note and "20 fresh draws" in note for note in found["notes"]) and "is random" in out
+    assert "is random" in (tmp_path / "run" / "report.html").read_text()
+    table = EvaluationRecord.open(tmp_path / "run").examples
+    right = next(values for name, values in table.items() if ".right." in name)
+    assert len(right) == 160 and len(set(right)) > 3
+
+    code, out, err = run(
+        capsys, f"attack ensemble --data digits --models {tmp_path}/own.py:noisy --norm linf --eps 0.01 --steps 2",
+        f"--images 160 --draws 20 --out {tmp_path}/attack",
+    )  # fmt: skip
+    assert code == 0 and "is random" in out, err
+    attack = AttackRecord.open(tmp_path / "attack").metrics["attacks"]["average"]
+    assert attack["asr_avg"] == pytest.approx(1 - zeros * truth - (1 - zeros) * others, abs=0.03)
+    assert abs(attack["recheck"]["asr_all"] - attack["asr_all"]) < 0.1

@@ -34,6 +34,10 @@ def evaluate(
     ] = args.AttacksName.DEFAULT,
     steps: Annotated[int, typer.Option(help="Steps of every run of our attacks.")] = 100,
     restarts: Annotated[int, typer.Option(help="Runs of every attack of ours.")] = 1,
+    samples: Annotated[int, typer.Option(help="Draws of a random model a step.")] = 1,
+    draws: Annotated[
+        int | None, typer.Option(help="Fresh draws on which a random model is judged, 10 if not given.")
+    ] = None,
     images: Annotated[int, typer.Option(help="How many images to attack.")] = 200,
     start: Annotated[int, typer.Option(help="Index of the first image.")] = 0,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
@@ -53,7 +57,7 @@ def evaluate(
     job = EvaluationJob(
         data, tuple(models), args.threats(threat), attacks=attack.value, steps=steps, restarts=restarts, images=images,
         start=start, split=split, label=label, resize=resize, seed=seed, batch_size=batch_size,
-        precision=precision.value, device=device,
+        precision=precision.value, device=device, samples=samples, draws=draws,
     )  # fmt: skip
     args.chosen_device(device)
     if launched(given, processes, out):

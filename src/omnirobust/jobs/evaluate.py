@@ -50,6 +50,8 @@ class EvaluationJob:
         batch_size: images attacked together, and saved together when done, >= 1.
         precision: "fp32" or "bf16", during gradient attacks.
         device: where to attack, as in ``AttackJob``.
+        samples: draws of a random model a step, >= 1.
+        draws: fresh draws on which a random model is judged, >= 1; None for 10.
     """
 
     data: str
@@ -67,10 +69,15 @@ class EvaluationJob:
     batch_size: int = 250
     precision: Precision = "fp32"
     device: str = "auto"
+    samples: int = 1
+    draws: int | None = None
 
     def __post_init__(self) -> None:
         check_name(self.device)
-        for name, least in (("steps", 1), ("restarts", 1), ("images", 1), ("batch_size", 1), ("start", 0)):
+        for name, least in (
+            ("steps", 1), ("restarts", 1), ("images", 1), ("batch_size", 1), ("start", 0), ("samples", 1),
+            ("draws", 1),
+        ):  # fmt: skip
             if (value := getattr(self, name)) is not None:
                 check_count(name, value, least, whole=False)
         if any(isinstance(threat.eps, Tensor) or threat.mask is not None for threat in self.threats.values()):
@@ -162,6 +169,7 @@ def _batch(
         done = evaluate_robustness(
             model, images.x[rows].to(device), images.y[rows].to(device), job.threats, attacks=job.attacks,
             steps=job.steps, restarts=job.restarts, seed=job.seed, precision=job.precision, first_row=job.start + begin,
+            samples=job.samples, draws=job.draws,
             progress=partial(tell, batch, len(starts)),
         ).to("cpu")  # fmt: skip
         write_part(folder.parts, part, done)
@@ -199,4 +207,5 @@ def _describe(job: EvaluationJob, images: ImageData, models: dict[str, nn.Module
         "seed": job.seed,
         "batch_size": job.batch_size,
         "precision": job.precision,
+        **({} if (job.samples, job.draws) == (1, None) else {"samples": job.samples, "draws": job.draws}),
     }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from omnirobust.data import ImageData
-from omnirobust.evaluation.metrics import BEFORE, Interval, clean_notes, compare_paired, wilson_interval
+from omnirobust.evaluation._fresh import Drawn
+from omnirobust.evaluation.metrics import BEFORE, Interval, clean_notes, compare_paired, paired_mean_difference
 from omnirobust.evaluation.robustness import RobustnessReport
 from omnirobust.results import joined_notes
 from omnirobust.runs import RunFolder
@@ -23,6 +25,8 @@ def write_part(store: ChunkStore, part: str, report: RobustnessReport) -> None:
     """Keep the report of one batch."""
     tensors = {"clean_correct": report.clean_correct, "correct": report.correct, "margin": report.margin}
     tensors |= {f"delta.{name}": delta for name, delta in report.delta.items()}
+    if report.drawn is not None:
+        tensors |= {f"drawn.{name}": value for name, value in vars(report.drawn).items()}
     facts = {"names": report.names, "breaks": report.breaks, "notes": report.notes, "settings": report.settings}
     store.put(part, tensors, facts)
 
@@ -42,6 +46,7 @@ def read_part(store: ChunkStore, part: str, images: int) -> RobustnessReport | N
             breaks=facts["breaks"],
             notes=tuple(facts["notes"]),
             settings=facts["settings"],
+            drawn=Drawn(*(tensors[f"drawn.{f.name}"] for f in fields(Drawn))) if "drawn.clean" in tensors else None,
         )
     except (KeyError, TypeError):  # whole, but no report
         return None
@@ -60,7 +65,21 @@ def joined_reports(parts: Sequence[RobustnessReport]) -> RobustnessReport:
         breaks={name: dict(sum((Counter(p.breaks[name]) for p in parts), Counter())) for name in first.names},
         notes=joined_notes([n for n in p.notes if not n.startswith(BEFORE)] for p in parts),  # a part is not the whole
         settings=first.settings,
+        drawn=_joined_draws(parts),
     )
+
+
+def _joined_draws(parts: Sequence[RobustnessReport]) -> Drawn | None:
+    """Join the draws of a random model; where a part showed nothing random, all of its draws are the same."""
+    made = [len(p.drawn.clean) for p in parts if p.drawn is not None]
+    if not made:
+        return None
+    D = made[0]
+    return Drawn.joined([
+        p.drawn
+        or Drawn(p.clean_correct.expand(D, -1), p.correct.expand(D, *p.correct.shape), (~p.correct).to(p.margin))
+        for p in parts
+    ])  # fmt: skip
 
 
 def write_results(folder: RunFolder, images: ImageData, reports: Reports, predicted: Tensor) -> None:
@@ -76,6 +95,8 @@ def write_results(folder: RunFolder, images: ImageData, reports: Reports, predic
             tensors[f"{model}.{name}.delta"] = report.delta[name]
             columns[f"{model}.correct.{name}"] = report.correct[:, k].tolist()
             columns[f"{model}.margin.{name}"] = report.margin[:, k].tolist()
+            if report.drawn is not None:
+                columns[f"{model}.right.{name}"] = report.withstood([name]).tolist()
     folder.write_tensors("perturbations.safetensors", tensors)
     folder.write_table("examples.parquet", columns)
     folder.write_json("metrics.json", _metrics(images, reports, predicted))
@@ -94,9 +115,8 @@ def _metrics(images: ImageData, reports: Reports, predicted: Tensor) -> dict[str
 
 
 def _of_model(report: RobustnessReport, before: list[str]) -> dict[str, Any]:
-    clean = wilson_interval(int(report.clean_correct.sum()), len(report.clean_correct))
     return {
-        "clean": _ends(clean),
+        "clean": _ends(report.clean_interval()),
         "accuracy": {name: _ends(report.interval(name)) for name in report.names},
         "union": _ends(report.interval()),
         "average": report.average,
@@ -110,6 +130,10 @@ def _ends(interval: Interval) -> dict[str, float]:
 
 
 def _compare(reports: Reports, first: str, other: str) -> dict[str, Any]:
-    """Compare the union accuracies of two models, image by image."""
-    of_other, of_first = (reports[name].correct.all(1) for name in (other, first))
-    return {"of": other, "with": first, **compare_paired(of_other, of_first).describe()}
+    """Compare the union accuracies of two models, image by image; a random one by its share of draws."""
+    of_other, of_first = (reports[name].withstood() for name in (other, first))
+    compared = compare_paired(of_other > 0.5, of_first > 0.5).describe()
+    if any(reports[name].drawn is not None for name in (other, first)):
+        gap = paired_mean_difference(of_other, of_first)
+        compared |= {"difference": gap.estimate, "low": gap.low, "high": gap.high}
+    return {"of": other, "with": first, **compared}

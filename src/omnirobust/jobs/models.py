@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from omnirobust._draws import seeded
 from omnirobust._models import Classifier
 from omnirobust.data import ImageData, load
 from omnirobust.stores import fingerprint
@@ -75,7 +76,7 @@ def describe_models(models: dict[str, nn.Module]) -> dict[str, dict[str, str]]:
 
 
 def predict(models: dict[str, nn.Module], x: Tensor, device: torch.device | None = None) -> Tensor:
-    """Return every model's class of every input (B, *S), (B, K) int64, where ``x`` is.
+    """Return every model's class of every input (B, *S), (B, K) int64, where ``x`` is; of a random one in one draw.
 
     Args:
         models: K models.
@@ -92,5 +93,9 @@ def predict(models: dict[str, nn.Module], x: Tensor, device: torch.device | None
 
 def _predict(classifier: Classifier, x: Tensor, device: torch.device) -> Tensor:
     classifier.check_device(x[:0].to(device))
-    parts = (part.to(device) for part in x.split(classifier.pieces(len(x), x)))
-    return torch.cat([classifier(classifier.arrange(part)).argmax(1).to(x.device) for part in parts])
+    said = []
+    for number, part in enumerate(x.split(classifier.pieces(len(x), x))):
+        images = classifier.arrange(part.to(device))
+        with seeded(number, images):  # should it draw, the same in every run, and not from the caller's generator
+            said.append(classifier(images).argmax(1).to(x.device))
+    return torch.cat(said)

@@ -22,7 +22,7 @@ class Recheck:
     Attributes:
         examples: how many perturbations were checked.
         feasible: rate of perturbations within the ball and the data range.
-        asr_all: rate that fools every domain as saved in float; on draws of its own if transformations are random.
+        asr_all: rate that fools every domain as saved in float; on draws of its own if anything is random.
         asr_all_uint8: rate that still does once the image is rounded to 256 levels.
         largest_norm_uint8: largest norm of a perturbation after rounding, which moves each pixel by up to 1/510 of the
             range, and so may pass eps.
@@ -69,7 +69,7 @@ def recheck(
         transforms: those to withstand, or None.
         shared: whether E inputs share a perturbation.
         clip: how shared perturbations are kept within the data range.
-        draws: draws of random transformations on which all must be fooled.
+        draws: draws of random transformations and models on which all must be fooled.
         seed: of those draws.
         device: where the models are; None for where ``clean`` is.
         counted: the perturbations whose success is counted, (B,) bool; None for all.
@@ -125,7 +125,7 @@ def success_of(
         y: labels, see ``DomainGrid``.
         transforms: those that inputs go through, or None.
         shared: whether E inputs are judged together.
-        draws: how often random transformations are drawn.
+        draws: how often random transformations and models are drawn.
         seed: of the draws.
         targeted: whether ``y`` are classes to reach.
         device: where the models are; None for where ``inputs`` are.
@@ -139,7 +139,7 @@ def success_of(
     grid = DomainGrid(
         models, inputs, y, loss=margin, transforms=transforms, shared=shared, targeted=targeted, seed=seed,
         clip="intersection",  # inputs are judged as they are
-    )  # fmt: skip
+    ).probed()  # fmt: skip
     none = torch.zeros_like(inputs[:, 0] if shared else inputs)
     hits = []
     for _ in range(draws if grid.random else 1):

@@ -208,9 +208,11 @@ def _draws(record: AttackRecord) -> list[str]:
     draws = record.metrics.get("draws", 1)
     if draws == 1:
         return []
+    a_step = count(record.config.get("samples", 1), "draw")
     return [
-        f"Random transformations: {count(record.config['samples'], 'draw')} a step; success is judged on {draws} fresh "
-        "draws. ASR_gp counts what fools on every one of them; ASR_avg and accuracies are means over them.",
+        f"Random models or transformations: {a_step} a step; success is judged on {draws} fresh draws. What beats all "
+        "does so on every one of them; ASR_avg and accuracies under attack are means over them. Clean and transfer "
+        "accuracies of a random model are those of one draw, and so are the classes shown.",
     ]
 
 
