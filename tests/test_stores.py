@@ -96,7 +96,7 @@ def test_finished_batches_are_not_computed_again(tmp_path):
     assert len(stamps) == 3
     attack(store)
     assert {file: file.stat().st_mtime_ns for file in store.folder.iterdir()} == stamps
-    run.clear_stores()
+    run.clear_parts()
     assert not store.folder.exists()
     assert store.get(0) is None
 

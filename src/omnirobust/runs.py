@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,11 +23,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from omnirobust._files import AGAIN, replacing
+from omnirobust._files import AGAIN, claimed, locked, part_of, replacing, sweep, sweep_siblings
 from omnirobust.stores import ChunkStore, ResultStore
 
 OPTIONS = "config.yaml"
 """The file of options from which the command line makes the same run again."""
+
+_LOCK = ".lock"
+
+_BEGUN = re.compile(r"versions\.json|(versions|config)\.json\.\d+\.part")
+"""What a kill can leave in an empty folder that was to become that of a run."""
 
 _BEFORE_RESULTS = {"versions.json", "config.json", OPTIONS}
 """What a run folder holds before anything was found."""
@@ -51,6 +58,7 @@ class RunFolder:
             ValueError: if it was made for another one, or holds other things.
         """
         folder = cls(Path(path), json.loads(json.dumps(config)))
+        sweep_siblings(folder.path)
         if not (folder.path / "config.json").exists():
             folder._make()
         _check_same(folder.config, cls.open(path).config, folder.path)
@@ -62,20 +70,45 @@ class RunFolder:
         An empty folder that is there already may be somebody's working directory: it stays, and is filled.
         """
         there = self.path.exists()
-        if there and (not self.path.is_dir() or not {f.name for f in self.path.iterdir()} <= {"versions.json"}):
+        if there and not (self.path.is_dir() and all(_BEGUN.fullmatch(f.name) for f in self.path.iterdir())):
             raise ValueError(f"out must be a new folder or that of a run, got {self.path}, which holds other things")
-        made = self if there else RunFolder(self.path.with_name(f".{self.path.name}.{os.getpid()}.part"), self.config)
+        made = self if there else RunFolder(part_of(self.path.with_name(f".{self.path.name}")), self.config)
         try:
-            made.write_json("versions.json", versions())
-            made.write_json("config.json", self.config)
-            if not there:
-                made.path.replace(self.path)
+            made.path.mkdir(parents=True, exist_ok=True)
+            with nullcontext() if there else claimed(made.path):
+                made.write_json("versions.json", versions())
+                made.write_json("config.json", self.config)
+                if not there:
+                    made.path.replace(self.path)
         except OSError as error:
             if not (self.path / "config.json").exists():  # else another process was faster
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
         finally:
             if not there:
                 shutil.rmtree(made.path, ignore_errors=True)
+
+    @contextmanager
+    def held(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Keep the folder to this process: another that is at work in it is waited for, after a call of ``waiting``.
+
+        The lock is one of the operating system: it goes with the process that holds it, however that ends. It has a
+        file while the run has not ended.
+        """
+        if self.finished and not os.access(self.path, os.W_OK):  # somebody else's run: there is nothing to write
+            yield
+            return
+        with locked(self.file(_LOCK), waiting):
+            sweep(self.path)
+            try:
+                yield
+            finally:
+                if self.finished:
+                    self.file(_LOCK).unlink(missing_ok=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended."""
+        return self.file("metrics.json").exists()
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -97,7 +130,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write ``content`` as JSON."""
-        with replacing(self.path / name) as partial:
+        with replacing(self.path / name, self.path) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -114,7 +147,7 @@ class RunFolder:
     def write_options(self, text: str | None) -> None:
         """Keep, as config.yaml, the options that make this run again; None and what is there already do nothing."""
         if text is not None and not (self.path / OPTIONS).exists():
-            with replacing(self.path / OPTIONS) as partial:
+            with replacing(self.path / OPTIONS, self.path) as partial:
                 partial.write_text(text, encoding="utf-8")
 
     @property
@@ -126,7 +159,7 @@ class RunFolder:
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as safetensors."""
-        with replacing(self.path / name) as partial:
+        with replacing(self.path / name, self.path) as partial:
             # save_file would leave the file unreadable for other users
             partial.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
 
@@ -147,7 +180,7 @@ class RunFolder:
         import pyarrow
         from pyarrow import parquet
 
-        with replacing(self.path / name) as partial:
+        with replacing(self.path / name, self.path) as partial:
             parquet.write_table(pyarrow.table(dict(columns)), partial)
 
     def read_table(self, name: str) -> dict[str, list[Any]]:
@@ -165,31 +198,31 @@ class RunFolder:
 
     def _lost(self, name: str) -> str:
         """Say how a file of results is made again: a job whose metrics are there is not run."""
-        metrics = self.file("metrics.json")
-        first = f"delete {metrics} and " if metrics.exists() else ""
+        first = f"delete {self.file('metrics.json')} and " if self.finished else ""
         return f"The file {self.file(name)} is missing or damaged: {first}run the job again."
 
     @property
     def parts(self) -> ChunkStore:
         """The store of the finished parts of the job."""
-        return ChunkStore(self.path / "parts")
+        return ChunkStore(self.path / "parts", within=self.path)
 
     def store(self, part: str) -> ResultStore:
         """Return the store of the finished batches of one attack of the job."""
-        return ResultStore(self.path / "parts" / part)
+        return ResultStore(self.path / "parts" / part, self.path)
 
     def withdraw(self, *, keep: bool) -> None:
         """Take away what says whose folder this is, where it holds nothing else; ``keep`` the empty folder itself."""
-        if not self.path.is_dir() or not {f.name for f in self.path.iterdir()} <= _BEFORE_RESULTS:
+        if not self.path.is_dir() or not {f.name for f in self.path.iterdir()} <= {*_BEFORE_RESULTS, _LOCK}:
             return
-        for name in sorted(_BEFORE_RESULTS):
+        for name in sorted({*_BEFORE_RESULTS, _LOCK}):
             self.file(name).unlink(missing_ok=True)
         if not keep:
             self.path.rmdir()
 
-    def clear_stores(self) -> None:
-        """Delete the batches of all parts: for the end of a job, when its results are written."""
-        shutil.rmtree(self.path / "parts", ignore_errors=True)
+    def clear_parts(self) -> None:
+        """Delete the finished parts of the job: for its end, when its results are written."""
+        for parts in (self.parts.folder, self.file("weights")):  # where earlier versions kept those of a training
+            shutil.rmtree(parts, ignore_errors=True)
 
 
 def default_folder(config: Mapping[str, Any], *words: str) -> Path:

@@ -40,10 +40,12 @@ class ChunkStore:
     Attributes:
         folder: where they lie; it appears with the first of them.
         undigested: whether files count that have no digest, from before there were any.
+        within: a folder that is not made, but must be there: that of the run whose parts these are.
     """
 
     folder: Path
     undigested: bool = False
+    within: Path | None = None
 
     def get(self, name: str) -> Chunk | None:
         """Return a part; None if it is not there or damaged."""
@@ -54,18 +56,20 @@ class ChunkStore:
 
     def put(self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
         """Keep a part."""
-        write_chunk(self.file(name), tensors, facts or {})
+        write_chunk(self.file(name), tensors, facts or {}, self.within)
 
     def file(self, name: str) -> Path:
         """Return where a part lies."""
         return self.folder / f"{name}.safetensors"
 
 
-def write_chunk(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def write_chunk(
+    file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], within: Path | None = None
+) -> None:
     """Write tensors as one safetensors file, facts and a digest of both in its metadata."""
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(facts)
-    with replacing(file) as partial:
+    with replacing(file, within) as partial:
         # save_file would leave the file unreadable for other users
         partial.write_bytes(save(whole, metadata={"facts": text, "digest": _digest(whole, text)}))
 
@@ -93,9 +97,15 @@ def read_chunk(file: Path, *, undigested: bool = False) -> Chunk:
 
 @dataclass(frozen=True)
 class ResultStore:
-    """Finished batches of one attack, one file each: what ``attack_ensemble(store=...)`` resumes from."""
+    """Finished batches of one attack, one file each: what ``attack_ensemble(store=...)`` resumes from.
+
+    Attributes:
+        folder: where they lie.
+        within: see ``ChunkStore``.
+    """
 
     folder: Path
+    within: Path | None = None
 
     def get(self, index: int) -> AttackResult | None:
         """Return the result of batch ``index``; None if it is not there or damaged, so that it is computed again."""
@@ -107,7 +117,7 @@ class ResultStore:
 
     def put(self, index: int, result: AttackResult) -> None:
         """Keep the result of batch ``index``."""
-        ChunkStore(self.folder).put(f"{index:05d}", *_taken_apart(result))
+        ChunkStore(self.folder, within=self.within).put(f"{index:05d}", *_taken_apart(result))
 
 
 def _taken_apart(result: AttackResult) -> Chunk:

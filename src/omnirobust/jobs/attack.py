@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from omnirobust._files import from_home
 from omnirobust._own_code import digests
 from omnirobust._types import WeightRule
 from omnirobust.attacks import attack_product
 from omnirobust.data import ImageData
+from omnirobust.jobs.frame import JobProgress, run_job
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.models import describe_models
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.rules import told_rule
 from omnirobust.jobs.setting import Setting, load_setting
-from omnirobust.jobs.shards import OneBatch, Share, finished, run_folder, share_out, wait
+from omnirobust.jobs.shards import OneBatch, Share, share_out
 from omnirobust.jobs.summary import write_results
 from omnirobust.jobs.transforms import describe_transforms
 from omnirobust.options import AttackOptions
@@ -25,9 +26,6 @@ from omnirobust.results import AttackResult
 from omnirobust.runs import RunFolder, default_folder
 from omnirobust.stores import fingerprint
 from omnirobust.training.workers import Alone, Workers
-
-JobProgress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps of it are done, and how many there are."""
 
 _ELSEWHERE = ("rule", "targeted", "mask", "shared", "clip", "transforms", "samples", "draws", "accuracy_of")
 
@@ -58,18 +56,19 @@ def run_attack(
     team = Alone() if team is None else team
     setting = load_setting(job)
     config = describe_job(setting)
-    with run_folder(team, out if out is not None else default_folder(config, *_words(config)), config) as folder:
-        if not finished(team, folder):
-            if team.rank == 0:
-                folder.write_options(options)
-            if team.count > 1:
-                share_out(_shares(setting, folder, team, progress), team)
-            if team.rank == 0:
-                results = {name: _attack(setting, rule, folder, name, progress) for name, rule in job.rules().items()}
-                write_results(folder, setting, results, None if progress is None else partial(progress, "check"))
-                folder.clear_stores()
-            wait(team)
-    return AttackRecord.open(folder.path)
+
+    def together(folder: RunFolder) -> None:
+        if team.count > 1:
+            share_out(_shares(setting, folder, team, progress), team)
+
+    def conclude(folder: RunFolder, _: None) -> None:
+        results = {name: _attack(setting, rule, folder, name, progress) for name, rule in job.rules().items()}
+        write_results(folder, setting, results, None if progress is None else partial(progress, "check"))
+
+    return run_job(
+        out if out is not None else default_folder(config, *_words(config)), config, options, team, progress,
+        together=together, conclude=conclude, record=AttackRecord.open,
+    )  # fmt: skip
 
 
 def _shares(setting: Setting, folder: RunFolder, team: Workers, progress: JobProgress | None) -> list[Share]:

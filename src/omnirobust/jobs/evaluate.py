@@ -15,11 +15,12 @@ from omnirobust._device import check_name, resolved
 from omnirobust._models import Precision
 from omnirobust.data import ImageData, load
 from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustness
-from omnirobust.jobs.attack import JobProgress, describe_data
+from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
+from omnirobust.jobs.frame import JobProgress, run_job
 from omnirobust.jobs.models import describe_models, load_models, moved, predict
 from omnirobust.jobs.records import EvaluationRecord
-from omnirobust.jobs.shards import Share, finished, run_folder, share_out, wait
+from omnirobust.jobs.shards import Share, share_out
 from omnirobust.runs import RunFolder, default_folder
 from omnirobust.threat_models import ThreatModel
 from omnirobust.training.workers import Alone, Workers
@@ -115,20 +116,23 @@ def run_evaluation(
     models = moved(load_models(job.models, job.data, images), resolved(job.device))
     predict(dict(zip(job.models, models.values(), strict=True)), images.x[:2], resolved(job.device))  # or say why not
     config = _describe(job, images, models)
-    with run_folder(team, out if out is not None else default_folder(config, "evaluate"), config) as folder:
-        if not finished(team, folder):
-            if team.rank == 0:
-                folder.write_options(options)
-            if team.count > 1:
-                share_out(_shares(job, models, images, folder, team, progress), team)
-            if team.rank == 0:
-                reports = {}
-                for number, (name, model) in enumerate(models.items()):
-                    reports[name] = _judge(job, number, model, images, folder, _told(progress, name))
-                write_results(folder, images, reports, predict(models, images.x, resolved(job.device)))
-                folder.clear_stores()
-            wait(team)
-    return EvaluationRecord.open(folder.path)
+
+    def together(folder: RunFolder) -> None:
+        if team.count > 1:
+            share_out(_shares(job, models, images, folder, team, progress), team)
+
+    def conclude(folder: RunFolder, _: None) -> None:
+        told = {name: _told(progress, name) for name in models}
+        judged = {
+            name: _judge(job, number, model, images, folder, told[name])
+            for number, (name, model) in enumerate(models.items())
+        }
+        write_results(folder, images, judged, predict(models, images.x, resolved(job.device)))
+
+    return run_job(
+        out if out is not None else default_folder(config, "evaluate"), config, options, team, progress,
+        together=together, conclude=conclude, record=EvaluationRecord.open,
+    )  # fmt: skip
 
 
 def _shares(

@@ -22,7 +22,6 @@ from omnirobust._models import Precision
 from omnirobust._watch import GradientMaskingError
 from omnirobust.results import AttackResult, BatchStore
 from omnirobust.runs import RunFolder
-from omnirobust.training.loop import TrainingDivergedError
 from omnirobust.training.workers import Alone, Launched, Workers
 
 Share: TypeAlias = Callable[[], None]
@@ -101,7 +100,7 @@ def share_out(units: Sequence[Share], team: Workers) -> None:
 
 def _counted(team: Workers, *counts: int) -> list[int]:
     """Return the sums of ``counts`` over all processes, once all are here."""
-    with _others_may_stop():
+    with others_may_stop():
         return team.total(torch.tensor(counts)).tolist()
 
 
@@ -120,41 +119,19 @@ def meeting_place(team: Workers, out: str | Path, config: Mapping[str, Any]) -> 
     return RunFolder.create(out, config)
 
 
-@contextmanager
-def run_folder(team: Workers, out: str | Path, config: Mapping[str, Any]) -> Iterator[RunFolder]:
-    """Yield the run folder; what is found not to fit before there is any result leaves nothing behind.
-
-    Raises:
-        ValueError, OthersStoppedError: as ``meeting_place``.
-    """
-    there = Path(out).exists()
-    folder = meeting_place(team, out, config)
-    try:
-        yield folder
-    except (ValueError, TrainingDivergedError):
-        if team.rank == 0:
-            folder.withdraw(keep=there)
-        raise
-
-
-def finished(team: Workers, folder: RunFolder) -> bool:
-    """Say whether the run has ended already, as the first process sees it."""
-    with _others_may_stop():
-        return bool(team.broadcast(folder.file("metrics.json").exists()))
-
-
 def wait(team: Workers) -> None:
     """Go on once every process is here.
 
     Raises:
         OthersStoppedError: if another process stopped.
     """
-    with _others_may_stop():
+    with others_may_stop():
         team.wait()
 
 
 @contextmanager
-def _others_may_stop() -> Iterator[None]:
+def others_may_stop() -> Iterator[None]:
+    """Tell in plain words of another process that stopped."""
     try:
         yield
     except RuntimeError as error:  # gloo's own words name sockets

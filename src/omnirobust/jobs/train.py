@@ -13,11 +13,12 @@ from omnirobust._device import resolved
 from omnirobust._hub import DataUnavailableError
 from omnirobust.data import load
 from omnirobust.evaluation.metrics import clean_notes
-from omnirobust.jobs.attack import JobProgress, describe_data
+from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
+from omnirobust.jobs.frame import JobProgress, run_job
 from omnirobust.jobs.models import predict, trained_file
 from omnirobust.jobs.records import EVALUATED, TrainingRecord
-from omnirobust.jobs.shards import finished, run_folder, wait
+from omnirobust.jobs.shards import wait
 from omnirobust.jobs.train_files import join_weights, note_epoch, write_epochs, write_network
 from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.jobs.train_setting import TrainingSetting, load_training
@@ -61,22 +62,27 @@ def run_training(
     team = Alone() if team is None else team
     setting = load_training(job)
     config = _describe(setting)
-    loggers = _loggers(job, out if out is not None else default_folder(config, "train"), config, team)
-    with run_folder(team, out if out is not None else default_folder(config, "train"), config) as folder:
-        if not finished(team, folder):
-            if team.rank == 0:
-                folder.write_options(options)
-                note_epoch(folder, job.scheme.names)
-            result = _fit(setting, folder, team, loggers, progress, after_epoch)
-            if team.rank == 0:
-                _write_result(setting, folder, result)
-            wait(team)
-            found = _judge(job, folder, team, progress)
-            if team.rank == 0:
-                told = {"notes": [] if found is not None else _told(setting)}
-                folder.write_json("metrics.json", _metrics(setting, result, found) | _clean(setting) | told)
-            wait(team)
-    return TrainingRecord.open(folder.path)
+    path = out if out is not None else default_folder(config, "train")
+    loggers = _loggers(job, path, config, team)
+
+    def together(folder: RunFolder) -> tuple[FitResult, dict[str, Any] | None]:
+        if team.rank == 0:
+            note_epoch(folder, job.scheme.names)
+        result = _fit(setting, folder, team, loggers, progress, after_epoch)
+        if team.rank == 0:
+            _write_network(setting, folder, result)
+        wait(team)
+        return result, _judge(job, folder, team, progress)
+
+    def conclude(folder: RunFolder, done: tuple[FitResult, dict[str, Any] | None]) -> None:
+        result, found = done
+        join_weights(folder, job.scheme.names, result.epochs)
+        told = {"notes": [] if found is not None else _told(setting)}
+        folder.write_json("metrics.json", _metrics(setting, result, found) | _clean(setting) | told)
+
+    return run_job(
+        path, config, options, team, progress, together=together, conclude=conclude, record=TrainingRecord.open
+    )
 
 
 def _loggers(job: TrainingJob, out: str | Path, config: Mapping[str, Any], team: Workers) -> list[MetricLogger]:
@@ -125,12 +131,11 @@ def _next_epoch(folder: RunFolder, ahead: list[int]) -> int:
     return ahead[0] + 1
 
 
-def _write_result(setting: TrainingSetting, folder: RunFolder, result: FitResult) -> None:
-    """Write the network that is kept, and the logs of all epochs."""
+def _write_network(setting: TrainingSetting, folder: RunFolder, result: FitResult) -> None:
+    """Write the network that is kept, and the log of all epochs."""
     number = result.best if setting.job.resolved_keep == "best" else result.epochs
     write_network(folder, result.model, _card(setting, number, result.history[number - 1], done=True))
     write_epochs(folder, result.history)
-    join_weights(folder)
 
 
 def _judge(job: TrainingJob, folder: RunFolder, team: Workers, progress: JobProgress | None) -> dict[str, Any] | None:

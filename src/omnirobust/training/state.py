@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import nn
@@ -17,6 +18,9 @@ from omnirobust.training.attackers import Attacker
 from omnirobust.training.workers import Workers
 
 CHECKPOINT = "checkpoint.pt"
+
+_KINDS = {"settings": dict, "epoch": int, "history": list, "model": dict, "optimizer": dict}
+"""What every checkpoint holds."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Run:
         generators: Sequence[torch.Generator] = (),
     ) -> None:
         self.model, self.optimizer, self.settings, self.file = model, optimizer, settings, file
+        self._folder = file.parent if file is not None and file.parent.is_dir() else None  # it must not go meanwhile
         self.attacker, self.scheduler, self.generators = attacker, scheduler, generators
         self.epoch = 0
         self.history: list[dict[str, float]] = []
@@ -72,8 +77,9 @@ class Run:
             return
         written = BytesIO()
         torch.save(self._state(), written)
-        with replacing(self.file) as partial:
+        with replacing(self.file, self._folder) as partial:
             partial.write_bytes(written.getbuffer())  # of a full disk torch's own writer says nothing one can read
+        self._folder = self.file.parent
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -112,25 +118,22 @@ class Run:
     def _read(self) -> dict[str, Any] | None:
         if self.file is None or not self.file.exists():
             return None
-        try:
-            state = torch.load(self.file, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch reports damage by many types
-            raise ValueError(f"The checkpoint {self.file} is damaged: delete it, or pass resume=False.") from error
+        state = read_checkpoint(self.file, "delete it, or pass resume=False")
         self._check(state)
         return state
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.attacker is not None:
+                self.attacker.load(state["attacker"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            for generator, saved in zip(self.generators, state.get("generators", ()), strict=False):
+                generator.set_state(saved)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"The checkpoint {self.file} belongs to another model: pass resume=False.") from error
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.attacker is not None:
-            self.attacker.load(state["attacker"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        for generator, saved in zip(self.generators, state.get("generators", ()), strict=False):
-            generator.set_state(saved)
         self.epoch, self.history, self.best = state["epoch"], state["history"], state.get("best")
 
     def _check(self, state: dict[str, Any]) -> None:
@@ -156,6 +159,29 @@ class Run:
 def _told(setting: object) -> str:
     """Return a setting on one line: torch's optimizers describe themselves on many."""
     return repr(" ".join(setting.split()) if isinstance(setting, str) else setting)
+
+
+def read_checkpoint(file: Path, advice: str) -> dict[str, Any]:
+    """Read a checkpoint onto the processor; the sums that its format keeps of every part are checked.
+
+    Args:
+        file: the checkpoint.
+        advice: what to do with one that cannot be used.
+
+    Raises:
+        ValueError: if it is damaged, or none of a training.
+    """
+    try:
+        with ZipFile(file) as parts:
+            if (name := parts.testzip()) is not None:
+                raise ValueError(name)
+        state = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch reports damage by many types
+        raise ValueError(f"The checkpoint {file} is damaged: {advice}.") from error
+    ours = isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in _KINDS.items())
+    if not ours or not all(isinstance(row, dict) and "epoch" in row for row in state["history"]):
+        raise ValueError(f"The checkpoint {file} is none of a training by omnirobust: {advice}.")
+    return state
 
 
 @contextmanager
