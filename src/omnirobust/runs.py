@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from omnirobust._differences import NOTHING as NOTHING
+from omnirobust._differences import differences as differences
 from omnirobust._files import AGAIN, claimed, locked, part_of, replacing, sweep, sweep_siblings
-from omnirobust.stores import ChunkStore, ResultStore
+from omnirobust.stores import ChunkStore, ResultStore, read_chunk, write_chunk
+
+CONFIG = "config.json"
 
 OPTIONS = "config.yaml"
 """The file of options from which the command line makes the same run again."""
@@ -158,10 +160,8 @@ class RunFolder:
         return lines[-1].removeprefix(AGAIN) if lines and lines[-1].startswith(AGAIN) else ""
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write tensors as safetensors."""
-        with replacing(self.path / name, self.path) as partial:
-            # save_file would leave the file unreadable for other users
-            partial.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
+        """Write tensors as safetensors, with a digest."""
+        write_chunk(self.path / name, tensors, {}, self.path)
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file of this run.
@@ -170,9 +170,8 @@ class RunFolder:
             ValueError: if it is missing or damaged.
         """
         try:
-            with safe_open(self.path / name, framework="pt") as stored:
-                return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (not a mapping)
-        except (SafetensorError, OSError) as error:
+            return read_chunk(self.path / name, undigested=True).tensors
+        except (ValueError, OSError) as error:
             raise ValueError(self._lost(name)) from error
 
     def write_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -195,6 +194,33 @@ class RunFolder:
             return parquet.read_table(self.path / name).to_pydict()
         except (ArrowException, OSError) as error:
             raise ValueError(self._lost(name)) from error
+
+    def conclude(self, metrics: Mapping[str, Any], files: Sequence[str]) -> None:
+        """Write the metrics, the sign that the run has ended, with digests of the settings and of their ``files``."""
+        digests = {name: self._digest(name) for name in (CONFIG, *files)}
+        self.write_json("metrics.json", {**metrics, "digests": digests})
+
+    def check_belongs(self, name: str, metrics: Mapping[str, Any]) -> None:
+        """Refuse a file that is whole, but not the one that the run wrote with these metrics.
+
+        Raises:
+            ValueError: if it is another; earlier versions did not say.
+        """
+        known = metrics.get("digests", {}).get(name)
+        if known is not None and self.file(name).exists() and known != self._digest(name):
+            raise ValueError(
+                f"The files {self.file(name)} and metrics.json are not of one run, or damaged: delete "
+                f"{self.path if name == CONFIG else self.file('metrics.json')} and run the job again."
+            )
+
+    def _digest(self, name: str) -> str:
+        """Return a digest of a file; of the settings, of all but what the data are called: they have their own."""
+        if name == CONFIG:
+            data = {key: value for key, value in self.config.get("data", {}).items() if key != "name"}
+            text = json.dumps(self.config | {"data": data}, sort_keys=True)
+            return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        with self.file(name).open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()[:32]
 
     def _lost(self, name: str) -> str:
         """Say how a file of results is made again: a job whose metrics are there is not run."""
@@ -245,10 +271,6 @@ def version_of(package: str) -> str:
         return "not installed"
 
 
-NOTHING = "nothing"
-"""What ``differences`` says of a setting that one side does not have."""
-
-
 def versions() -> dict[str, Any]:
     """Return what the numbers of a run may depend on beside its settings."""
     return {
@@ -271,26 +293,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the settings in which two configurations differ: path, and either value as JSON or "nothing"."""
-    ours, theirs = _leaves(first), _leaves(second)
-    pairs = ((key, ours.get(key, NOTHING), theirs.get(key, NOTHING)) for key in dict.fromkeys([*ours, *theirs]))
-    return [(key, value, other) for key, value, other in pairs if value != other]
-
-
 def _check_same(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
     for key, value, made in differences(wanted, found):
         raise ValueError(
             f"out must be a new folder or that of a run with the same settings, got {path}, "
             f"made with {key} {made}, not {value}"
         )
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    leaves: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = json.dumps(value)
-    return leaves

@@ -75,7 +75,7 @@ def write_chunk(
 
 
 def read_chunk(file: Path, *, undigested: bool = False) -> Chunk:
-    """Read what ``write_chunk`` wrote; a file without a digest only where that is allowed.
+    """Read what ``write_chunk`` wrote; a file without a digest, and perhaps without facts, only where that is allowed.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -85,13 +85,13 @@ def read_chunk(file: Path, *, undigested: bool = False) -> Chunk:
         raise FileNotFoundError(f"There is no file {file}.")
     try:
         with safe_open(file, framework="pt") as stored:
-            metadata = stored.metadata()
+            metadata = stored.metadata() or {}
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (not a mapping)
-        known = metadata.get("digest")
-        if known != _digest(tensors, metadata["facts"]) and not (known is None and undigested):
+        text = metadata.get("facts", "{}")
+        if not (undigested and "digest" not in metadata) and metadata["digest"] != _digest(tensors, text):
             raise ValueError("digest")
-        return Chunk(tensors, dict(json.loads(metadata["facts"])))
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        return Chunk(tensors, dict(json.loads(text)))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"The file {file} is damaged.") from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from omnirobust._device import resolved
-from omnirobust._files import replacing
+from omnirobust._files import replacing, sweep
 from omnirobust.experiments.architectures import NAME as ARCHITECTURES
 from omnirobust.experiments.architectures import ArchitectureOutcome, networks
 from omnirobust.experiments.failures import telling
@@ -146,6 +146,7 @@ def reproduce(
     folder = Path(out)
     kept = folder / "cells" if cells is None else cells
     where = resolved(device)
+    sweep(folder)
     lab = laboratory or Laboratory(kept, device=where)
     trained = [e for name, e in training_experiments().items() if not names or name in names]
     findings = Findings(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
@@ -78,10 +79,11 @@ class TrainingLaboratory:
             ValueError: if the data has fewer images than are asked for.
             TrainingDivergedError: if a loss is not finite.
         """
+        folder, effort = self._folder(training), training.effort
         known = self.trained(training)
         if known is not None:
+            rmtree(folder.path / "fit", ignore_errors=True)  # of a process that was killed as it ended
             return known
-        folder, effort = self._folder(training), training.effort
         folder.note()
         note_machine(self._cells, self._device)
         images = self._split("train")
@@ -103,8 +105,7 @@ class TrainingLaboratory:
         )
         weights = torch.zeros(0, 0) if result.weights is None else result.weights.half()
         folder.store.put("trained", model.state_dict() | {"weights/": weights}, _facts(result.history, images))
-        (folder.path / "fit" / "checkpoint.pt").unlink(missing_ok=True)
-        (folder.path / "fit").rmdir()
+        rmtree(folder.path / "fit")
         found = self.trained(training)
         assert found is not None
         return found

@@ -14,6 +14,7 @@ from omnirobust.data import ImageData
 from omnirobust.evaluation._fresh import Drawn
 from omnirobust.evaluation.metrics import BEFORE, Interval, clean_notes, compare_paired, paired_mean_difference
 from omnirobust.evaluation.robustness import RobustnessReport
+from omnirobust.jobs.records import EXAMPLES, PERTURBATIONS
 from omnirobust.results import joined_notes
 from omnirobust.runs import RunFolder
 from omnirobust.stores import ChunkStore
@@ -97,9 +98,9 @@ def write_results(folder: RunFolder, images: ImageData, reports: Reports, predic
             columns[f"{model}.margin.{name}"] = report.margin[:, k].tolist()
             if report.drawn is not None:
                 columns[f"{model}.right.{name}"] = report.withstood([name]).tolist()
-    folder.write_tensors("perturbations.safetensors", tensors)
-    folder.write_table("examples.parquet", columns)
-    folder.write_json("metrics.json", _metrics(images, reports, predicted))
+    folder.write_tensors(PERTURBATIONS, tensors)
+    folder.write_table(EXAMPLES, columns)
+    folder.conclude(_metrics(images, reports, predicted), (PERTURBATIONS, EXAMPLES))
 
 
 def _metrics(images: ImageData, reports: Reports, predicted: Tensor) -> dict[str, Any]:

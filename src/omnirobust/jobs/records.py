@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from omnirobust.runs import RunFolder
+from omnirobust.runs import CONFIG, RunFolder
 
 PERTURBATIONS, EXAMPLES, HISTORY = "perturbations.safetensors", "examples.parquet", "history.safetensors"
 SPREAD, EVALUATED = "weights.parquet", "evaluation"
@@ -49,6 +49,7 @@ class Record:
         metrics = folder.read_json("metrics.json")
         if cls.NEEDED not in metrics:
             raise ValueError(f"run must be one of this version, got {path}: delete it and give its command again")
+        folder.check_belongs(CONFIG, metrics)
         return cls(folder, metrics)
 
     @property
@@ -59,12 +60,22 @@ class Record:
     @cached_property
     def perturbations(self) -> dict[str, Tensor]:
         """Clean images, labels, and the perturbations, see the kinds of runs."""
-        return self.folder.read_tensors(PERTURBATIONS)
+        return self.tensors(PERTURBATIONS)
 
     @cached_property
     def examples(self) -> dict[str, list[Any]]:
         """One entry an image, by column name."""
-        return self.folder.read_table(EXAMPLES)
+        return self.table(EXAMPLES)
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read tensors of this very run."""
+        self.folder.check_belongs(name, self.metrics)
+        return self.folder.read_tensors(name)
+
+    def table(self, name: str) -> dict[str, list[Any]]:
+        """Read a table of this very run, column by column."""
+        self.folder.check_belongs(name, self.metrics)
+        return self.folder.read_table(name)
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ class AttackRecord(Record):
     @cached_property
     def history(self) -> dict[str, Tensor]:
         """Each attack's ``.losses``, ``.weights``, ``.fooled``, ``.all_fooled``; ``.rows.weights`` (T+1, N, K)."""
-        return self.folder.read_tensors(HISTORY)
+        return self.tensors(HISTORY)
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,7 @@ class TrainingRecord(Record):
         """The weights after every epoch, by its number, (examples, K); None where there is one threat model at most."""
         if not self.folder.file(SPREAD).exists():
             return None
-        columns = self.folder.read_table(SPREAD)
+        columns = self.table(SPREAD)
         values = torch.tensor([columns[name] for name in self.threats]).t()
         epochs = torch.tensor(columns["epoch"])
         return {int(epoch): values[epochs == epoch] for epoch in epochs.unique()}
@@ -173,7 +184,14 @@ class TrainingRecord(Record):
     def evaluation(self) -> EvaluationRecord | None:
         """How the result fares on test images; None for a training without threat models or test images."""
         path = self.folder.file(EVALUATED)
-        return EvaluationRecord.open(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = EvaluationRecord.open(path)
+        if found.metrics != self.metrics["test"]:
+            raise ValueError(
+                f"The run {path} is not the one that judged {self.folder.path}: delete it and train again."
+            )
+        return found
 
 
 def open_records(path: str | Path) -> list[AttackRecord]:

@@ -13,6 +13,7 @@ from omnirobust.jobs import rates
 from omnirobust.jobs.models import predict
 from omnirobust.jobs.rates import by_image, named
 from omnirobust.jobs.recheck import recheck, success_of
+from omnirobust.jobs.records import EXAMPLES, HISTORY, PERTURBATIONS
 from omnirobust.jobs.setting import Setting
 from omnirobust.results import AttackResult
 from omnirobust.runs import RunFolder
@@ -34,9 +35,9 @@ def write_results(
     predicted = {
         name: predict(setting.all_models, setting.listed(r.adversarial), setting.device) for name, r in results.items()
     }
-    folder.write_tensors("perturbations.safetensors", _perturbations(setting, results))
-    folder.write_tensors("history.safetensors", _histories(results))
-    folder.write_table("examples.parquet", _examples(setting, results, predicted))
+    folder.write_tensors(PERTURBATIONS, _perturbations(setting, results))
+    folder.write_tensors(HISTORY, _histories(results))
+    folder.write_table(EXAMPLES, _examples(setting, results, predicted))
     metrics, total = _overview(setting, results), len(results) + 1
     attacks = metrics["attacks"] = {}
     for name, result in results.items():
@@ -45,7 +46,7 @@ def write_results(
         attacks[name] = _attack(folder, setting, name, result, predicted[name])
     if progress is not None:
         progress(total, total)
-    folder.write_json("metrics.json", metrics)
+    folder.conclude(metrics, (PERTURBATIONS, HISTORY, EXAMPLES))
 
 
 def _perturbations(setting: Setting, results: Results) -> dict[str, Tensor]:
@@ -171,7 +172,7 @@ def _clean_by(setting: Setting, like: AttackResult) -> dict[str, dict[str, float
 def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult, predicted: Tensor) -> dict[str, Any]:
     won, M = result.fooled.all(1)[result.counted.any(1)], len(setting.models)
     success = wilson_interval(int(won.sum()), len(won))
-    saved = folder.read_tensors("perturbations.safetensors")
+    saved = folder.read_tensors(PERTURBATIONS)
     checked = recheck(
         setting.models, setting.job.threat_model, saved["clean"], saved[f"{name}.delta"], saved[f"{name}.adversarial"],
         setting.y, targeted=setting.targeted, transforms=setting.transforms, shared=setting.shared,

@@ -17,9 +17,9 @@ from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
 from omnirobust.jobs.frame import JobProgress, run_job
 from omnirobust.jobs.models import predict, trained_file
-from omnirobust.jobs.records import EVALUATED, TrainingRecord
+from omnirobust.jobs.records import EVALUATED, SPREAD, TrainingRecord
 from omnirobust.jobs.shards import wait
-from omnirobust.jobs.train_files import join_weights, note_epoch, write_epochs, write_network
+from omnirobust.jobs.train_files import EPOCHS, NETWORK, join_weights, note_epoch, write_epochs, write_network
 from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.jobs.train_setting import TrainingSetting, load_training
 from omnirobust.runs import RunFolder, default_folder
@@ -78,7 +78,8 @@ def run_training(
         result, found = done
         join_weights(folder, job.scheme.names, result.epochs)
         told = {"notes": [] if found is not None else _told(setting)}
-        folder.write_json("metrics.json", _metrics(setting, result, found) | _clean(setting) | told)
+        spread = [SPREAD] if folder.file(SPREAD).exists() else []
+        folder.conclude(_metrics(setting, result, found) | _clean(setting) | told, [EPOCHS, NETWORK, *spread])
 
     return run_job(
         path, config, options, team, progress, together=together, conclude=conclude, record=TrainingRecord.open

@@ -6,12 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from torch import nn
 
-from omnirobust._files import cache_dir, nearest, replacing
+from omnirobust._files import cache_dir, nearest
+from omnirobust.stores import read_chunk, write_chunk
 from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.cards import Card, read_card
 from omnirobust.zoo.recipes import RECIPES
@@ -126,9 +124,7 @@ def load_model_file(path: str | Path, architecture: str, shape: Shape, classes: 
 def save(model: nn.Module, facts: Card, cache: str | Path | None = None) -> Path:
     """Write a model's weights and its card into the cache, and return their folder."""
     folder = folder_of(facts.name, cache)
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    with replacing(folder / "weights.safetensors") as partial:
-        partial.write_bytes(serialize(weights))  # save_file would make it unreadable for other users
+    write_chunk(folder / "weights.safetensors", model.state_dict(), {})
     facts.write(folder / "card.json")
     return folder
 
@@ -153,7 +149,7 @@ def _find(name: str, cache: str | Path | None) -> Path:
 
 def _fill(model: nn.Module, file: Path, advice: str) -> nn.Module:
     try:
-        model.load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError, OSError) as error:
+        model.load_state_dict(read_chunk(file, undigested=True).tensors)
+    except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"The weights {file} are damaged or of another network: {advice}.") from error
     return model.eval().requires_grad_(False)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from omnirobust._own_code import broken, load_own
+from omnirobust.stores import read_chunk
 from omnirobust.zoo.architectures import build
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -90,8 +89,8 @@ def fill(model: nn.Module, file: Path, argument: str, network: str) -> None:
         ValueError: if the file is damaged or its weights are of another network.
     """
     try:
-        model.load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError, OSError) as error:
+        model.load_state_dict(read_chunk(file, undigested=True).tensors)
+    except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"{argument} must hold weights of {network}, got {file}, damaged or of another") from error
 
 

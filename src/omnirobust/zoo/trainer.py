@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from omnirobust._device import resolved
+from omnirobust._files import sweep
 from omnirobust.data import ImageData, load
 from omnirobust.training.accuracy import accuracy
 from omnirobust.training.fit import BatchProgress, Progress, fit
@@ -64,6 +65,7 @@ def train(
         if seed < 0:
             raise ValueError(f"seed must be >= 0, got {seed}")
         parsed = replace(parsed, seed=seed)
+    sweep(folder_of(str(parsed), cache))
     kind, settings = recipe_of(parsed.recipe, recipe)
     where = resolved(device)
     settings = _for_this_machine(settings, where)
