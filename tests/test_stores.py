@@ -1,5 +1,6 @@
 """Results on disk."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -149,6 +150,22 @@ def test_a_part_comes_back_and_is_plain_safetensors(tmp_path):
     assert tensors["right"].tolist() == [True, False]
     assert load_file(store.file("p"))["delta"].shape == (2, 3)
     assert store.get("q") is None
+
+
+def test_equal_parts_are_equal_files(tmp_path):
+    assert len({stored(tmp_path / str(n)).file("p").read_bytes() for n in range(12)}) == 1
+
+
+def test_a_part_of_an_earlier_version_is_read(tmp_path):
+    """Its digest stood beside the facts, over both."""
+    facts, value = '{"steps": 2}', torch.tensor([[1.0, 2.0]])
+    digest = hashlib.blake2b(facts.encode(), digest_size=32)
+    digest.update(b"delta torch.float32 (1, 2)" + value.numpy().tobytes())
+    metadata = {"facts": facts, "digest": digest.hexdigest()}
+    save_file({"delta": value}, tmp_path / "old.safetensors", metadata=metadata)
+    assert ChunkStore(tmp_path).get("old").facts == {"steps": 2}
+    save_file({"delta": value + 1}, tmp_path / "old.safetensors", metadata=metadata)
+    assert ChunkStore(tmp_path, undigested=True).get("old") is None
 
 
 def test_no_flipped_byte_of_a_part_goes_unnoticed(tmp_path):

@@ -22,6 +22,8 @@ from omnirobust._files import replacing
 from omnirobust.history import History, HistoryRows
 from omnirobust.results import AttackResult
 
+_DIGEST = "digest"
+
 _HISTORY, _ROWS = "history.", "rows."
 """What precedes the names of tensors that are not fields of the result itself."""
 
@@ -68,10 +70,11 @@ def write_chunk(
 ) -> None:
     """Write tensors as one safetensors file, facts and a digest of both in its metadata."""
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    text = json.dumps(facts)
+    # All in one entry: safetensors writes several in any order, and equal parts are to be equal files.
+    text = json.dumps({**facts, _DIGEST: _digest(whole, json.dumps(facts))})
     with replacing(file, within) as partial:
         # save_file would leave the file unreadable for other users
-        partial.write_bytes(save(whole, metadata={"facts": text, "digest": _digest(whole, text)}))
+        partial.write_bytes(save(whole, metadata={"facts": text}))
 
 
 def read_chunk(file: Path, *, undigested: bool = False) -> Chunk:
@@ -87,10 +90,11 @@ def read_chunk(file: Path, *, undigested: bool = False) -> Chunk:
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (not a mapping)
-        text = metadata.get("facts", "{}")
-        if not (undigested and "digest" not in metadata) and metadata["digest"] != _digest(tensors, text):
+        facts = dict(json.loads(metadata.get("facts", "{}")))
+        known = facts.pop(_DIGEST, metadata.get(_DIGEST))  # earlier versions kept it apart
+        if known != _digest(tensors, json.dumps(facts)) and not (known is None and undigested):
             raise ValueError("digest")
-        return Chunk(tensors, dict(json.loads(text)))
+        return Chunk(tensors, facts)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"The file {file} is damaged.") from error
 

@@ -187,6 +187,7 @@ def test_a_flipped_byte_of_a_part_is_found_and_the_part_made_again(digits, tmp_p
         part.write_bytes(content)
     assert len(parts) >= 3
     again = run(job, tmp_path / "run")
+    assert all(torch.equal(value, whole.perturbations[name]) for name, value in again.perturbations.items())
     assert again.metrics == whole.metrics
     assert all(torch.equal(value, whole.perturbations[name]) for name, value in again.perturbations.items())
 
