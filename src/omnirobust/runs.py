@@ -246,8 +246,8 @@ class RunFolder:
             self.path.rmdir()
 
     def clear_parts(self) -> None:
-        """Delete the finished parts of the job: for its end, when its results are written."""
-        for parts in (self.parts.folder, self.file("weights")):  # where earlier versions kept those of a training
+        """Delete the finished parts of the job, once its results are written; those of earlier trainings, too."""
+        for parts in (self.parts.folder, self.file("weights")):
             shutil.rmtree(parts, ignore_errors=True)
 
 
