@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,14 @@ def test_an_ensemble_s_captions_are_as_ever(digits, tmp_path):
         "Success of the best iterate so far: average", "Success of the best iterate so far: min-max",
         "Weights over the images: min-max",
     ]  # fmt: skip
+
+
+def test_a_run_that_kept_each_iterate_s_success_alone_is_drawn_and_says_so(product):
+    """As the first versions wrote them."""
+    old = replace(product)
+    old.__dict__["history"] = {k: v for k, v in product.history.items() if not k.endswith(".best_fooled")}
+    captions = [chart.caption.split(":")[0] for chart in charts(old)]
+    assert captions[:4] == ["Success of each iterate"] * 4 and len(captions) == len(charts(product))
 
 
 @pytest.mark.parametrize(("axis", "dims"), [("models", (1, 2, 0)), ("transforms", (2, 1, 0)), ("examples", (3, 0, 0))])

@@ -53,9 +53,11 @@ def _success(record: AttackRecord, name: str, axis: str) -> Chart:
     history, norm = record.history, record.config["attack"]["norm"]
     all_fooled = history[f"{name}.best_all_fooled"]
     members, noun = _members(record, axis)
-    fooled = _others_away(record, history[f"{name}.best_fooled"], axis).mean(-1)
+    best = history.get(f"{name}.best_fooled")  # runs of the first versions have what each iterate fools alone
+    fooled = _others_away(record, history[f"{name}.fooled"] if best is None else best, axis).mean(-1)
     fooled = fooled if axis != "examples" else fooled.mean(-1, keepdim=True)
-    kept = "the best iterate so far" if record.config["attack"]["keep"] == "best" else "each iterate"
+    so_far = best is not None and record.config["attack"]["keep"] == "best"
+    kept = "the best iterate so far" if so_far else "each iterate"
     label = (
         f"{norm}, {name}: success rate of {kept}, a line for each {noun} and one for all at once, "
         f"which ends at {percent(float(all_fooled[-1]))} %"
