@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from omnirobust._frozen import Frozen
 from omnirobust._types import Evaluation
 
 
@@ -17,6 +18,8 @@ class FunctionDomains:
         functions: name to f(delta, rows) -> (len(rows),), where delta (len(rows), *S) are the perturbations of the
             problems whose original indices are ``rows``; low = good for the minimiser.
         success: maps losses (B, K) to (B, K) bool; None where success has no meaning.
+
+    Modules that stand behind the functions are in evaluation mode, with frozen parameters, while these run.
 
     Cost of ``evaluate``: one call of each function, and one gradient each if asked for.
     """
@@ -31,6 +34,7 @@ class FunctionDomains:
         if not functions:
             raise ValueError("functions must hold at least one function, got none")
         self._functions = dict(functions)
+        self._held = Frozen(self._functions)
         self._success = success
         self._rows: Tensor | None = None
 
@@ -46,7 +50,8 @@ class FunctionDomains:
 
     def select(self, rows: Tensor) -> FunctionDomains:
         """Keep the problems that ``rows`` (int64 indices) lists, in that order."""
-        chosen = FunctionDomains(self._functions, self._success)
+        chosen = object.__new__(FunctionDomains)
+        chosen.__dict__.update(self.__dict__)
         chosen._rows = rows if self._rows is None else self._rows[rows]
         return chosen
 
@@ -57,21 +62,23 @@ class FunctionDomains:
             ValueError: if a function does not return one value a row, or its value does not depend on ``delta``.
         """
         rows = torch.arange(len(delta), device=delta.device) if self._rows is None else self._rows
-        losses: list[Tensor] = []
-        grads: list[Tensor] = []
-        for name, function in self._functions.items():
-            with torch.set_grad_enabled(grad):
-                leaf = delta.detach().requires_grad_(grad)
-                loss = function(leaf, rows)
-                if tuple(getattr(loss, "shape", ("a number",))) != (len(delta),):
-                    got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-                    raise ValueError(f"function {name!r} must return shape ({len(delta)},), got {got}")
-                if grad:
-                    grads.append(gradient_of(loss, leaf, f"function {name!r} must be differentiable in delta"))
-                losses.append(loss.detach())
+        with self._held.hold(), torch.set_grad_enabled(grad):
+            found = [self._one(name, delta.detach().requires_grad_(grad), rows) for name in self._functions]
+        losses, grads = zip(*found, strict=True)
         stacked = torch.stack(losses, 1)
         fooled = None if self._success is None else self._success(stacked)
-        return Evaluation(stacked, fooled, tuple(grads) if grad else None)
+        return Evaluation(stacked, fooled, tuple(g for g in grads if g is not None) if grad else None)
+
+    def _one(self, name: str, leaf: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the losses of a function at ``leaf``, and their gradient where that takes one."""
+        loss = self._functions[name](leaf, rows)
+        if tuple(getattr(loss, "shape", ("a number",))) != (len(leaf),):
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"function {name!r} must return shape ({len(leaf)},), got {got}")
+        slope = None
+        if leaf.requires_grad:
+            slope = gradient_of(loss, leaf, f"function {name!r} must be differentiable in delta")
+        return loss.detach(), slope
 
 
 def gradient_of(loss: Tensor, leaf: Tensor, refusal: str) -> Tensor:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from omnirobust._choices import Precision as Precision
+from omnirobust._frozen import Frozen
+from omnirobust._outputs import Read, are_probabilities, check_finite, look_squashed, read_logits, reason
 
 Model: TypeAlias = Callable[[Tensor], Any]
 Models: TypeAlias = Mapping[str, Model] | Sequence[Model] | Model
@@ -33,11 +35,15 @@ class Probed:
         model: maps a batch (B, *S) to logits (B, C).
         random: whether two passes over the same inputs differ.
         notes: what a reader of results must know of it.
+        held: what stands behind it, if that was looked for.
+        dtype: that it needs its inputs in; None for theirs.
     """
 
     model: Model
     random: bool = False
     notes: tuple[str, ...] = ()
+    held: Frozen | None = field(default=None, repr=False, compare=False)
+    dtype: torch.dtype | None = None
 
     def __call__(self, batch: Tensor) -> Any:
         """Call the model."""
@@ -70,9 +76,12 @@ def named_models(models: Models) -> dict[str, Model]:
 class Classifier:
     """A named model, called with its parameters frozen and in evaluation mode, and restored after each call.
 
+    So are all modules that stand behind a callable: see ``_behind``.
+
     Args:
         name: what messages and results call it.
-        model: maps a batch (B, *S) to logits (B, C), or to an object with ``.logits``.
+        model: maps a batch (B, *S) to logits (B, C), or to something that ``read_logits`` finds them in. One that does
+            not take the inputs' dtype gets them in that of its parameters.
         precision: "bf16" runs it under autocast; logits come back in the precision of the input.
 
     On a CPU, models with two-dimensional convolutions see images in channels_last layout, and batches of more than
@@ -82,19 +91,50 @@ class Classifier:
     def __init__(self, name: str, model: Model, precision: Precision = "fp32") -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
-        self.name = name
+        self.name, self._label = name, f"model {name!r}"
         self.random = isinstance(model, Probed) and model.random
-        self.model = model.model if isinstance(model, Probed) else model
+        self.model = model.model if isinstance(model, Probed) else _runnable(model)
+        self.held = (model.held if isinstance(model, Probed) else None) or Frozen(self.model)
         self.precision: Precision = precision
         modules = list(self.model.modules()) if isinstance(self.model, nn.Module) else []
         self._convolutional = any(isinstance(m, nn.Conv2d) for m in modules)
         self.classes: int | None = None
+        self._known = isinstance(model, Probed)  # it has passed the checks of its values, on other inputs
+        self._dtype = model.dtype if isinstance(model, Probed) else None
+        self._read = ""
 
     def renewed(self, precision: Precision) -> Classifier:
         """Return the same model in another ``precision``, its outputs to be checked anew."""
         new = copy(self)
-        new.precision, new.classes = precision, None
+        new.precision, new.classes, new._known = precision, None, self._known or self.classes is not None
         return new
+
+    def probed(self, random: bool, notes: tuple[str, ...]) -> Probed:
+        """Return the model with what a probe and calls found out about it."""
+        return Probed(self.model, random, (*notes, *self.notes), self.held, self._dtype)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was seen so far that a reader of results must know, one sentence each."""
+        told = [self._read] if self._read else []
+        if self._dtype is not None:
+            told.append(f"{self._label} computes in {self._dtype}: inputs were cast to it, and logits back.")
+        if self.held.baked:
+            told.append(
+                f"{self._label} was exported or traced in training mode, and no mode undoes that: its dropout and "
+                "BatchNorm act as in training; export it after .eval()."
+            )
+        if self.held.trains:
+            told.append(
+                f"{self._label} puts its modules into training mode when it is called: BatchNorm and dropout act as in "
+                "training, and its answers depend on the batch."
+            )
+        if self.held.moved:
+            told.append(
+                f"{self._label} changes {', '.join(self.held.moved)} when it is called, in evaluation mode too, as "
+                "BatchNorm does in training: what was there was put back."
+            )
+        return tuple(told)
 
     def arrange(self, batch: Tensor) -> Tensor:
         """Return ``batch`` in the memory layout that this model runs fastest in."""
@@ -110,102 +150,114 @@ class Classifier:
         return max(8, _CHUNK_PIXELS // (like.shape[2] * like.shape[3]))
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Return the logits of ``batch`` (B, *S), (B, C), checked on the first call.
+        """Return the logits of ``batch`` (B, *S), (B, C) in its dtype.
 
         Raises:
-            ValueError: if the output is not a finite (B, C) tensor of logits, or the devices differ.
+            ValueError: if the output cannot be read as logits, or the model raises; the sentence names it.
+            RowError: if logits are NaN or infinite.
         """
         with self.frozen(), ExitStack() as stack:
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
             if self._wants_channels_last(batch):
                 stack.enter_context(_ViewsReshape())
-            output = self._call(batch.clone())  # a copy: a model may write into its input
-        logits = getattr(output, "logits", output)
+            output = self._call(batch)
+        read = read_logits(output, len(batch), self._label)
+        logits = read.logits
+        check_finite(logits, f"{self._label} returned NaN or infinite logits on the given inputs")
         if self.classes is None:
-            with torch.no_grad():
-                self._check(batch, logits)
+            with self.frozen(), torch.no_grad():
+                self._check(batch, read)
         return logits if logits.dtype == batch.dtype else logits.to(batch.dtype)
 
     def _call(self, batch: Tensor) -> Any:
         try:
-            return self.model(batch)
+            return self._answer(batch)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the code of a model raises: assertions and look-ups among it
-            if self.classes is not None:
-                raise
-            said = (str(error).strip().splitlines() or [""])[0]
-            reason = (
-                said if isinstance(error, RuntimeError | ValueError) and said else f"{type(error).__name__}: {said}"
-            )
+            if self.classes is None and self._adapts(batch):
+                return self._call(batch)
+            takes = "cannot take" if self.classes is None else "has answered before, and failed on"
             raise ValueError(
-                f"model {self.name!r} cannot take inputs of shape {tuple(batch.shape)}, {batch.dtype}: {reason}"
+                f"{self._label} {takes} inputs of shape {tuple(batch.shape)}, {batch.dtype}: {reason(error)}"
             ) from error
+
+    def _answer(self, batch: Tensor) -> Any:
+        return self.model(
+            batch.clone() if self._dtype is None else batch.to(self._dtype)
+        )  # it may write into its input
+
+    def _adapts(self, batch: Tensor) -> bool:
+        """Say whether the model takes inputs once they have the dtype of its parameters, and keep to that if so."""
+        own = next((p.dtype for p in self.held.parameters if p.is_floating_point()), batch.dtype)
+        if self._dtype is not None or own == batch.dtype:
+            return False
+        self._dtype = own
+        try:
+            with torch.no_grad():
+                self._answer(batch)
+        except Exception:  # what it said of the inputs as they are is the better message
+            self._dtype = None
+        return self._dtype is not None
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Put the model in evaluation mode with frozen parameters; restore each module and parameter after."""
-        if not isinstance(self.model, nn.Module):
+        """Put the model in evaluation mode with frozen parameters; restore modes, parameters and buffers after."""
+        with self.held.hold():
             yield
-            return
-        training = [m for m in self.model.modules() if m.training]
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
-        for module in training:
-            module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+
+    @contextmanager
+    def differentiating(self) -> Iterator[None]:
+        """Name the model if its backward pass raises inside.
+
+        Raises:
+            ValueError: instead of what it raises.
+        """
         try:
             yield
-        finally:
-            for module in training:
-                module.training = True
-            for parameter in trainable:
-                parameter.requires_grad_(True)
+        except (ValueError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever the code of a model raises
+            raise ValueError(f"{self._label} gives no input gradient: {reason(error)}") from error
 
-    def _check(self, batch: Tensor, logits: object) -> None:
-        label = f"model {self.name!r}"
-        if not isinstance(logits, Tensor):
+    def _check(self, batch: Tensor, read: Read) -> None:
+        logits = read.logits
+        if len(batch) and not self._known and (are_probabilities(logits) or self._gives_one_probability(batch, read)):
             raise ValueError(
-                f"{label} must return logits (B, C) or an object with .logits, got {type(logits).__name__}"
+                f"{self._label} returns probabilities: it must return logits, the scores before the softmax or sigmoid"
             )
-        if logits.ndim != 2 or logits.shape[0] != batch.shape[0] or logits.shape[1] < 2:
-            raise ValueError(
-                f"{label} must return logits of shape ({batch.shape[0]}, C) with C >= 2, got {tuple(logits.shape)}"
-            )
-        if not bool(logits.isfinite().all()):
-            raise ValueError(f"{label} returned NaN or infinite logits on the given inputs")
-        if batch.shape[0] and _are_probabilities(logits):
-            raise ValueError(f"{label} returns probabilities: it must return logits, the scores before the softmax")
-        if _look_squashed(logits):
+        if not self._known and look_squashed(logits):
             warnings.warn(
-                f"{label} returns values in [0, 1], most of them near the ends, as after a sigmoid: return the scores "
-                "before it, since its gradients vanish there and the model looks more robust than it is",
+                f"{self._label} returns values in [0, 1], most of them near the ends, as after a sigmoid: return the "
+                "scores before it, since its gradients vanish there and the model looks more robust than it is",
                 stacklevel=2,
             )
-        self.classes = logits.shape[1]
+        self.classes, self._read = logits.shape[1], read.said
+
+    def _gives_one_probability(self, batch: Tensor, read: Read) -> bool:
+        """Say whether a model of one number an input gives one in [0, 1] always, on inputs far outside too."""
+        if not read.single or not _in_unit(read.logits):
+            return False
+        try:
+            far = [read_logits(self._answer(batch * s), len(batch), self._label).logits for s in (-30.0, 30.0)]
+        except Exception:  # a model may refuse such inputs
+            return True
+        return all(_in_unit(each) for each in far)
 
     def check_device(self, x: Tensor) -> None:
         """Raise a ValueError unless the model's parameters live where ``x`` does."""
         first = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
         if first is not None and first.device != x.device:
-            raise ValueError(f"model {self.name!r} is on {first.device} but x is on {x.device}: move one of them")
+            raise ValueError(f"{self._label} is on {first.device} but x is on {x.device}: move one of them")
 
 
-def _are_probabilities(logits: Tensor) -> bool:
-    sums = logits.sum(dim=1)
-    return bool((logits >= 0).all() & ((sums - 1).abs() < 1e-3).all())
+def _runnable(model: Model) -> Model:
+    return model.module() if isinstance(model, torch.export.ExportedProgram) else model
 
 
-def _look_squashed(logits: Tensor) -> bool:
-    """Say whether logits look like a sigmoid's outputs: all in [0, 1], a third within 1e-3 of an end, some near 1.
-
-    Bounded scores, cosines say, are legitimate and seldom saturate: this warns rather than refuses.
-    """
-    if len(logits) < 8 or not bool(((logits >= 0) & (logits <= 1)).all()):
-        return False
-    ends = (logits < 1e-3) | (logits > 1 - 1e-3)
-    return float(ends.float().mean()) > 1 / 3 and float(logits.amax()) > 0.9
+def _in_unit(logits: Tensor) -> bool:
+    return bool(((logits >= 0) & (logits <= 1)).all())
 
 
 def _channels_last(batch: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from omnirobust._draws import forked, random_states, same_states, seeded
 from omnirobust._models import Classifier, Model, Models, Probed, named_models
+from omnirobust._outputs import rows_named
 
 ROWS = 32
 """Rows that a model is tried on; half of them have other batch-mates in the last pass."""
@@ -57,7 +58,7 @@ class _Probe:
     """One model and the rows that it is tried on."""
 
     def __init__(self, name: str, model: Model, x: Tensor, batch_size: int | None) -> None:
-        self._label, self._model, self._classifier = f"model {name!r}", model, Classifier(name, model)
+        self._label, self._classifier = f"model {name!r}", Classifier(name, model)
         self._rows = x[:ROWS].detach()
         self._size = batch_size or max(len(self._rows), 1)
         self._moved = False
@@ -65,7 +66,7 @@ class _Probe:
     def probed(self) -> Probed:
         """Return the model with what was found."""
         if not len(self._rows):
-            return Probed(self._model)
+            return self._classifier.probed(False, ())
         self._classifier.check_device(self._rows)
         with forked(self._rows), torch.no_grad():
             first = self._pass(self._rows, 0)
@@ -73,16 +74,22 @@ class _Probe:
             random = any(differ(first, self._pass(self._rows, seed)) for seed in tries)
             foreign = random and differ(first, self._pass(self._rows, 0))
             coupled = not foreign and self._couples(first, random)
-        return Probed(self._model, random, self._notes(random, foreign, coupled))
+        return self._classifier.probed(random, self._notes(random, foreign, coupled))
 
     def _pass(self, images: Tensor, seed: int) -> Tensor:
         """Return the logits of ``images`` under a seed, and take note if a generator moves."""
         with seeded(seed, images):
             before = random_states(images)
-            pieces = images.split(self._size)
-            logits = torch.cat([self._classifier(self._classifier.arrange(piece)) for piece in pieces])
+            logits = self._logits(images)
             self._moved |= not same_states(before, random_states(images))
         return logits
+
+    def _logits(self, images: Tensor) -> Tensor:
+        found = []
+        for number, piece in enumerate(images.split(self._size)):
+            with rows_named(lambda row, first=number * self._size: first + row):
+                found.append(self._classifier(self._classifier.arrange(piece)))
+        return torch.cat(found)
 
     def _couples(self, first: Tensor, random: bool) -> bool:
         """Say whether rows change with their batch-mates, half of which become copies of the first row.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from math import prod
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from omnirobust._function_domains import gradient_of
 from omnirobust._grid_checks import as_groups, as_labels, axes_of, check_labels, check_loss, check_settings
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier, Models, Precision, named_models
+from omnirobust._outputs import RowError, check_finite
 from omnirobust._parts import Part, numbered, parts_of
 from omnirobust._probe import ROWS as PROBED_ROWS
 from omnirobust._probe import probed
@@ -57,9 +58,9 @@ class _Pass(NamedTuple):
         What is wrong with it may be the model's or a transformation's.
         """
         name = f"model {classifier.name!r}"
-        slope = gradient_of(loss, self.leaf, f"{name} does not let gradients reach its input").contiguous()
-        if not bool(slope.sum().isfinite()) and not bool(slope.isfinite().all()):
-            raise ValueError(f"{name} has NaN or infinite input gradients, its own or a transformation's")
+        with classifier.differentiating():
+            slope = gradient_of(loss, self.leaf, f"{name} does not let gradients reach its input").contiguous()
+        check_finite(slope, f"{name} has NaN or infinite input gradients, its own or a transformation's")
         return slope if self.uncut is None else slope.mul_(self.uncut)
 
 
@@ -132,7 +133,7 @@ class DomainGrid:
         self._axes = axes_of(
             names, None if self._views is None else tuple(v.name for v in self._views), len(self._x) if shared else None
         )
-        self._sizes = (len(names), len(self._views or (None,)), len(self._x))
+        self._sizes, self._shared = (len(names), len(self._views or (None,)), len(self._x)), shared
         self._y = as_labels(x, y, self._sizes, shared)
         self._loss, self._targeted, self._wants_reach = loss, targeted, wants_reach(loss)
         self.reach = None if reach is None else reach.expand(len(x), *self._sizes)
@@ -287,16 +288,31 @@ class DomainGrid:
             raise ValueError(f"logits are of grids of models alone, this one has {', '.join(self._axes)}")
         with torch.no_grad():
             return tuple(
-                torch.cat([self._forward(c, part, delta).logits for part in self._parts(m)])
+                torch.cat([self._plain_logits(c, part, delta) for part in self._parts(m)])
                 for m, c in enumerate(self._classifiers)
             )
+
+    def _plain_logits(self, classifier: Classifier, part: Part, delta: Tensor) -> Tensor:
+        with self._naming(part):
+            return self._forward(classifier, part, delta).logits
+
+    @contextmanager
+    def _naming(self, part: Part) -> Iterator[None]:
+        """Let errors inside name a row of ``part``, (transformations and draws, examples, rows), by its global one."""
+        rows, E = self._rows[part.rows], part.examples.stop - part.examples.start
+        try:
+            yield
+        except RowError as error:
+            example, row = part.examples.start + error.row // len(rows) % E, int(rows[error.row % len(rows)])
+            where = f"image {example} of group {row}" if self._shared else f"row {row}"
+            raise RowError(error.problem, row * self._sizes[2] + example, where) from error.__cause__
 
     def blocks_gradient(self, source: int, delta: Tensor) -> bool:
         """Say whether no gradient of any logit of a pair of ``sources`` reaches its input, on any row."""
         m, r = divmod(source, self._sizes[1])
         classifier = self._classifiers[m]
         for part in self._parts(m, range(r, r + 1)):
-            with classifier.frozen(), torch.enable_grad():
+            with self._naming(part), classifier.frozen(), torch.enable_grad():
                 seen = self._forward(classifier, part, delta, grad=True)
                 pattern = torch.linspace(-1, 2, seen.logits.shape[1]).to(seen.logits)
                 if bool((seen.gradient(classifier, (seen.logits * pattern).sum(1)) != 0).any()):
@@ -332,7 +348,7 @@ class DomainGrid:
     def _piece(
         self, classifier: Classifier, m: int, part: Part, delta: Tensor, grad: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        with classifier.frozen(), torch.set_grad_enabled(grad):
+        with self._naming(part), classifier.frozen(), torch.set_grad_enabled(grad):
             checked = classifier.classes is not None
             seen = self._forward(classifier, part, delta, grad=grad)
             if not checked:

@@ -137,7 +137,7 @@ class _InUnitRange(nn.Module):
 
     def __init__(self, problem: Problem, low: float, high: float) -> None:
         super().__init__()
-        self.classifier = Classifier("model", problem.model)
+        self.classifier = Classifier("model", problem.probed or problem.model)
         self._low, self._width, self._dtype = low, high - low, problem.x.dtype
 
     def forward(self, x: Tensor) -> Tensor:

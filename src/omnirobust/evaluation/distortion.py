@@ -16,6 +16,7 @@ from torch import Tensor
 
 from omnirobust._counts import check_count
 from omnirobust._models import Models
+from omnirobust._outputs import rows_named
 from omnirobust._progress import ProgressHook
 from omnirobust._types import NORMS, Norm
 from omnirobust.attacks import attack_ensemble
@@ -103,10 +104,11 @@ def minimal_eps(
     threat = ThreatModel(NORMS[norm], 1.0, bounds)
 
     def attack(known: Models, rows: Tensor, eps: Tensor, init: Tensor) -> Tensor:
-        found = attack_ensemble(
-            known, x[rows], y[rows], replace(threat, eps=eps), steps=steps, loss=loss, init=init, targeted=targeted,
-            stop_when_fooled=True,
-        )  # fmt: skip
+        with rows_named(lambda row: int(rows[row])):
+            found = attack_ensemble(
+                known, x[rows], y[rows], replace(threat, eps=eps), steps=steps, loss=loss, init=init,
+                targeted=targeted, stop_when_fooled=True,
+            )  # fmt: skip
         return found.delta
 
     def search(known: Models, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from omnirobust import losses
 from omnirobust._counts import check_count
 from omnirobust._models import Model, Precision, Probed
+from omnirobust._outputs import rows_named
 from omnirobust.adaptive import Adaptive
 from omnirobust.attacks import attack_ensemble
 from omnirobust.detour import RadiusSchedule
@@ -143,6 +144,11 @@ class GradientAttack:
         noisy = restart > 0 or self.start == "normal"
 
         def attempt(rows: Tensor) -> Tensor:
+            first = problem.first_row + int(rows[0])
+            with rows_named(lambda row: problem.first_row + int(rows[row - first])):
+                return descended(rows)
+
+        def descended(rows: Tensor) -> Tensor:
             x, threat = problem.x[rows], of_rows(problem.threat, rows)
             first = delta = (
                 _noise(x, problem.seed, stream, rows + problem.first_row, threat.bounds)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from omnirobust._draws import seeded
 from omnirobust._models import Classifier
+from omnirobust._outputs import rows_named
 from omnirobust.data import ImageData, load
 from omnirobust.stores import fingerprint
 from omnirobust.zoo.architectures import Shape
@@ -93,9 +94,10 @@ def predict(models: dict[str, nn.Module], x: Tensor, device: torch.device | None
 
 def _predict(classifier: Classifier, x: Tensor, device: torch.device) -> Tensor:
     classifier.check_device(x[:0].to(device))
-    said = []
-    for number, part in enumerate(x.split(classifier.pieces(len(x), x))):
+    said, size = [], classifier.pieces(len(x), x)
+    for number, part in enumerate(x.split(size)):
         images = classifier.arrange(part.to(device))
-        with seeded(number, images):  # should it draw, the same in every run, and not from the caller's generator
+        # should it draw, the same in every run, and not from the caller's generator
+        with rows_named(lambda row, first=number * size: first + row), seeded(number, images):
             said.append(classifier(images).argmax(1).to(x.device))
     return torch.cat(said)

@@ -20,6 +20,7 @@ from omnirobust._contracts import set_around
 from omnirobust._counts import check_count
 from omnirobust._draws import DrawKey, row_seeds
 from omnirobust._models import Models, Precision, Probed
+from omnirobust._outputs import rows_named
 from omnirobust._probe import notes_of, probed
 from omnirobust._progress import ProgressHook, bar
 from omnirobust._types import WeightRule, described
@@ -124,7 +125,8 @@ def learn_universal(
             for chosen in _order(x, seed, epoch).split(batch_size):
                 t += 1
                 of_chosen = None if reach is None else reach[..., chosen]
-                evaluation = learner.grid(x[chosen], y[chosen], t, of_chosen).evaluate(delta)
+                with rows_named(lambda row, chosen=chosen: int(chosen[row])):
+                    evaluation = learner.grid(x[chosen], y[chosen], t, of_chosen).evaluate(delta)
                 delta = stepper.step(t, delta, weighing.answer(chosen, evaluation), evaluation, feasible)
                 advance(1)
             rows.append({"epoch": epoch + 1.0} | weighing.row())

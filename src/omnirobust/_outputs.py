@@ -1,0 +1,140 @@
+"""What models return, read as logits (B, C), and what is said where that cannot be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_HINTS = {
+    "Inference tensor": "its parameters or buffers were made under torch.inference_mode(): build or load it outside",
+    "fabric.backward": "Fabric set it up for mixed precision and wants a backward of its own: hand over its .module, "
+    "with precision='bf16'",
+}
+"""What to say instead of messages that tell what happened inside torch or Fabric."""
+
+
+class RowError(ValueError):
+    """A model fails on some rows of a batch.
+
+    Args:
+        problem: what is wrong.
+        row: the first row that it is wrong on.
+        where: what messages call that row.
+    """
+
+    def __init__(self, problem: str, row: int, where: str | None = None) -> None:
+        super().__init__(f"{problem}, first on {where or f'row {row}'}")
+        self.problem, self.row = problem, row
+
+
+@contextmanager
+def rows_named(number: Callable[[int], int]) -> Iterator[None]:
+    """Let a RowError inside name a row by its number among all, ``number`` of its number in the batch."""
+    try:
+        yield
+    except RowError as error:
+        raise RowError(error.problem, number(error.row)) from error.__cause__
+
+
+def check_finite(values: Tensor, problem: str) -> None:
+    """Raise a RowError with the words ``problem`` if values (n, ...) are NaN or infinite."""
+    # an overflow of the sum is looked into, too: the sum costs one pass and no memory
+    if not bool(values.detach().sum().isfinite()):
+        finite = values.detach().isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            raise RowError(problem, int(finite.int().argmin()))
+
+
+class Read(NamedTuple):
+    """How an output was read.
+
+    Attributes:
+        logits: (B, C), C >= 2.
+        said: what a reader must know of it; empty if nothing.
+        single: whether the model gives one number an input.
+    """
+
+    logits: Tensor
+    said: str = ""
+    single: bool = False
+
+
+def read_logits(output: Any, rows: int, label: str) -> Read:
+    """Read what a model returned for a batch.
+
+    A tensor (B, C) is taken as it is; of an object its ``.logits``, of a mapping its "logits", of a tuple or list its
+    first entry; one number z an input, (B,) or (B, 1), stands for the logits (0, z) of two classes.
+
+    Args:
+        output: what the model returned.
+        rows: B.
+        label: what messages call the model.
+
+    Raises:
+        ValueError: if there are no logits.
+    """
+    found, said = _picked(output)
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"{label} must return logits (B, C), alone, as .logits, under 'logits' or first in a tuple, "
+            f"got {type(output).__name__}"
+        )
+    if found.is_complex():
+        raise ValueError(f"{label} must return real logits, got {found.dtype}")
+    if (
+        tuple(found.shape) in ((rows,), (rows, 1))
+        and found.is_floating_point()
+        and not isinstance(output, tuple | list)
+    ):
+        z = found.reshape(rows, 1)
+        how = f"{label} returns one logit z for each input: it was taken as (0, z), the logits of labels 0 and 1."
+        return Read(torch.cat([torch.zeros_like(z), z], 1), f"{said.format(label)} {how}".strip(), single=True)
+    if found.ndim != 2 or len(found) != rows or found.shape[1] < 2:
+        raise ValueError(
+            f"{label} must return logits of shape ({rows}, C) with C >= 2, or ({rows},) for two classes, "
+            f"got {tuple(found.shape)}"
+        )
+    return Read(found, said.format(label))
+
+
+def _picked(output: Any) -> tuple[Any, str]:
+    if isinstance(output, Tensor):
+        return output, ""
+    if hasattr(output, "logits"):
+        return output.logits, ""
+    if isinstance(output, Mapping):
+        return output.get("logits"), "{} returns a mapping, of which 'logits' was read."
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor) and output[0].is_floating_point():
+        kind = "tuple" if isinstance(output, tuple) else "list"
+        return output[0], "{} returns a " + kind + ", of which the first entry was read as the logits."
+    return None, ""
+
+
+def reason(error: Exception) -> str:
+    """Say in a few words what an error of a model's code is about."""
+    said = (str(error).strip().splitlines() or [""])[0]
+    for text, hint in _HINTS.items():
+        if text in str(error):
+            return hint
+    return said if isinstance(error, RuntimeError | ValueError) and said else f"{type(error).__name__}: {said}"
+
+
+def are_probabilities(logits: Tensor) -> bool:
+    """Say whether rows are all non-negative and sum to 1."""
+    sums = logits.sum(dim=1)
+    return bool((logits >= 0).all() & ((sums - 1).abs() < 1e-3).all())
+
+
+def look_squashed(logits: Tensor) -> bool:
+    """Say whether logits look like a sigmoid's outputs: all in [0, 1], a third within 1e-3 of an end, some near 1.
+
+    Bounded scores, cosines say, are legitimate and seldom saturate: this warns rather than refuses.
+    """
+    if len(logits) < 8 or not bool(((logits >= 0) & (logits <= 1)).all()):
+        return False
+    ends = (logits < 1e-3) | (logits > 1 - 1e-3)
+    return float(ends.float().mean()) > 1 / 3 and float(logits.amax()) > 0.9
