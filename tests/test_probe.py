@@ -258,7 +258,9 @@ def test_a_random_model_beside_others_leaves_them_to_be_judged_as_ever():
 
 
 def test_groups_and_transformations_of_random_models():
-    shared = orb.attack_universal(noisy, X.view(8, 5, 3, 4, 4), Y.view(8, 5), orb.Linf(0.1), steps=3, samples=2)
+    shared = orb.attack_universal(
+        noisy, X.view(8, 5, 3, 4, 4), Y.view(8, 5), orb.Linf(0.1), loss=losses.margin, steps=3, samples=2
+    )
     turned = orb.attack_transforms(
         noisy, X, Y, {"ori": lambda v: v, "flip": lambda v: v.flip(-1)}, orb.Linf(0.1), steps=3
     )

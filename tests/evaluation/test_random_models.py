@@ -316,7 +316,7 @@ def test_universal_perturbations_of_random_models_are_scored_on_fresh_draws(prob
     assert nothing.asr == pytest.approx(1 - counted(model, x, y), abs=0.03)
     assert "Success is the share of 30 draws." in nothing.notes[0]
     assert score_universal(linear, x, y, torch.zeros(3, 3, 3)).notes == ()
-    learned = learn_universal(model, x, y, orb.Linf(0.2), epochs=3, batch_size=20, samples=3)
+    learned = learn_universal(model, x, y, orb.Linf(0.2), loss=margin, epochs=3, batch_size=20, samples=3)
     assert "is random" in learned.notes[0] and learned.gradient_evaluations == 3 * 60 * 3
     fooled = 1 - counted(model, learned.apply(x), y)
     assert score_universal(model, x, y, learned, draws=30).asr == pytest.approx(fooled, abs=0.03)
