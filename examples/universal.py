@@ -20,12 +20,15 @@ from omnirobust.universal import UniversalPerturbation, learn_universal, score_u
 
 THREATS = {"linf": orb.Linf, "l2": orb.L2, "l1": orb.L1, "l0": orb.L0}
 
+LOSS = orb.losses.standardised_margin
+"""That of the published tables; ``learn_universal`` by itself takes ``losses.relative_margin``."""
+
 METHODS: dict[str, Callable[..., UniversalPerturbation]] = {
     "uSGD (Shafahi et al.)": usgd,
-    "average over images": partial(learn_universal, over="data", rule=orb.Uniform()),
-    "average over classes": partial(learn_universal, over="classes", rule=orb.Uniform()),
-    "min-max over images": partial(learn_universal, over="images"),
-    "min-max over classes": partial(learn_universal, over="classes"),
+    "average over images": partial(learn_universal, loss=LOSS, over="data", rule=orb.Uniform()),
+    "average over classes": partial(learn_universal, loss=LOSS, over="classes", rule=orb.Uniform()),
+    "min-max over images": partial(learn_universal, loss=LOSS, over="images"),
+    "min-max over classes": partial(learn_universal, loss=LOSS, over="classes"),
 }
 
 
