@@ -237,7 +237,7 @@ class Classifier:
 
     def _gives_one_probability(self, batch: Tensor, read: Read) -> bool:
         """Say whether a model of one number an input gives one in [0, 1] always, on inputs far outside too."""
-        if not read.single or not _in_unit(read.logits):
+        if not read.single or not _in_unit(read.logits) or not bool(read.logits.any()):  # 0 is no sigmoid
             return False
         try:
             far = [read_logits(self._answer(batch * s), len(batch), self._label).logits for s in (-30.0, 30.0)]

@@ -78,7 +78,7 @@ def minimal_l2(
         raise ValueError(f"model must be one model, got a {type(model).__name__}; minimal_eps takes several")
 
     def search(known: Models, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
-        grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted)
+        grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted, first_row=rows.start)
         state = _Search(grid, L2(1.0, bounds).around(x[rows]), step_size)
         for _ in range(binary_steps):
             state.note_c(state.descend(steps, advance))

@@ -112,7 +112,7 @@ def minimal_eps(
         return found.delta
 
     def search(known: Models, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
-        grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted)
+        grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted, first_row=rows.start)
         first, state = rows.start, _Search(grid, threat.around(x[rows]), norm, resolution)
         return state.run(lambda live, eps, init: attack(known, live + first, eps, init), advance), state.blind
 

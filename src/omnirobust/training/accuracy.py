@@ -10,6 +10,7 @@ from torch import nn
 
 from omnirobust._draws import DrawKey
 from omnirobust._models import Classifier, Precision
+from omnirobust._outputs import rows_named
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batches, Data, batches
 from omnirobust.training.moves import row_seeds
@@ -83,7 +84,8 @@ def robust_rates_of(
             if not batch.factor:
                 continue
             seeds = row_seeds(DrawKey(seed, restart=-1), batch.rows.to(device), len(plain.threats))
-            deltas, _ = attack_rows(classifier, batch.x, batch.y, plain, seeds)
+            with rows_named(lambda row, rows=batch.rows: int(rows[row])):
+                deltas, _ = attack_rows(classifier, batch.x, batch.y, plain, seeds)
             with torch.no_grad():
                 right = torch.stack([logits_of(model, batch.x + delta).argmax(1) == batch.y for delta in deltas])
             counts += torch.tensor([float(right.all(0).sum()), float(right.sum()) / len(deltas), len(batch.y)])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from omnirobust._contracts import first_weights, next_weights, set_around
 from omnirobust._draws import DrawKey
 from omnirobust._models import Classifier, Precision
+from omnirobust._outputs import check_finite, rows_named
 from omnirobust._types import Evaluation, check_shape
 from omnirobust.directions import Stepper
 from omnirobust.losses import neg_cross_entropy
@@ -76,7 +77,8 @@ def attack_batch(
         seeds = row_seeds(DrawKey(seed), rows, len(scheme.threats))
     else:
         seeds = drawn_seeds(generator, len(x), len(scheme.threats), x.device)
-    return attack_rows(Classifier("model", model, precision), x, y, scheme, seeds, weights)
+    with rows_named(lambda row: int(rows[row])):
+        return attack_rows(Classifier("model", model, precision), x, y, scheme, seeds, weights)
 
 
 def attack_rows(
@@ -89,7 +91,8 @@ def attack_rows(
         weights = first_weights(scheme.weight_rule, *shape, x)
     check_shape("weights", weights, shape)
     start = starts(scheme, feasible, seeds)
-    with classifier.frozen(), torch.enable_grad():
+    # rows go through the model once for each threat, one set after the other
+    with rows_named(lambda row: row % len(x)), classifier.frozen(), torch.enable_grad():
         return _ascend(classifier, x, y, scheme, feasible, start, weights)
 
 
@@ -139,7 +142,9 @@ def evaluate(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor],
     points = _displaced(x, deltas).requires_grad_(True)
     losses = _losses(classifier, points, y, len(deltas))
     check_differentiable(losses)
-    (grads,) = torch.autograd.grad(losses.sum(), points, create_graph=dpar > 0)
+    with classifier.differentiating():
+        (grads,) = torch.autograd.grad(losses.sum(), points, create_graph=dpar > 0)
+    check_finite(grads, f"model {classifier.name!r} has NaN or infinite input gradients")
     by_attack = losses.detach().view(len(deltas), -1).t()
     grads = grads.view(len(deltas), *x.shape)
     if dpar == 0:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from omnirobust._contracts import first_weights, set_around
 from omnirobust._draws import DrawKey
 from omnirobust._models import Classifier, Precision
+from omnirobust._outputs import RowError, rows_named
 from omnirobust._types import Evaluation
 from omnirobust.directions import Sign, Stepper
 from omnirobust.threat_models import FeasibleSet
-from omnirobust.training.ampgd import attack_rows, evaluate
+from omnirobust.training.ampgd import Seen, attack_rows, evaluate
 from omnirobust.training.batches import Batch
 from omnirobust.training.moves import row_seeds
 from omnirobust.training.schemes import Scheme
@@ -73,9 +74,17 @@ class PrivateAttacker:
             )
         rows = batch.rows.to(batch.x.device)
         seeds = row_seeds(DrawKey(self.seed, epoch), rows, len(self.scheme.threats))
-        deltas, weights = attack_rows(
-            self.classifier, batch.x, batch.y, self.scheme.at(epoch), seeds, self._first(batch)
-        )
+        try:
+            with rows_named(lambda row: int(batch.rows[row])):
+                deltas, weights = attack_rows(
+                    self.classifier, batch.x, batch.y, self.scheme.at(epoch), seeds, self._first(batch)
+                )
+        except RowError:
+            if self.workers.count == 1:
+                raise
+            # the others wait for this process: it goes on to a loss of NaN, which stops all of them at once
+            deltas = [torch.full_like(batch.x, torch.nan) for _ in self.scheme.threats]
+            weights = first_weights(self.scheme.weight_rule, len(batch.x), len(deltas), batch.x)
         if batch.known:
             everyone = self.workers.join(weights, batch)
             self._reach(int(batch.all_rows.max()))
@@ -125,7 +134,7 @@ class UniversalAttacker:
         delta = torch.zeros_like(around.lower) if self.delta is None else self.delta.to(batch.x)
         size = None if self.scheme.step_sizes is None else self.scheme.step_sizes[0]
         stepper = Sign().start(around, size, self.scheme.steps)
-        with self.classifier.frozen(), torch.enable_grad():
+        with rows_named(lambda row: int(batch.rows[row])), self.classifier.frozen(), torch.enable_grad():
             for r in range(1, self.scheme.steps + 1):
                 delta = self._step(stepper, r, batch, delta, around)
         self.delta = delta
@@ -134,7 +143,12 @@ class UniversalAttacker:
 
     def _step(self, stepper: Stepper, r: int, batch: Batch, delta: Tensor, around: FeasibleSet) -> Tensor:
         low, high = self.scheme.threats[0].bounds
-        seen = evaluate(self.classifier, batch.x, batch.y, [(batch.x + delta).clamp(low, high) - batch.x], 0.0)
+        try:
+            seen = evaluate(self.classifier, batch.x, batch.y, [(batch.x + delta).clamp(low, high) - batch.x], 0.0)
+        except RowError:
+            if self.workers.count == 1:
+                raise
+            seen = Seen(batch.x.new_zeros(len(batch.x), 1), torch.full_like(batch.x, torch.nan)[None], None, None)
         moved = batch.x + delta
         inside = (moved >= low) & (moved <= high)  # a clamped pixel passes no gradient on
         grad = self.workers.total((seen.ascent[0] * inside).sum(0, keepdim=True) * float(batch.factor > 0))

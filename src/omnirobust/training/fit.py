@@ -100,8 +100,9 @@ def fit(
     attacked examples, which share one forward pass.
 
     Args:
-        model: maps (B, *S) to logits (B, C), or to an object with ``.logits``. It is trained in training mode; the mode
-            of each of its modules is restored afterwards.
+        model: maps (B, *S) to logits (B, C), or to something that holds them, as for attacks. It is trained in training
+            mode, but for modules that are in evaluation mode inside a model in training mode (a frozen BatchNorm, say);
+            the mode of each module is restored afterwards.
         data: (x, y) with x (N, *S) float and y (N,) int64; ImageData; a DataLoader that yields (x, y), or (x, y, rows)
             with the number of each example in its set; or the name of a set, whose training split is taken.
         scheme: what to train against.
@@ -175,7 +176,8 @@ def fit(
         raise ValueError(f"epochs must be >= {run.epoch}, which the checkpoint {run.file} has done, got {epochs}")
     told = [*loggers, *(() if fabric is None else fabric.loggers)]
     replay(told, run.history)
-    loop = Loop(scheme, objective, stepping, workers, train, held_out, on_batch)
+    still = [m for m in model.modules() if not m.training] if model.training else []
+    loop = Loop(scheme, objective, stepping, workers, train, held_out, on_batch, still)
     with restored_modes(model), torch.enable_grad():
         while (stopped := reason_to_stop(run.history, epochs, stop_at, patience)) is None:
             _advance(run, loop, lr_factor, keep)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from omnirobust._outputs import RowError
+from omnirobust.training.attackers import Attack, Attacker
 from omnirobust.training.batches import Batch, Batches, epoch_seed
 from omnirobust.training.objective import widest
 from omnirobust.training.outputs import check_not_probabilities, needs_second_derivatives
@@ -39,6 +41,7 @@ class Loop:
         train: the training data.
         held_out: the validation data, or None.
         on_batch: called by the first process after each batch.
+        still: modules that the caller had put into evaluation mode, and that stay in it.
     """
 
     scheme: Scheme
@@ -48,6 +51,7 @@ class Loop:
     train: Batches
     held_out: Batches | None
     on_batch: BatchProgress | None
+    still: Sequence[nn.Module] = ()
 
 
 def one_epoch(run: Run, loop: Loop) -> None:
@@ -62,6 +66,8 @@ def one_epoch(run: Run, loop: Loop) -> None:
     # Seeding each epoch by itself makes resuming exact without saving any generator's state.
     with own_randomness(run.model, epoch_seed(run.settings.seed, run.epoch)):
         run.model.train()
+        for module in loop.still:
+            module.training = False
         try:
             row = {"epoch": run.epoch + 1.0} | _train(run, loop)
             _check_finite(run, good)
@@ -103,7 +109,7 @@ def _train(run: Run, loop: Loop) -> dict[str, float]:
 
 def _one_batch(run: Run, loop: Loop, batch: Batch, number: int, sums: _Sums) -> float:
     """Attack the mini-batch, take one step on theta, and return the loss."""
-    attack = None if run.attacker is None else run.attacker.attack(batch, run.epoch)
+    attack = None if run.attacker is None else _attack(run, run.attacker, batch, number)
     loop.optimizer.zero_grad(set_to_none=True)
     # The mean over processes of their shares' means, each times its factor, is the mean over the mini-batch.
     dpar = loop.scheme.at(run.epoch).dpar
@@ -126,6 +132,19 @@ def _one_batch(run: Run, loop: Loop, batch: Batch, number: int, sums: _Sums) -> 
     loop.optimizer.step()
     sums.add(means, batch.size)
     return value
+
+
+def _attack(run: Run, attacker: Attacker, batch: Batch, number: int) -> Attack:
+    """Attack the mini-batch: what goes wrong before the first step is the model's, later the training's."""
+    try:
+        return attacker.attack(batch, run.epoch)
+    except RowError as error:
+        if run.epoch == 0 and number == 1:
+            raise
+        raise TrainingDivergedError(
+            f"{error}, in batch {number} of epoch {run.epoch + 1}: the model holds the parameters of epoch "
+            f"{run.epoch}; {_advice(run, number)}."
+        ) from error
 
 
 def _advice(run: Run, number: int) -> str:

@@ -8,19 +8,27 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from omnirobust._outputs import read_logits
+
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the model's logits of ``x`` (B, *S), (B, C); an output with ``.logits`` is taken by that.
+    """Return the model's logits of ``x`` (B, *S), (B, C) in its dtype, read as attacks read them.
+
+    A model that does not take the dtype of ``x`` gets it in that of its parameters.
 
     Raises:
         ValueError: if there are no logits of that shape.
     """
-    output = model(x)
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"model must return logits of shape ({len(x)}, C) or an object with .logits, got {shape}")
-    return logits
+    try:
+        output = model(x)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+        if own == x.dtype:
+            raise
+        output = model(x.to(own))
+    return read_logits(output, len(x), "model").logits.to(x.dtype)
 
 
 def check_labels(logits: Tensor, y: Tensor, name: str = "data") -> None:
