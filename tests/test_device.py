@@ -243,16 +243,16 @@ def test_perturbations_of_a_whole_set(far, over):
 
 
 DOMAINS = [
-    {},
-    {"groups": Grouping(3), "steps": 2},
-    {"transforms": ("ori", "rot:-30..30"), "samples": 2, "draws": 2, "steps": 1, "models": ("a",)},
-    {"labels": "predicted", "preset": "paper"},
+    ({}, {}),
+    ({"groups": Grouping(3)}, {"steps": 2}),
+    ({"transforms": ("ori", "rot:-30..30"), "models": ("a",)}, {"samples": 2, "draws": 2, "steps": 1}),
+    ({"labels": "predicted"}, {"preset": "paper"}),
 ]
 
 
-@pytest.mark.parametrize("domains", DOMAINS, ids=["ensemble", "universal", "transforms", "paper"])
-def test_jobs_write_the_same_files(digits, far, tmp_path, domains):
-    base = AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=6, options={"steps": 3, "batch_size": 2})
+@pytest.mark.parametrize(("domains", "options"), DOMAINS, ids=["ensemble", "universal", "transforms", "paper"])
+def test_jobs_write_the_same_files(digits, far, tmp_path, domains, options):
+    base = AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=6, options={"steps": 3, "batch_size": 2, **options})
     found = [run_attack(replace(base, **domains, device=d), tmp_path / d) for d in ("cpu", "cuda")]
     assert found[0].config == found[1].config
     first, second = (f.metrics["attacks"]["min-max"] for f in found)

@@ -128,7 +128,7 @@ def seed_all(seed: int, x: Tensor) -> None:
 
 def _seed_torch(seed: int, x: Tensor) -> None:
     torch.default_generator.manual_seed(seed)
-    if x.device.type != "cpu":
+    if x.device.type not in ("cpu", "meta"):
         of_device = torch.Generator(x.device).manual_seed(seed)
         torch.get_device_module(x.device).set_rng_state(of_device.get_state(), *_which(x))
 
@@ -140,7 +140,7 @@ def random_states(x: Tensor) -> tuple[Any, ...]:
 
 def _torch_states(x: Tensor) -> tuple[Tensor, Tensor | None]:
     of_device = None
-    if x.device.type != "cpu":
+    if x.device.type not in ("cpu", "meta"):
         of_device = torch.get_device_module(x.device).get_rng_state(*_which(x))
     return torch.get_rng_state(), of_device
 

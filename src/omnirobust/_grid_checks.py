@@ -11,7 +11,7 @@ from omnirobust._counts import check_count
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier
 from omnirobust._types import described
-from omnirobust.losses import Loss
+from omnirobust.losses import Loss, wants_reach
 
 _TRIED = 12
 """Rows that a loss is tried on."""
@@ -130,7 +130,8 @@ def _tried(loss: Loss, classes: int, targeted: bool, device: torch.device) -> No
 
 def _called(loss: Loss, name: str, logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
     try:
-        values = loss(logits, labels, targeted=targeted)
+        reach = {"reach": torch.ones_like(logits[:, 0])} if wants_reach(loss) else {}
+        values = loss(logits, labels, targeted=targeted, **reach)
     except Exception as error:  # whatever code of one's own raises
         said = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(

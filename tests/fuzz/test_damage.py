@@ -90,10 +90,10 @@ def test_a_full_disk_loses_nothing(digits, runs, tmp_path, capsys, kind):
         assert re.fullmatch(r"omnirobust: \S*run\S*: No space left on device\.\n", err), err
         assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.glob(".*"))
         there = set(files(tmp_path / "run")) if (tmp_path / "run").exists() else set()
-        assert kept - {f for f in kept if f.startswith("parts/")} <= there
+        assert {f for f in kept if not f.startswith((".lock", "parts/"))} <= there
         seen.add(len(there))
         kept, room = there, 1 if room == 0 else room + 1
-    assert len(seen) >= 4
+    assert len(seen) >= 3
     assert files(tmp_path / "run") == files(runs / kind)
 
 

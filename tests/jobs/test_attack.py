@@ -277,7 +277,7 @@ def test_damaged_results_are_made_again_by_doing_what_is_said(digits, tmp_path, 
     record = run_attack(
         replace(JOB, images=10, options={**JOB.options, "steps": 2}), folder
     )  # the run has ended: it is not made again
-    with pytest.raises(ValueError, match=r"missing or damaged: delete (\S+) and run the job again") as told:
+    with pytest.raises(ValueError, match=r"damaged: delete (\S+) and run the job again") as told:
         _ = (record.history, record.perturbations, record.examples)
     found = re.search(r"delete (\S+) and", str(told.value))
     assert found is not None

@@ -60,11 +60,17 @@ def test_groups_are_shown_with_what_their_images_weigh(product, by_class):
 
 
 @pytest.mark.parametrize(
-    "parts", [{}, {"groups": Grouping(2), "rule": orb.Uniform(), "rule_name": "average"}, {"groups": Grouping(11)}]
+    ("parts", "options"),
+    [
+        ({}, {}),
+        ({"groups": Grouping(2), "rule_name": "average"}, {"rule": orb.Uniform()}),
+        ({"groups": Grouping(11)}, {}),
+    ],
 )
-def test_nothing_is_drawn_where_there_is_nothing_to_see(digits, tmp_path, parts):
+def test_nothing_is_drawn_where_there_is_nothing_to_see(digits, tmp_path, parts, options):
     record = run_attack(
-        AttackJob("digits", ("a",), orb.Linf(0.1), images=24, options={"steps": 1}, **parts), tmp_path / "run"
+        AttackJob("digits", ("a",), orb.Linf(0.1), images=24, options={"steps": 1, **options}, **parts),
+        tmp_path / "run",
     )
     assert marginals(record) is None
     assert weighed_groups(record) is None

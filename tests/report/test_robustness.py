@@ -49,7 +49,9 @@ def test_comparisons_say_whether_models_are_told_apart(record):
 def test_notes_name_their_model_and_end_with_what_attacks_can_show(record):
     record.metrics["models"]["c"]["notes"] = ["something"]
     assert notes(record) == [
-        "c: something", "An attack only shows what is not robust: these accuracies are upper bounds."
+        "c: something",
+        "No image judged on is of class 2, 3, 7.",
+        "An attack only shows what is not robust: these accuracies are upper bounds."
     ]  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class Given:
         head = f"# omnirobust {' '.join(self.command)} --config THIS_FILE\n"
         own = {name: anywhere(name, value) for name, value in self.settings.items()}
         content = {COMMAND: " ".join(self.command), **own}
-        tail = f"{AGAIN}{line}\n" if "\n" not in (line := self.line()) else ""
+        tail = f"{AGAIN}{line}\n" if (line := self.line()).isprintable() else ""  # a comment holds one line of text
         return head + dump(content, sort_keys=False, default_flow_style=None, width=100) + tail
 
     def words(self) -> list[str]:

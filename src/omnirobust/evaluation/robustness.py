@@ -122,7 +122,8 @@ class RobustnessReport:
         """Say on which draws the model is right under the worst of some threats, (D, B) bool."""
         columns = [self.names.index(name) for name in names]
         if self.drawn is None:
-            return self.correct[:, columns].all(1).unsqueeze(0)
+            chosen = torch.tensor(columns, dtype=torch.int64, device=self.correct.device)
+            return self.correct[:, chosen].all(1).unsqueeze(0)
         return self.drawn.under(columns, self.margin)
 
     def describe(self) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class GradientAttack:
                 else torch.zeros_like(x)
             )
             for factor, steps in (WIDE[threat.name] if self.wide else _STRAIGHT).phases(problem.steps):
-                if not steps:
+                if not steps and factor != 1:  # in the ball itself even no steps end: what lies outside must not count
                     continue
                 found = attack_ensemble(
                     {"model": problem.probed or problem.model}, x, goal[rows],
