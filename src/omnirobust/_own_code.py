@@ -56,8 +56,7 @@ def digests(names: Iterable[str]) -> dict[str, str]:
 
 def _code_of(name: str) -> str:
     """Return the file or package that ``name`` is code of; nothing where it is none."""
-    code = name.rpartition(".safetensors:")[2]
-    return "" if code.startswith(("timm:", "hf:")) else code.rpartition(":")[0]
+    return "" if name.startswith(("timm:", "hf:")) else name.rpartition(":")[0]
 
 
 def _file_of(where: str) -> Path | None:

@@ -143,6 +143,12 @@ BASE = {"data": "digits", "models": "a", "norm": "linf", "eps": "0.1"}
         ("eps: " + "9" * 5000, "config must be YAML in UTF-8, got FILE: "),
         ("models: []", "The value a list of 'models' of FILE does not fit: models must have a value"),
         ("batch-size: 3\nbatch_size: 4", "config must name each option once, got batch-size and batch_size in FILE"),
+        ("data: &a [x]\nmodels: &b [*a, *a]", "config must be YAML, got FILE, line 5: the alias *a within an anchor"),
+        ("models: &a [*a]", "config must be YAML, got FILE, line 4: the alias *a within an anchor"),
+        (
+            "data: &a {k: x}\nmodels: &b {<<: *a}",
+            "config must be YAML, got FILE, line 5: the alias *a within an anchor",
+        ),
         ("eps: \x00", "config must be YAML in UTF-8, got FILE: "),
     ],
 )
@@ -172,6 +178,8 @@ def test_files_that_are_none_are_told(tmp_path, capsys):
     assert "config must be YAML" in sentence(capsys, "evaluate", "--config", str(tmp_path / "c.yaml"))
     assert sentence(capsys, "evaluate", "--set", "steps") == "set must be KEY=VALUE such as eps=0.1, got 'steps'"
     assert "the nearest is threat" in sentence(capsys, "evaluate", "--set", "treat=l2:1")
+    nested = sentence(capsys, "evaluate", "--set", "models=&a [x, &b [*a]]")
+    assert nested == "set must be plain YAML, got the alias *a within an anchor"
 
 
 def test_an_empty_file_gives_nothing(tmp_path, capsys):

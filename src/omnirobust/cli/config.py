@@ -16,8 +16,9 @@ import yaml
 
 from omnirobust._files import AGAIN
 from omnirobust.cli.arguments import values_of
-from omnirobust.cli.paths import anywhere
-from omnirobust.cli.yaml_files import dump, read_config
+from omnirobust.cli.console import say
+from omnirobust.cli.paths import anywhere, code_named
+from omnirobust.cli.yaml_files import NestedAliasError, PlainLoader, dump, read_config
 
 APART = ("out", "processes", "config", "settings", "help")
 """Options that say where and how a command runs, not what it does: they are left out of what reproduces a run."""
@@ -76,8 +77,10 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(ctx: typer.Context, **values: Any) -> None:
         del values["config"], values["settings"]
+        given = _given(ctx, values)
+        _tell_code(ctx, given)
         try:
-            command(_given(ctx, values), **values)
+            command(given, **values)
         except ValueError as error:
             _tell_file(ctx, error)
             raise
@@ -103,6 +106,16 @@ def _from_file(ctx: typer.Context, file: Path | None) -> Path | None:
         ctx.default_map = _checked(ctx, content.items(), f" of {file}") | dict(ctx.default_map or {})
         ctx.meta[_FILE] = (file, {key.replace("-", "_") for key in content})
     return file
+
+
+def _tell_code(ctx: typer.Context, given: Given) -> None:
+    """Say which code the file names, before any of it runs."""
+    file, _ = ctx.meta.get(_FILE, (None, set()))
+    sources = {_name(p): ctx.get_parameter_source(str(p.name)) for p in ctx.command.params} if file else {}
+    of_file = [name for name, source in sources.items() if getattr(source, "name", "") == "DEFAULT_MAP"]
+    found = [code for name in of_file for code in code_named(name, given.settings.get(name))]
+    if found:
+        say(f"Note: {file} names code, which is run now: {', '.join(dict.fromkeys(map(ascii, found)))}.")
 
 
 def _tell_file(ctx: typer.Context, error: ValueError) -> None:
@@ -145,7 +158,9 @@ _SET = typer.Option(
 def _plain(text: str) -> Any:
     """Read a value as YAML would where that gives a list, a flag, nothing or text; a number stays as it is written."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=PlainLoader)
+    except NestedAliasError as error:
+        raise ValueError(f"set must be plain YAML, got {error.problem}") from error
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError):
         return text
     return value if value is None or isinstance(value, (bool, list, str)) else text

@@ -32,7 +32,8 @@ class CommonOptions:
         list[str],
         typer.Option(
             help="Models to attack: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, "
-            "package:NAME, FILE.safetensors:ARCHITECTURE or the folder of a training of your own."
+            "package:NAME, FILE.safetensors:ARCHITECTURE, the FOLDER of a training, or FOLDER:FILE.py:NAME "
+            "where its card asks for code."
         ),
     ]
     norm: Annotated[NormName, typer.Option(help="Norm of the perturbation.")]

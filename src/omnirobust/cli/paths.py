@@ -21,9 +21,22 @@ def anywhere(option: str, value: Any) -> Any:
     file, colon, rest = value.partition(":")
     if file == "hf" and Path(rest).is_dir():
         return f"hf:{Path(rest).resolve()}"
-    if file.endswith((".py", ".safetensors")) and Path(file).is_file():
+    if (file.endswith((".py", ".safetensors")) and Path(file).is_file()) or (rest and _holds_weights(file)):
         return f"{Path(file).resolve()}{colon}{anywhere(option, rest)}"
     return str(from_home(value).resolve()) if _is_folder(option, value) else value
+
+
+def code_named(option: str, value: Any) -> list[str]:
+    """Return the code that the value of an option names, as FILE.py:NAME or package.module:NAME; it would be run."""
+    if isinstance(value, list):
+        return [code for part in value for code in code_named(option, part)]
+    if option not in _OF_FILES or option == "data" or not isinstance(value, str) or ":" not in value:
+        return []
+    from omnirobust.jobs.models import named_code
+    from omnirobust.jobs.transforms import is_own_code
+
+    code = value if option in ("transforms", "rule") else named_code(value)
+    return [code] if code and (option != "transforms" or is_own_code(code)) else []
 
 
 def _is_folder(option: str, value: str) -> bool:
@@ -36,4 +49,8 @@ def _is_folder(option: str, value: str) -> bool:
     if option == "data":
         known = value in ("digits", *HUB_IDS) or (root is not None and (Path(root) / value).is_dir())
         return path.is_dir() and (not known or value.startswith((".", "~")))
-    return (path / "model.safetensors").is_file() or (path / "config.json").is_file()
+    return _holds_weights(value) or (path / "config.json").is_file()
+
+
+def _holds_weights(folder: str) -> bool:
+    return (from_home(folder) / "model.safetensors").is_file()

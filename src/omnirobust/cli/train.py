@@ -61,7 +61,7 @@ def train(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="What to train on: a model of the zoo, a run folder, or safetensors of --model."),
+        typer.Option("--from", help="A zoo model, run folder, FOLDER:FILE.py:NAME, or safetensors of --model."),
     ] = None,
     threat: Annotated[
         list[str] | None, typer.Option(help="What attackers may do: linf:0.2 l2:2 l1:10 l0:20, linf:8/255.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -30,7 +31,30 @@ def read_config(file: Path) -> dict[str, Any]:
     return content
 
 
-class _NoRepeats(yaml.SafeLoader):
+class NestedAliasError(ComposerError):
+    """A few lines of aliases of aliases would stand for more values than a memory holds."""
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Builds plain values only, and refuses an alias within what has an anchor itself, before anything is built."""
+
+    _anchors = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node, unless it is an alias within an anchor."""
+        event: Any = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            if self._anchors:
+                raise NestedAliasError(None, None, f"the alias *{event.anchor} within an anchor", event.start_mark)
+            return super().compose_node(parent, index)
+        anchored = event.anchor is not None
+        self._anchors += anchored
+        node = super().compose_node(parent, index)
+        self._anchors -= anchored
+        return node
+
+
+class _NoRepeats(PlainLoader):
     """Builds plain values only, and takes no key twice: the first would be lost without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

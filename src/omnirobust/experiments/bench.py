@@ -26,6 +26,7 @@ from omnirobust.starts import normal_start
 from omnirobust.threat_models import ThreatModel
 from omnirobust.views import as_views
 from omnirobust.zoo import MissingWeightsError
+from omnirobust.zoo.trained import named_code
 
 SPLIT = 10_000
 """Images in the test split of each data set: groups are made of all of them."""
@@ -101,7 +102,7 @@ class Bench:
     def fingerprint(self, name: str) -> str:
         """Return a hash of a model's weights."""
         if name not in self._fingerprints:
-            own = digests([name]).values()  # the same weights are another model under other code
+            own = digests([named_code(name)]).values()  # the same weights are another model under other code
             self._fingerprints[name] = "".join([fingerprint(self.model(name)), *own])
         return self._fingerprints[name]
 

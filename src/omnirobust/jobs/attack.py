@@ -14,7 +14,7 @@ from omnirobust.attacks import attack_product
 from omnirobust.data import ImageData
 from omnirobust.jobs.frame import JobProgress, run_job
 from omnirobust.jobs.job import AttackJob
-from omnirobust.jobs.models import describe_models
+from omnirobust.jobs.models import describe_models, named_code
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.rules import told_rule
 from omnirobust.jobs.setting import Setting, load_setting
@@ -112,7 +112,8 @@ def describe_job(setting: Setting) -> dict[str, Any]:
 
 def _describe_own_code(job: AttackJob) -> dict[str, Any]:
     """Return digests of the files of the user's own code, if there are any."""
-    found = digests([*job.models, *job.transfer, *(job.transforms or ()), job.own_rule])
+    models = map(named_code, (*job.models, *job.transfer))
+    found = digests([*models, *(job.transforms or ()), job.own_rule])
     return {"own_code": found} if found else {}
 
 

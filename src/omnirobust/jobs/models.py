@@ -18,7 +18,10 @@ from omnirobust.zoo.sources import named_model
 from omnirobust.zoo.trained import CARD as CARD
 from omnirobust.zoo.trained import WEIGHTS as WEIGHTS
 from omnirobust.zoo.trained import build_source as build_source
+from omnirobust.zoo.trained import named_code as named_code
 from omnirobust.zoo.trained import read_source as read_source
+from omnirobust.zoo.trained import short_name as short_name
+from omnirobust.zoo.trained import split_network as split_network
 from omnirobust.zoo.trained import trained_file as trained_file
 
 
@@ -27,8 +30,8 @@ def load_models(names: Sequence[str], data: str, images: ImageData | None = None
 
     Args:
         names: each "a" (the zoo's model "<data>/a"), or a source as ``zoo.load_model`` takes it: "mnist/a", "a@seed1",
-            "timm:NAME", "hf:ORG/NAME", "FILE.py:NAME", "package.module:NAME", "FILE.safetensors:ARCHITECTURE", or the
-            run folder of a training.
+            "timm:NAME", "hf:ORG/NAME", "FILE.py:NAME", "package.module:NAME", "FILE.safetensors:ARCHITECTURE", the
+            run folder of a training, or "FOLDER:FILE.py:NAME" where its card asks for code.
         data: name of the data that short names refer to.
         images: of that data, whose shape and classes models are built for; None to load one where it is needed.
 

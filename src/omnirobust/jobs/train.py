@@ -16,7 +16,7 @@ from omnirobust.evaluation.metrics import clean_notes
 from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
 from omnirobust.jobs.frame import JobProgress, run_job
-from omnirobust.jobs.models import predict, trained_file
+from omnirobust.jobs.models import predict, short_name, split_network, trained_file
 from omnirobust.jobs.records import EVALUATED, SPREAD, TrainingRecord
 from omnirobust.jobs.shards import wait
 from omnirobust.jobs.train_files import EPOCHS, NETWORK, join_weights, note_epoch, write_epochs, write_network
@@ -72,7 +72,7 @@ def run_training(
         if team.rank == 0:
             _write_network(setting, folder, result)
         wait(team)
-        return result, _judge(job, folder, team, progress)
+        return result, _judge(setting, folder, team, progress)
 
     def conclude(folder: RunFolder, done: tuple[FitResult, dict[str, Any] | None]) -> None:
         result, found = done
@@ -139,13 +139,17 @@ def _write_network(setting: TrainingSetting, folder: RunFolder, result: FitResul
     write_epochs(folder, result.history)
 
 
-def _judge(job: TrainingJob, folder: RunFolder, team: Workers, progress: JobProgress | None) -> dict[str, Any] | None:
+def _judge(
+    setting: TrainingSetting, folder: RunFolder, team: Workers, progress: JobProgress | None
+) -> dict[str, Any] | None:
     """Measure robust accuracy on test images, of the start too where there was one; None without threats."""
+    job = setting.job
     if not job.scheme.threats or not job.test_images:
         return None
-    names = [str(folder.path)]
+    network = setting.source.get("code")  # named by the user, who need not name it again
+    names = [str(folder.path) if network is None else f"{folder.path}:{network}"]
     if job.start is not None and _short(job.start) != folder.path.resolve().name:
-        names.append(job.start)
+        names.append(_judged_start(job.start, setting))
     threats = dict(zip(job.scheme.names, job.scheme.threats, strict=True))
     judged = EvaluationJob(
         job.data, tuple(names), threats, steps=job.test_steps, images=job.test_images, label=job.label,
@@ -175,9 +179,17 @@ def _told(setting: TrainingSetting) -> list[str]:
     return clean_notes(predict({"model": setting.model}, x, device)[:, 0], y, len(seen.classes))
 
 
+def _judged_start(start: str, setting: TrainingSetting) -> str:
+    """Return the start as models are named: weights together with their network, where that was named beside them."""
+    weights, network = split_network(start)
+    if trained_file(weights) is None or (setting.job.model is None and not network):
+        return start
+    return f"{weights}:{setting.source.get('code') or setting.source['architecture']}"
+
+
 def _short(start: str) -> str:
-    file = trained_file(start)
-    return start if file is None else file.resolve().parent.name
+    file = trained_file(split_network(start)[0])
+    return start if file is None else short_name(file)
 
 
 def _metrics(setting: TrainingSetting, result: FitResult, found: dict[str, Any] | None) -> dict[str, Any]:
@@ -237,6 +249,7 @@ def _unplaced(name: str | None) -> str | None:
         return None
     file, colon, rest = name.partition(":")
     placed = file.endswith((".py", ".safetensors")) or Path(file).is_dir()
+    rest = str(_unplaced(rest)) if ":" in rest else rest
     return f"{Path(file).resolve().name}{colon}{rest}" if placed else name
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from omnirobust import zoo
 from omnirobust._own_code import digests
 from omnirobust.data import ImageData, load
-from omnirobust.jobs.models import build_source, load_models, read_source, trained_file
+from omnirobust.jobs.models import build_source, load_models, named_code, read_source, split_network, trained_file
 from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.stores import fingerprint
 from omnirobust.threat_models import ThreatModel
@@ -111,10 +111,11 @@ def _initial(job: TrainingJob, images: ImageData) -> tuple[nn.Module, Source]:
 
 def _source(job: TrainingJob, images: ImageData) -> Source:
     shape = {"shape": list(images.shape), "classes": len(images.classes)}
-    if job.model is not None:
-        if ":" in job.model:
-            return {"code": _anywhere(job.model), "digests": digests([job.model]), **shape}
-        letter = job.model.rpartition("/")[2].partition("@")[0]
+    model = job.model if job.model is not None else split_network(job.start or "")[1]
+    if model:
+        if ":" in model:
+            return {"code": _anywhere(model), "digests": digests([named_code(model)]), **shape}
+        letter = model.rpartition("/")[2].partition("@")[0]
         return {"architecture": architecture_letter(letter), **shape}
     assert job.start is not None
     found = _source_of_start(job.start, job.data)
@@ -127,8 +128,8 @@ def _source(job: TrainingJob, images: ImageData) -> Source:
 
 
 def _source_of_start(start: str, data: str) -> Source:
-    if trained_file(start) is not None:
-        return read_source(start)
+    if trained_file(start, "from") is not None:
+        return read_source(start, "from")
     if ":" in start:
         raise ValueError(f"from must be a trained model, got {start}: give code of your own as model")
     facts = zoo.card(start if "/" in start else f"{Path(data).name}/{start}")
@@ -143,7 +144,7 @@ def _anywhere(name: str) -> str:
 
 def _fill(model: nn.Module, start: str, data: str) -> None:
     """Give the network the weights of a trained one."""
-    file = trained_file(start)
+    file = trained_file(split_network(start)[0], "from")
     try:
         if file is not None:
             model.load_state_dict(load_file(file))

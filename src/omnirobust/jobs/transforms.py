@@ -51,7 +51,7 @@ def describe_transforms(transforms: Mapping[str, Transform]) -> dict[str, str]:
 def _load(name: str) -> Mapping[str, Transform]:
     if name in SETS:
         return SETS[name]
-    if not _is_own_code(name):
+    if not is_own_code(name):
         return dict([named(name)])
     short, transform = load_own(name, "transforms")
     if isinstance(transform, type) or not callable(transform):
@@ -60,7 +60,7 @@ def _load(name: str) -> Mapping[str, Transform]:
     return {short: transform}
 
 
-def _is_own_code(name: str) -> bool:
+def is_own_code(name: str) -> bool:
     """Tell FILE.py:NAME and package.module:NAME from a name of the library and from a slip of the pen."""
     first, colon, _ = name.partition(":")
     if not colon or first in NAMES or "+" in first:

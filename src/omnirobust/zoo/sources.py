@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,14 +13,14 @@ from torch import nn
 from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.checkpoints import load
 from omnirobust.zoo.pretrained import load_hf, load_timm
-from omnirobust.zoo.trained import fill, load_own_model, load_trained, trained_file
+from omnirobust.zoo.trained import fill, load_own_model, load_trained, short_name, split_network, trained_file
 
 Facts: TypeAlias = Callable[[], tuple[Shape | None, int | None]]
 """Shape of the images and number of classes, asked for only by sources that need them; None if not known."""
 
 _KINDS = (
-    "data/letter, timm:NAME, hf:ORG/NAME, FILE.py:NAME, package.module:NAME, FILE.safetensors:ARCHITECTURE or the run "
-    "folder of a training"
+    "data/letter, timm:NAME, hf:ORG/NAME, FILE.py:NAME, package.module:NAME, FILE.safetensors:ARCHITECTURE, the run "
+    "folder of a training or FOLDER:FILE.py:NAME"
 )
 
 
@@ -40,7 +41,8 @@ def load_model(
             - "FILE.py:NAME" or "package.module:NAME", a module, or a function without arguments that returns one;
             - "FILE.safetensors:ARCHITECTURE", weights of one's own for an architecture: a letter or name of the zoo's
               ("c", "resnet50"), "timm:NAME", or code as above;
-            - the run folder of ``omnirobust train``, or its "model.safetensors".
+            - the run folder of ``omnirobust train``, or its "model.safetensors"; where its card asks for code, which is
+              never run unless it is named, "FOLDER:FILE.py:NAME".
 
             Models of timm and of the hub resize and normalise inside, as their own configuration says.
         classes: number of logits. Weights for an architecture of the zoo need it; models of timm and of the hub are
@@ -83,8 +85,9 @@ def _found(source: str, facts: Facts, argument: str, data: str | None, pretraine
             else (load_hf(rest, facts()[1], argument))
         )
         return Path(rest).name, model
-    if kind.endswith(".safetensors") and rest:
-        return _weights_of(kind, rest, facts, argument)
+    weights, network = split_network(source)
+    if network:
+        return _weights_of(weights, network, facts, argument)
     if (file := trained_file(source, argument)) is not None:
         return load_trained(source, file, argument)
     _refuse_paths(source, argument)
@@ -116,12 +119,12 @@ def _weights_of(name: str, architecture: str, facts: Facts, argument: str) -> tu
         if kind == "timm":
             model = load_timm(rest, classes, argument, pretrained=False)
             fill(model.model, file, argument, architecture)
-            return file.stem, model
+            return short_name(file), model
         if ":" in architecture:
-            model = load_own_model(architecture, argument)[1]
+            model = deepcopy(load_own_model(architecture, argument)[1])  # a package gives the same object again
         else:
             if shape is None or classes is None:
                 raise ValueError(f"shape and classes must be given with {name}:{architecture}, got {shape}, {classes}")
             model = build(architecture, shape, classes)
     fill(model, file, argument, f"{architecture} for such images and classes")
-    return file.stem, model
+    return short_name(file), model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,26 +46,64 @@ def trained_file(name: str, argument: str = "models") -> Path | None:
     return path
 
 
+def split_network(name: str) -> tuple[str, str]:
+    """Split WEIGHTS:NETWORK, a folder or file of weights and what builds their network; of all else (name, "").
+
+    A FILE.py of the network that is not found from here, but lies in the folder, is that of the folder.
+    """
+    if Path(name).exists():  # its name may hold colons
+        return name, ""
+    for at in (at for at, letter in enumerate(name) if letter == ":"):
+        path, network = Path(name[:at]), name[at + 1 :]
+        if network and (path.suffix == ".safetensors" or (path / WEIGHTS).is_file()):
+            file, colon, attribute = network.rpartition(":")
+            beside = (path if path.is_dir() else path.parent) / file
+            there = file.endswith(".py") and not Path(file).is_file() and beside.is_file()
+            return name[:at], f"{beside}{colon}{attribute}" if there else network
+    return name, ""
+
+
+def named_code(name: str) -> str:
+    """Return the code that the name of a model names, FILE.py:NAME or package.module:NAME; "" if it names none."""
+    weights, network = split_network(name)
+    code = network or weights
+    known = code.startswith(("timm:", "hf:")) or Path(code).exists()
+    return code if ":" in code and not known else ""
+
+
 def read_source(name: str, argument: str = "models") -> Mapping[str, Any]:
-    """Return how the network of a training is built, from the card beside its weights.
+    """Return the architecture of the network of a training, with shape and classes, from the card beside its weights.
 
     Raises:
-        ValueError: if the card is missing or damaged.
+        ValueError: if the card is missing or damaged, or asks for code: a card never runs any.
     """
     file = trained_file(name, argument)
     assert file is not None
     try:
         source = json.loads((file.parent / CARD).read_text(encoding="utf-8"))["network"]
-        return source | {"shape": tuple(source["shape"]), "classes": int(source["classes"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = source | {"shape": tuple(source["shape"]), "classes": int(source["classes"])}
+        if "code" not in found:
+            return found | {"architecture": str(found["architecture"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{argument} must have a readable {CARD} beside their weights, got {file} without one; of weights of your "
             f"own, name the network too: {file}:ARCHITECTURE"
         ) from error
+    raise ValueError(_code_unnamed(name, found["code"], argument))
+
+
+def _code_unnamed(name: str, code: object, argument: str) -> str:
+    """Say that a card asks for code, and how to name it; the words of the card are quoted, whatever they hold."""
+    asked, plain = repr(code), isinstance(code, str) and code.isprintable() and len(code) <= 1000
+    form = f"{name}:{code}" if plain else f"{name}:FILE.py:NAME"
+    return (
+        f"{argument} must name the code to run, got {name}, whose card asks for {asked[:1000]}: if you trust "
+        f"that code, write {shlex.quote(form)}"
+    )
 
 
 def build_source(source: Mapping[str, Any], argument: str = "models") -> nn.Module:
-    """Build an untrained network as its card says: of the zoo's architectures, or by code of one's own.
+    """Build an untrained network: of the zoo's architectures, or by code of one's own that the user named.
 
     Raises:
         ValueError: if there is no such architecture or code.
@@ -75,11 +114,16 @@ def build_source(source: Mapping[str, Any], argument: str = "models") -> nn.Modu
 
 
 def load_trained(name: str, file: Path, argument: str = "models") -> tuple[str, nn.Module]:
-    """Load the network of a training, and return what to call it: its folder, or the file if that has another name."""
+    """Load the network of a training, of the zoo's architectures, and return what to call it."""
     with torch.random.fork_rng(devices=[]):  # weights that are drawn only to be overwritten
         model = build_source(read_source(name, argument), argument)
     fill(model, file, argument, "the network on their card")
-    return file.resolve().parent.name if file.name == WEIGHTS else file.stem, model.requires_grad_(False)
+    return short_name(file), model.requires_grad_(False)
+
+
+def short_name(file: Path) -> str:
+    """Return what to call the network of a file of weights: its folder, or the file if that has another name."""
+    return file.resolve().parent.name if file.name == WEIGHTS else file.stem
 
 
 def fill(model: nn.Module, file: Path, argument: str, network: str) -> None:
