@@ -164,7 +164,7 @@ def test_a_network_of_ones_own_is_trained_and_found_again(digits, tmp_path, caps
     given = f"train --data digits --model mine.py:build {TWO} --scheme average --dpar 0.1 --epochs 1 {SMALL}"
     assert run(capsys, f"{given} --out {tmp_path}/own")[0] == 0
     monkeypatch.chdir("/")
-    model = load_models([f"{tmp_path}/own"], "digits")["own"]
+    model = load_models([f"{tmp_path}/own:{tmp_path}/mine.py:build"], "digits")["own"]
     assert torch.equal(dict(model.state_dict())["1.weight"], weights(tmp_path / "own")["1.weight"])
 
 
