@@ -277,7 +277,8 @@ def test_a_loss_that_is_nan_ends_with_one_sentence_and_the_last_good_network(dig
         capsys, f"train --data digits --model c {TWO} --epochs 40 --optimizer sgd --lr 1e18 {SMALL} --out {folder}"
     )
     assert code == 2 and err.count("\n") == 1
-    assert "The loss became" in err and "try a smaller learning rate" in err
+    assert "The loss became" in err or "NaN or infinite logits" in err, err
+    assert "try a smaller learning rate" in err
     assert not (folder / "metrics.json").exists()
     if (folder / "model.safetensors").exists():
         assert all(value.isfinite().all() for value in weights(folder).values())
