@@ -215,6 +215,15 @@ def by_weakref(net: nn.Module) -> Call:
     return lambda v: ref()(v)  # pyright: ignore[reportOptionalCall]
 
 
+def by_cache(net: nn.Module) -> Call:
+    @functools.lru_cache(maxsize=4)
+    def loaded(name: str) -> nn.Module:
+        return net
+
+    loaded("a")
+    return lambda v: loaded("a")(v)
+
+
 WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
     "itself": lambda net: net,
     "lambda": lambda net: lambda v: net(v),
@@ -241,6 +250,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
     "keyword default": by_keyword,
     "function attribute": by_attribute,
     "weak reference": by_weakref,
+    "cache": by_cache,
     "generator of methods": lambda net: types.MethodType(lambda self, v: self["net"](v), {"net": net}),
     "no_grad's wrapper": lambda net: torch.enable_grad()(lambda v: net(v)),
     "script": torch.jit.script,
@@ -329,6 +339,24 @@ def test_what_is_installed_is_looked_up_but_not_read():
     sys.modules["installed_for_test"] = package
     modules = reached(ask).modules
     assert package.model in modules and hidden not in modules
+
+
+def test_what_a_first_call_builds_is_caught(inputs):
+    x, _ = inputs
+    made: list[nn.Module] = []
+
+    @functools.cache
+    def loaded() -> nn.Module:
+        made.append(network())
+        return made[-1]
+
+    for model in (lambda v: loaded()(v), lambda v: loaded().forward(v)):
+        loaded.cache_clear()
+        classifier = Classifier("m", model)
+        for _ in range(2):
+            torch.testing.assert_close(classifier(x), network().eval()(x))
+            assert same(state(made[-1]), state(network()))
+    assert len(made) == 2
 
 
 def test_cycles_and_large_containers_end():

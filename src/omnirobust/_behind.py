@@ -7,6 +7,7 @@ these, and the global names in their code, with the members of modules that the 
 
 from __future__ import annotations
 
+import gc
 import sys
 import weakref
 from collections import deque
@@ -110,6 +111,8 @@ class _Search:
             self._push(list(base.__iter__(found)))
         elif issubclass(kind, weakref.ref):
             self._push((weakref.ref.__call__(found),))
+        elif issubclass(kind, type(lru_cache(int))):  # what it remembers lies where attributes do not reach
+            self._push(gc.get_referents(found))
         self._push((kind,))
         self._push(_attributes(found, kind))
 

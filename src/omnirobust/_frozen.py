@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from omnirobust._behind import reached
@@ -30,11 +31,11 @@ class Frozen:
 
     def __init__(self, root: object) -> None:
         found = reached(root)
-        self.modules, self._loose = found.modules, found.tensors
-        self._homes = [_buffers(m) for m in self.modules]
+        self.modules, self._loose = list(found.modules), found.tensors
         self.moved: tuple[str, ...] = ()
         self.trains = False
-        self._depth = 0
+        self._held: _Held | None = None
+        self._caught = isinstance(root, nn.Module)
         self._compared: set[bool] = set()
 
     @property
@@ -44,68 +45,101 @@ class Frozen:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All parameters, and tensors that take gradients as parameters do."""
-        own = [p for m in self.modules for p in m._parameters.values() if p is not None]
-        return own + [t for t in self._loose if t.is_leaf and t.requires_grad]
+        """All parameters of the modules."""
+        return [p for m in self.modules for p in m._parameters.values() if p is not None]
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Freeze all inside; afterwards every mode, parameter and buffer is what it was. Holds may be nested."""
-        if self._depth:
+        if self._held is not None:
             yield
             return
-        modes = [(m, m.training) for m in self.modules]
-        free = [p for p in self.parameters if p.requires_grad and not p.is_inference()]
-        state = self._states()
-        self._depth += 1
+        # fused kernels write running statistics without a trace in the version: values are compared once with
+        # gradients and once without, and from then on where something moved
+        closely = bool(self.moved) or torch.is_grad_enabled() not in self._compared
+        self._compared.add(torch.is_grad_enabled())
+        self._held = held = _Held()
         try:
-            for module, training in modes:
-                if training:
-                    module.training = False
-            for parameter in free:
-                parameter.requires_grad_(False)
+            for module in self.modules:
+                held.take(module)
+            held.take_tensors(self._loose, closely)
             yield
             self.trains |= any(m.training for m in self.modules)
         finally:
-            self._depth -= 1
-            for module, training in modes:
-                if module.training != training:
-                    module.training = training
-            for parameter in free:
-                parameter.requires_grad_(True)
-            self._give_back(state)
+            self._held = None
+            moved = held.give_back(closely)
+            self.moved = self.moved or tuple(dict.fromkeys(name or "a tensor outside of modules" for name in moved))
 
-    @property
-    def _closely(self) -> bool:
-        return bool(self.moved) or torch.is_grad_enabled() not in self._compared
+    @contextmanager
+    def catch(self) -> Iterator[None]:
+        """Freeze in a hold, the first time, what is called inside and was not found: what a first call builds, say.
 
-    def _states(self) -> list[_State]:
-        found = [
-            _State(home, name, b, b.detach().clone(), b._version)
-            for home in self._homes
-            for name, b in home.items()
-            if b is not None and not is_lazy(b) and not b.is_inference()
-        ]
-        if not self._closely:
-            return found
-        return found + [
-            _State({"": t}, "", t, t.detach().clone(), t._version)
-            for t in self._loose
-            if t.numel() <= _SMALL and not is_lazy(t) and not t.is_inference()
-        ]
-
-    def _give_back(self, states: list[_State]) -> None:
-        """Put back what moved.
-
-        Fused kernels write running statistics without a trace in the version: values are compared once with gradients
-        and once without, and from then on where something moved.
+        A module itself holds all that it calls: there is nothing to catch.
         """
-        closely = self._closely
-        self._compared.add(torch.is_grad_enabled())
-        moved = [s for s in states if s.changed(closely)]
-        self.moved = self.moved or tuple(dict.fromkeys(s.name or "a tensor outside of modules" for s in moved))
+        if self._caught or self._held is None:
+            yield
+            return
+        self._caught, held, known = True, self._held, {id(module) for module in self.modules}
+
+        def catch(module: nn.Module, _: object) -> None:
+            if id(module) not in known:
+                known.add(id(module))
+                self.modules.append(module)
+                held.take(module)
+
+        handle = register_module_forward_pre_hook(catch)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+class _Held:
+    """What was put into evaluation mode and frozen, and how it was before."""
+
+    def __init__(self) -> None:
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self._free: list[Tensor] = []
+        self._states: list[_State] = []
+
+    def take(self, module: nn.Module) -> None:
+        """Freeze a module, without its children."""
+        self._modes.append((module, module.training))
+        if module.training:
+            module.training = False
+        if module._parameters:
+            self._freeze(p for p in module._parameters.values() if p is not None)
+        if module._buffers:
+            home = _buffers(module)
+            self._states += [_State.of(home, name, b) for name, b in home.items() if b is not None and _may_move(b)]
+
+    def take_tensors(self, tensors: Iterable[Tensor], closely: bool) -> None:
+        """Freeze tensors that belong to no module."""
+        self._freeze(t for t in tensors if t.is_leaf)
+        if closely:
+            self._states += [_State.of({"": t}, "", t) for t in tensors if t.numel() <= _SMALL and _may_move(t)]
+
+    def _freeze(self, parameters: Iterable[Tensor]) -> None:
+        for parameter in parameters:
+            if parameter.requires_grad and not parameter.is_inference():
+                parameter.requires_grad_(False)
+                self._free.append(parameter)
+
+    def give_back(self, closely: bool) -> list[str]:
+        """Restore all; return the names of the buffers that had moved."""
+        for module, training in self._modes:
+            if module.training != training:
+                module.training = training
+        for parameter in self._free:
+            parameter.requires_grad_(True)
+        moved = [s for s in self._states if s.changed(closely)]
         for state in moved:
             state.put_back()
+        return [state.name for state in moved]
+
+
+def _may_move(tensor: Tensor) -> bool:
+    return not is_lazy(tensor) and not tensor.is_inference()
 
 
 def _buffers(module: nn.Module) -> MutableMapping[str, Any]:
@@ -130,6 +164,11 @@ class _State(NamedTuple):
     tensor: Tensor
     value: Tensor
     version: int
+
+    @classmethod
+    def of(cls, home: MutableMapping[str, Any], name: str, tensor: Tensor) -> _State:
+        """Take down a buffer as it is."""
+        return cls(home, name, tensor, tensor.detach().clone(), tensor._version)
 
     def changed(self, closely: bool) -> bool:
         """Say whether another tensor stands in its place, or other values in it."""

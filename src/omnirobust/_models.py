@@ -156,7 +156,7 @@ class Classifier:
             ValueError: if the output cannot be read as logits, or the model raises; the sentence names it.
             RowError: if logits are NaN or infinite.
         """
-        with self.frozen(), ExitStack() as stack:
+        with self.frozen(), self.held.catch(), ExitStack() as stack:
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
             if self._wants_channels_last(batch):
