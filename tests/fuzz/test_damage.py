@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 import omnirobust
-from omnirobust.cli import main
+from omnirobust.cli import main, yaml_files
 from omnirobust.data import ImageData, load
 from omnirobust.report.environment import COPY
 
@@ -231,4 +232,7 @@ def test_nothing_is_unpickled():
         ), file
         loads = re.findall(r"torch\.load\([^()]*\)", code)
         assert len(loads) == code.count("torch.load(") and all("weights_only=True" in call for call in loads), file
-        assert not re.search(r"np\.load\(|yaml\.(unsafe|full)_load|yaml\.load\((?![^\n]*_NoRepeats)", code), file
+        assert not re.search(r"np\.load\(|yaml\.(unsafe|full)_load", code), file
+        loaders = re.findall(r"yaml\.load\([^\n]*Loader=(\w+)\)", code)
+        assert len(loaders) == code.count("yaml.load("), file
+        assert all(issubclass(getattr(yaml_files, name), yaml.SafeLoader) for name in loaders), file
