@@ -9,12 +9,13 @@ GPU_OUT ?= runs/gpu
 LIMIT ?= 540
 DEVICE ?= cuda
 
-.PHONY: gpu help demo test test-lowest test-processors lint format bench reproduce site clean
+.PHONY: gpu help demo test test-lowest test-processors test-slow lint format bench reproduce site clean
 
 help:
 	@echo "make demo       train four digit classifiers in seconds, attack all of them at once, write a report"
 	@echo "make test       lint, then run the whole test suite"
 	@echo "make test-lowest  run it with the oldest versions of what omnirobust needs"
+	@echo "make test-slow  the tests that start or kill many processes, which make test leaves out"
 	@echo "make test-processors  compare batches and bytes as other processors and numbers of threads would round them"
 	@echo "make lint       style, types and the order of imports"
 	@echo "make format     apply the style"
@@ -62,7 +63,10 @@ format: $(VENV)/.test
 
 # One thread a worker: torch's own threads would fight over the cores.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 # The optional peers are left out: they ask for newer versions of what they share with us.
 test-lowest:

@@ -40,6 +40,7 @@ def test_two_processes_write_the_files_of_one(digits, tmp_path):
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told_and_the_run_goes_on(digits, tmp_path):
     command = [*COMMAND, "--images", "30", "--steps", "50", "--batch-size", "2", "--out", str(tmp_path / "run")]
     process = start(*command, "--processes", "2")
@@ -62,6 +63,7 @@ def test_a_killed_process_is_told_and_the_run_goes_on(digits, tmp_path):
     assert AttackRecord.open(tmp_path / "run").metrics["images"] == 30
 
 
+@pytest.mark.slow
 def test_what_another_process_finds_wrong_is_told_as_well(digits, tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(
         "import os\nimport torch\nprint('loading')\n"

@@ -70,6 +70,7 @@ def exit_code(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does_and_nothing_twice(mnist, tmp_path, capsys):
     words = ["table-a9", "--budget", "smoke", "--images", "10", "--out"]
     pids = [forked(rank, *words, f"{tmp_path}/two") for rank in (0, 1)]
@@ -95,6 +96,7 @@ def test_two_processes_measure_what_one_does_and_nothing_twice(mnist, tmp_path, 
     assert len({re.sub(r'"seconds": [\d.]+', "", page) for page in pages}) == 1
 
 
+@pytest.mark.slow
 def test_cells_survive_a_full_disk_damage_and_a_cache_that_is_gone(mnist, tmp_path, capsys):
     words = ["table-a9", "--budget", "smoke", "--images", "10", "--out", f"{tmp_path}/run"]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -168,6 +168,7 @@ print("finished", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
