@@ -18,13 +18,13 @@ import omnirobust as orb
 from omnirobust import _device, data, zoo
 from omnirobust._device import check_name, resolved
 from omnirobust.evaluation import evaluate_robustness, minimal_eps, minimal_l2, robustness_curve
-from omnirobust.experiments import training_judging
-from omnirobust.experiments.measure import Laboratory
-from omnirobust.experiments.registry import experiments
-from omnirobust.experiments.training_cells import TrainingLaboratory
-from omnirobust.experiments.training_spec import Effort, Judging, training_of
 from omnirobust.jobs import AttackJob, EvaluationJob, Grouping, TrainingJob, run_attack, run_evaluation, run_training
+from omnirobust.paper import judging as training_judging
+from omnirobust.paper.registry import experiments
+from omnirobust.paper.training_budgets import Effort, Judging, training_of
 from omnirobust.stores import ResultStore
+from omnirobust.study.laboratory import Laboratory
+from omnirobust.study.training_cells import TrainingLaboratory
 from omnirobust.training import Scheme
 from omnirobust.transforms import NAMES, named
 from omnirobust.universal import learn_universal, score_universal, usgd

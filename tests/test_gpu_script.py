@@ -129,8 +129,8 @@ def test_a_training_stopped_by_the_limit_goes_on_to_the_same_weights(script, tmp
 
 
 def test_the_steps_name_every_model_and_experiment(script, tmp_path, capsys):
-    from omnirobust.experiments.registry import experiments
-    from omnirobust.experiments.training_tables import training_experiments
+    from omnirobust.paper.registry import experiments
+    from omnirobust.paper.trainings import training_experiments
 
     names = [step.name for step in script.steps(tmp_path, "cpu", "paper", ())]
     assert names[:8] == [f"train cifar10/{letter}" for letter in "efghabcd"]

@@ -35,7 +35,7 @@ def documented(site: Path) -> set[str]:
 
 def exported(module: str) -> set[str]:
     """Return the names that a package re-exports, ``import x as x``, and the path of each where it is defined."""
-    text = (ROOT / "src" / Path(*module.split(".")) / "__init__.py").read_text(encoding="utf-8")
+    text = Path(str(importlib.import_module(module).__file__)).read_text(encoding="utf-8")
     return set(re.findall(r"import (\w+) as \1$", text, re.MULTILINE)) | set(
         getattr(importlib.import_module(module), "__all__", ())
     )

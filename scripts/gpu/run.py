@@ -64,8 +64,8 @@ def steps(out: Path, device: str, budget: str, only: Sequence[str]) -> list[Step
 
 def _others() -> list[str]:
     """Return the other experiments: attacks first, then those on robust training, which take longest."""
-    from omnirobust.experiments.registry import experiments
-    from omnirobust.experiments.training_tables import training_experiments
+    from omnirobust.paper.registry import experiments
+    from omnirobust.paper.trainings import training_experiments
 
     return [name for name in (*experiments(), *training_experiments()) if name not in TABLES]
 
@@ -85,7 +85,7 @@ def train(name: str, device: str) -> None:
 
 def measure(names: Sequence[str], out: Path, device: str, budget: str, anew: bool = True) -> None:
     """Measure experiments, those of their rows whose models are trained; all share their cells."""
-    from omnirobust.experiments.runner import reproduce
+    from omnirobust.study.runner import reproduce
 
     reproduce(names, budget=budget, out=out / "reproduction", device=device, measure=anew)
 

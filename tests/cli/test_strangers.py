@@ -11,8 +11,8 @@ from torch import nn
 
 from omnirobust import zoo
 from omnirobust.cli import main
-from omnirobust.experiments.measure import finished_model
 from omnirobust.jobs.models import load_models
+from omnirobust.study.laboratory import finished_model
 
 NET = """
 from pathlib import Path

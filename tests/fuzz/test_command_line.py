@@ -99,7 +99,7 @@ def stopped(monkeypatch):
     def stop(*_: Any, **__: Any) -> None:
         raise ValueError("stopped")
 
-    for name in ("jobs.run_attack", "jobs.run_evaluation", "experiments.runner.reproduce", "cli.launch._launch"):
+    for name in ("jobs.run_attack", "jobs.run_evaluation", "study.runner.reproduce", "cli.launch._launch"):
         monkeypatch.setattr(f"omnirobust.{name}", stop)
 
 

@@ -27,7 +27,7 @@ JOBS = {
     "reproduce": "reproduce {own}:digits --images 24 --budget smoke",
 }
 OWN = """
-from omnirobust.experiments.spec import Cell, Experiment, Row
+from omnirobust.study.spec import Cell, Experiment, Row
 from omnirobust.settings import PAPER
 from omnirobust.weights import Uniform
 from dataclasses import replace

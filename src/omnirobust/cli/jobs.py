@@ -79,9 +79,9 @@ def reproduce(
         options = [f"--{name}={value}" for name, value in given.items() if value is not None]
         in_processes(["reproduce", *(chosen or ["--all"]), *options], processes)
         measure = False  # all is there: it remains to write it down
-    from omnirobust.experiments.overview import in_brief
-    from omnirobust.experiments.runner import reproduce as run
     from omnirobust.jobs import shards
+    from omnirobust.study.page import in_brief
+    from omnirobust.study.runner import reproduce as run
 
     with progress_bars(shown=shards.rank() == 0) as progress:
         found = run(

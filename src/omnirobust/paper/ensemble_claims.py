@@ -1,0 +1,188 @@
+"""What the paper claims of Tables 1(a), A2 and A4, each claim a predicate on measured rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omnirobust.study.claims import Claim, Rates, in_order, order, percent
+
+NORMS = ("l0", "l1", "l2", "linf")
+HEURISTICS = ("w_c+d", "w_a+c+d", "w_clip", "w_prior", "w_static")
+
+
+def _pairs(r: Rates, names: Sequence[str] = NORMS) -> str:
+    return "; ".join(f"{n} {percent([r.asr_all(n, 'avg')])} to {percent([r.asr_all(n, 'minmax')])}" for n in names)
+
+
+def _spread(accuracy: dict[str, float]) -> float:
+    return max(accuracy.values()) - min(accuracy.values())
+
+
+def _exchange(r: Rates) -> tuple[float, float]:
+    """Return the mean fall of the linf accuracy of C and D, and the mean rise of that of A and B."""
+    avg, minmax = r.accuracy("linf", "avg"), r.accuracy("linf", "minmax")
+    return sum(avg[m] - minmax[m] for m in "CD") / 2, sum(minmax[m] - avg[m] for m in "AB") / 2
+
+
+def _easiest_pays(r: Rates, norm: str) -> bool:
+    avg, minmax = r.accuracy(norm, "avg"), r.accuracy(norm, "minmax")
+    easiest = min(avg, key=lambda m: avg[m])
+    return minmax[easiest] > avg[easiest]
+
+
+def mean_lift(r: Rates) -> float:
+    """Return the mean over the four norms of the lift of ASR_all."""
+    return sum(r.lift(n, "minmax") for n in NORMS) / len(NORMS)
+
+
+TABLE_1A = (
+    Claim(
+        "minmax-beats-average",
+        "Min-max fools all four models at once more often than the average, in every norm.",
+        lambda r: all(r.asr_all(n, "minmax") > r.asr_all(n, "avg") for n in NORMS),
+        _pairs,
+    ),
+    Claim(
+        "mean-lift",
+        "Over the four norms min-max lifts ASR_all by 40 % or more on average (printed: 40.79 %).",
+        lambda r: mean_lift(r) >= 0.40,
+        lambda r: f"mean lift {percent([mean_lift(r)])} %",
+    ),
+    Claim(
+        "lift-order",
+        "The lift is largest for linf and smallest for l0.",
+        lambda r: (
+            all(r.lift("linf", "minmax") > r.lift(n, "minmax") for n in ("l0", "l1", "l2"))
+            and all(r.lift("l0", "minmax") < r.lift(n, "minmax") for n in ("l1", "l2", "linf"))
+        ),
+        lambda r: "lifts " + ", ".join(f"{n} {percent([r.lift(n, 'minmax')])} %" for n in NORMS),
+    ),
+    Claim(
+        "levels",
+        "Min-max reaches at least 89 % in every norm; the average never gets above 85 %.",
+        lambda r: all(r.asr_all(n, "minmax") >= 0.89 and r.asr_all(n, "avg") <= 0.85 for n in NORMS),
+        _pairs,
+    ),
+    Claim(
+        "hardest-model",
+        "In every norm the model that withstands the attack best keeps less accuracy under min-max.",
+        lambda r: all(max(r.accuracy(n, "minmax").values()) < max(r.accuracy(n, "avg").values()) for n in NORMS),
+        lambda r: "; ".join(
+            f"{n} {percent([max(r.accuracy(n, s).values()) for s in ('avg', 'minmax')])}" for n in NORMS
+        ),
+    ),
+    Claim(
+        "spread",
+        "In every norm the accuracies of the four models lie closer together under min-max.",
+        lambda r: all(_spread(r.accuracy(n, "minmax")) < _spread(r.accuracy(n, "avg")) for n in NORMS),
+        lambda r: "; ".join(f"{n} {percent([_spread(r.accuracy(n, s)) for s in ('avg', 'minmax')])}" for n in NORMS),
+    ),
+    Claim(
+        "easiest-model-pays",
+        "In every norm the model that the average fools most keeps more accuracy under min-max.",
+        lambda r: all(_easiest_pays(r, n) for n in NORMS),
+        lambda r: ", ".join(f"{n} {'yes' if _easiest_pays(r, n) else 'no'}" for n in NORMS),
+    ),
+    Claim(
+        "accuracy-order",
+        "For linf the accuracies fall in the order C > D > A > B, under the average and under min-max.",
+        lambda r: all(in_order(r.accuracy("linf", s), "CDAB") for s in ("avg", "minmax")),
+        lambda r: f"average {order(r.accuracy('linf', 'avg'))}, min-max {order(r.accuracy('linf', 'minmax'))}",
+    ),
+    Claim(
+        "exchange",
+        "For linf min-max gains 20 points or more on C and D and gives up less than 2 on A and B (31.47, 0.86 points).",
+        lambda r: _exchange(r)[0] >= 0.20 and _exchange(r)[1] < 0.02,
+        lambda r: (
+            f"gains {percent(_exchange(r)[:1])} points on C and D, gives up {percent(_exchange(r)[1:])} on A and B"
+        ),
+    ),
+)
+
+
+def _clean(r: Rates) -> dict[str, float]:
+    return {m: r.accuracy(m, "clean")[m] for m in "ABCD"}
+
+
+def _fgsm(r: Rates) -> dict[str, float]:
+    return {m: r.accuracy(m, "fgsm")[m] for m in "ABCD"}
+
+
+TABLE_A2 = (
+    Claim(
+        "clean-level",
+        "Every MNIST model classifies at least 98.2 % of the clean test images right.",
+        lambda r: all(v >= 0.982 for v in _clean(r).values()),
+        lambda r: ", ".join(f"{m} {100 * v:.2f}" for m, v in _clean(r).items()),
+    ),
+    Claim(
+        "clean-order",
+        "Clean accuracy falls in the order B > D > C > A.",
+        lambda r: in_order(_clean(r), "BDCA"),
+        lambda r: order(_clean(r)),
+    ),
+    Claim(
+        "fgsm-order",
+        "Accuracy under FGSM falls in the order C > D > B > A.",
+        lambda r: in_order(_fgsm(r), "CDBA"),
+        lambda r: order(_fgsm(r)),
+    ),
+)
+
+
+def _both(test: str, other: str, r: Rates) -> bool:
+    return all(r.asr_all(n, test) > r.asr_all(n, other) for n in ("l2", "linf"))
+
+
+def _schemes(r: Rates, schemes: Sequence[str]) -> str:
+    return "; ".join(n + " " + ", ".join(f"{s} {percent([r.asr_all(n, s)])}" for s in schemes) for n in ("l2", "linf"))
+
+
+TABLE_A4 = (
+    Claim(
+        "minmax-best",
+        "Min-max has the highest ASR_all and the highest ASR_avg of the seven schemes, for l2 and linf.",
+        lambda r: all(
+            rate(n, "minmax") > rate(n, s)
+            for n in ("l2", "linf")
+            for s in ("avg", *HEURISTICS)
+            for rate in (r.asr_all, r.asr_avg)
+        ),
+        lambda r: _schemes(r, ("avg", *HEURISTICS, "minmax")),
+    ),
+    Claim(
+        "best-heuristics",
+        "Of the heuristics w_static is best on ASR_all, then w_prior, then w_clip, for l2 and linf.",
+        lambda r: _both("w_static", "w_prior", r) and _both("w_prior", "w_clip", r),
+        lambda r: _schemes(r, ("w_static", "w_prior", "w_clip")),
+    ),
+    Claim(
+        "c+d-worst",
+        "Attacking only C and D has the lowest ASR_all, below the plain average, for l2 and linf.",
+        lambda r: all(_both(s, "w_c+d", r) for s in ("avg", *HEURISTICS[1:], "minmax")),
+        lambda r: _schemes(r, ("w_c+d", "avg")),
+    ),
+    Claim(
+        "a+c+d",
+        "Attacking only A, C and D is worse than the average for l2 and better for linf.",
+        lambda r: (
+            r.asr_all("l2", "w_a+c+d") < r.asr_all("l2", "avg")
+            and r.asr_all("linf", "w_a+c+d") > r.asr_all("linf", "avg")
+        ),
+        lambda r: _schemes(r, ("w_a+c+d", "avg")),
+    ),
+    Claim(
+        "beats-static",
+        "Min-max beats its own mean weights held fixed, for l2 and linf (by 4.78 and 12.32 points).",
+        lambda r: _both("minmax", "w_static", r),
+        lambda r: _schemes(r, ("w_static", "minmax")),
+    ),
+    Claim(
+        "static-order",
+        "The mean weights that min-max ends with fall in the order C > D > A > B, for l2 and linf.",
+        lambda r: all(in_order(r.weights(n, "minmax"), "CDAB") for n in ("l2", "linf")),
+        lambda r: "; ".join(
+            n + " " + ", ".join(f"{m} {w:.3f}" for m, w in r.weights(n, "minmax").items()) for n in ("l2", "linf")
+        ),
+    ),
+)

@@ -1,0 +1,133 @@
+"""Figures 3, A2, A3 and A4 as SVG files: the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omnirobust.paper.training_budgets import Opt
+from omnirobust.paper.training_contrasts import label
+from omnirobust.paper.training_figure_claims import inside
+from omnirobust.paper.training_findings import Metric
+from omnirobust.paper.training_outcome import METRICS, TrainingOutcome
+from omnirobust.study.figures import canvas
+from omnirobust.study.sample import Sample
+from omnirobust.study.training_words import tried
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LINES: dict[Opt, tuple[str, str]] = {
+    "linf": ("#0072b2", "-"),
+    "l2": ("#009e73", "-"),
+    "avg": ("#777777", "-"),
+    "avg_dpar": ("#777777", "--"),
+    "minmax": ("#d55e00", "-"),
+    "minmax_dpar": ("#d55e00", "--"),
+}
+"""Training to colour and dash."""
+
+
+def draw_training(outcome: TrainingOutcome, folder: Path) -> tuple[Path, ...]:
+    """Draw the figure of an experiment that has one, of what was measured.
+
+    Returns:
+        The files written, SVG.
+    """
+    if outcome.experiment.kind not in _DRAWN or not outcome.progress[0]:
+        return ()
+    file = folder / f"{outcome.experiment.name}.svg"
+    _DRAWN[outcome.experiment.kind](outcome, file)
+    return (file,)
+
+
+def _sweep(outcome: TrainingOutcome, file: Path) -> None:
+    with canvas(file, 3) as (_, axes):
+        _violins(axes[0], outcome)
+        for axis, metric, title in zip(axes[1:], METRICS["sweep"], ("(b) Acc_adv^max", "(c) Acc_adv^avg"), strict=True):
+            _accuracies(axis, outcome, metric)
+            axis.set(title=title, xlabel="l2 radius", ylabel="accuracy", ylim=(-0.02, 1.02))
+        axes[1].legend(frameon=False, fontsize=7)
+
+
+def _violins(axis: Axes, outcome: TrainingOutcome) -> None:
+    """The weights of both attacks on the training images, one violin each at every radius."""
+    found, arch = outcome.findings, outcome.experiment.archs[0]
+    known = {eps: tried(partial(found.weight, arch, "minmax", eps)) for eps in found.budget.grid}
+    there = {eps: sample.values.flatten() for eps, sample in known.items() if sample is not None}
+    for shift, colour, name in ((-0.06, "#0072b2", "linf"), (0.06, "#009e73", "l2")):
+        if not there:
+            break
+        values = [(w if name == "l2" else 1 - w).numpy() for w in there.values()]
+        parts = axis.violinplot(values, [eps + shift for eps in there], widths=0.16, showmeans=True, showextrema=False)
+        for body in parts["bodies"]:  # pyright: ignore[reportGeneralTypeIssues]
+            body.set_facecolor(colour)
+        parts["cmeans"].set_color(colour)
+        axis.plot([], [], color=colour, label=name)
+    axis.set(title="(a) weights of min-max", xlabel="l2 radius", ylabel="weight")
+    if there:
+        axis.legend(frameon=False)
+
+
+def _accuracies(axis: Axes, outcome: TrainingOutcome, metric: Metric) -> None:
+    arch = outcome.experiment.archs[0]
+    for opt in outcome.experiment.opts:
+        known = {eps: outcome.accuracy((arch, opt, eps), metric) for eps in outcome.findings.budget.grid}
+        points = {eps: sample.mean for eps, sample in known.items() if sample is not None}
+        colour, dash = LINES[opt]
+        axis.plot(list(points), list(points.values()), dash, color=colour, marker=".", label=label(opt))
+
+
+def _overlap(outcome: TrainingOutcome, file: Path) -> None:
+    found, grid = outcome.findings, outcome.findings.budget.grid
+    shares: tuple[tuple[Opt, str], ...] = (
+        ("linf", "linf attack's in the l2 ball"),
+        ("l2", "l2 attack's in the linf ball"),
+    )
+    norms: tuple[tuple[Opt, str, str], ...] = (
+        ("linf", "l2", "l2 norm of the linf attack's"),
+        ("l2", "linf", "linf norm of the l2 attack's"),
+    )
+    with canvas(file, 2) as (_, axes):
+        for norm, name in shares:
+            points = {eps: tried(lambda e=eps, n=norm: inside(found, e, n)) for eps in grid}
+            _means(axes[0], points, name, LINES[norm][0])
+        axes[0].set(title="(a), (b) share in the other ball", xlabel="l2 radius", ylim=(-0.02, 1.02))
+        right = axes[1].twinx()
+        for axis, (norm, other, name) in zip((axes[1], right), norms, strict=True):
+            points = {eps: tried(lambda e=eps, n=norm, o=other: found.distance("a", "minmax", e, n, o)) for eps in grid}
+            _means(axis, points, name, LINES[norm][0])
+            axis.set_ylabel(f"mean {name}")
+        axes[1].set(title="(c) mean norms", xlabel="l2 radius")
+        axes[0].legend(frameon=False, fontsize=7)
+
+
+def _means(axis: Axes, points: dict[float, Sample | None], name: str, colour: str) -> None:
+    there = {eps: sample.mean for eps, sample in points.items() if sample is not None}
+    axis.plot(list(there), list(there.values()), color=colour, marker=".", label=name)
+
+
+def _curves(outcome: TrainingOutcome, file: Path) -> None:
+    found, radii = outcome.findings, outcome.experiment.grid(outcome.findings.budget)
+    with canvas(file, len(radii)) as (_, axes):
+        for axis, eps in zip(axes, radii, strict=True):
+            for opt in outcome.experiment.opts:
+                curve = tried(lambda o=opt, e=eps: found.curve("a", o, e))
+                if curve is not None:
+                    _curve(axis, curve, opt)
+            axis.set(title=f"l2 radius {eps:g}", xlabel="epoch", ylabel="robust accuracy")
+        if axes[0].lines:
+            axes[0].legend(frameon=False, loc="lower right")
+
+
+def _curve(axis: Axes, curve: Sample, opt: Opt) -> None:
+    epochs, colour = list(range(1, curve.images + 1)), LINES[opt][0]
+    low, high = curve.values.amin(0).tolist(), curve.values.amax(0).tolist()
+    axis.plot(epochs, curve.values.mean(0).tolist(), color=colour, label=label(opt))
+    axis.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
+
+
+_DRAWN: dict[str, Callable[[TrainingOutcome, Path], None]] = {"sweep": _sweep, "overlap": _overlap, "curves": _curves}
+"""Kind of experiment to its figure."""

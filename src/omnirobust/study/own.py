@@ -1,0 +1,151 @@
+"""Experiments of the user's own: loaded by name, and checked before anything is measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import chain
+from math import isfinite
+
+from omnirobust._own_code import broken, load_own
+from omnirobust.study.claims import Claim
+from omnirobust.study.dry_run import rehearse
+from omnirobust.study.spec import REFERENCE, Experiment, Key, Row
+
+KINDS = ("table", "sweep", "groups")
+"""Kinds of experiments that anyone may declare: the others show what only the paper's tables have."""
+
+_NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
+
+
+def own_experiment(name: str) -> Experiment:
+    """Load an experiment of one's own.
+
+    Args:
+        name: FILE.py:NAME or package.module:NAME, an ``Experiment`` or a function without arguments that returns one.
+
+    Raises:
+        ValueError: if there is no such thing, it is no experiment, or the code fails.
+        FileNotFoundError: if there is no such file.
+    """
+    _, found = load_own(name, "names")
+    if callable(found):
+        try:
+            found = found()
+        except Exception as error:  # whatever the user's own code raises
+            raise ValueError(broken(name, "names", error)) from error
+    if not isinstance(found, Experiment):
+        raise ValueError(f"names must name an Experiment or a function that returns one, got {name}, {_kind(found)}")
+    return found
+
+
+def check_experiment(experiment: Experiment, taken: Iterable[str]) -> None:
+    """Check an experiment of one's own, before anything is measured.
+
+    Args:
+        experiment: as its author declared it.
+        taken: names of other experiments.
+
+    Raises:
+        ValueError: for the first thing that does not fit.
+    """
+    name = experiment.name
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"name must be of a-z and 0-9, joined by - . or _, for files are called by it; got {name!r}")
+    if name in taken:
+        raise ValueError(f"name must be that of no other experiment, got {name!r}")
+    if experiment.kind not in KINDS:
+        raise ValueError(f"kind of {name} must be one of {', '.join(KINDS)}, got {experiment.kind!r}")
+    if (experiment.kind == "sweep") != bool(experiment.sweeps):
+        raise ValueError(f"sweeps of {name} must name the swept quantity for a sweep alone, got {experiment.sweeps!r}")
+    _check_rows(experiment)
+    keys = {row.key for row in experiment.rows}
+    for key in experiment.printed:
+        if key not in keys:
+            raise ValueError(f"printed of {name} must be of its rows, got {key!r}")
+    _check_claims(experiment)
+    rehearse(experiment)
+
+
+def _check_claims(experiment: Experiment) -> None:
+    name = experiment.name
+    if not isinstance(experiment.claims, tuple) or not all(isinstance(claim, Claim) for claim in experiment.claims):
+        raise ValueError(f"claims of {name} must be a tuple of Claims, got {_kind(experiment.claims)}")
+    texts = {f"text of claim {claim.name!r}": claim.text for claim in experiment.claims}
+    for what, text in ({"title": experiment.title, "note": experiment.note} | texts).items():
+        if not isinstance(text, str):
+            raise ValueError(f"{what} of {name} must be a text, got {_kind(text)}")
+    names = [claim.name for claim in experiment.claims]
+    if repeated := [claim for claim in dict.fromkeys(names) if names.count(claim) > 1]:
+        raise ValueError(f"claims of {name} must have a name each, got {repeated[0]!r} twice")
+
+
+def _check_rows(experiment: Experiment) -> None:
+    rows, name = experiment.rows, experiment.name
+    if not isinstance(rows, tuple) or not rows or not all(isinstance(row, Row) for row in rows):
+        raise ValueError(f"rows of {name} must be a tuple of at least one Row, got {_kind(rows)}")
+    heads = _heads(experiment)
+    seen: set[tuple[str, Key]] = set()
+    for row in rows:
+        if not isinstance(row.key, tuple) or len(row.key) != len(heads) or not all(isinstance(k, str) for k in row.key):
+            parts = f"each of its heads, {', '.join(experiment.heads)}"
+            if experiment.kind == "sweep":
+                parts += f", and at the end {experiment.sweeps}, a number as text like '0.1'"
+            raise ValueError(f"keys of {name} must be a text for {parts}; got {row.key!r}")
+        if experiment.kind == "sweep" and not _is_point(row.key[-1]):
+            raise ValueError(f"keys of {name} must end in a number, or {REFERENCE!r} beside the axis, got {row.key!r}")
+        if (row.variant, row.key) in seen:
+            raise ValueError(f"rows of {name} must differ in variant or key, got {row.variant!r}, {row.key!r} twice")
+        seen.add((row.variant, row.key))
+    if experiment.kind == "groups" and any(row.cell.group == 1 for row in rows):
+        raise ValueError(f"rows of {name} must attack groups of images, kind {experiment.kind!r}; got single images")
+
+
+def _heads(experiment: Experiment) -> tuple[str, ...]:
+    """Return what the entries of keys are, the swept quantity last."""
+    name, heads, sweeps = experiment.name, experiment.heads, experiment.sweeps
+    if not isinstance(heads, tuple) or not all(isinstance(head, str) for head in heads):
+        raise ValueError(f"heads of {name} must be a tuple of texts, got {_kind(heads)}")
+    if sweeps in heads:
+        raise ValueError(f"sweeps of {name} must differ from its heads, got {sweeps!r} beside {heads!r}")
+    if experiment.kind == "sweep":
+        heads = (*heads, sweeps)
+    if len(heads) < 2:
+        raise ValueError(f"heads of {name} must name what is attacked and its weights, got {experiment.heads!r}")
+    return heads
+
+
+def with_own(names: Iterable[str | Experiment], paper: Iterable[str]) -> tuple[tuple[str, ...], dict[str, Experiment]]:
+    """Return the names of experiments, and by name those that are not the paper's.
+
+    Args:
+        names: of the paper's experiments or of one's own code; or experiments themselves.
+        paper: names of all the paper's experiments.
+
+    Raises:
+        ValueError: if an experiment of one's own does not fit.
+        FileNotFoundError: if there is no such file.
+    """
+    known = tuple(paper)
+    asked: list[str] = []
+    own: dict[str, Experiment] = {}
+    for name in names:
+        if isinstance(name, str) and name.endswith(".py"):
+            raise ValueError(f"names must say what to take from a file, as in {name}:NAME, got {name!r}")
+        experiment = own_experiment(name) if isinstance(name, str) and ":" in name else name
+        if isinstance(experiment, Experiment):
+            check_experiment(experiment, chain(known, own))
+            own[experiment.name] = experiment
+        asked.append(experiment.name if isinstance(experiment, Experiment) else experiment)
+    return tuple(asked), own
+
+
+def _is_point(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return text == REFERENCE
+
+
+def _kind(found: object) -> str:
+    return f"{type(found).__name__} {found!r}"[:80]

@@ -1,0 +1,259 @@
+"""Write outcomes as Markdown: the paper's printed value beside ours, and every claim with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+
+from omnirobust.evaluation import Interval
+from omnirobust.paper.printed import Printed
+from omnirobust.paper.printed_groups import STATISTICS as PRINTED_STATISTICS
+from omnirobust.paper.registry import CLAIMS
+from omnirobust.paper.variants import VARIANTS
+from omnirobust.paper.weight_claims import STATISTICS
+from omnirobust.study.claims import Judgement
+from omnirobust.study.outcome import Outcome
+from omnirobust.study.spec import Key, Row
+
+NONE = "–"
+
+
+def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
+    """Return one experiment as a Markdown section.
+
+    Args:
+        outcome: what came out.
+        figures: links to its figures.
+    """
+    experiment = outcome.experiment
+    counts = sorted({outcome.images(row) for row in experiment.rows} - {0})
+    steps = max((row.cell.steps for row in experiment.rows), default=0)
+    parts = [
+        f"## {experiment.name}: {experiment.title}",
+        f"Test images: {_range(counts)}; steps: up to {steps}."
+        + _left(outcome)
+        + (_to_be_trained(outcome) if outcome.untrained else ""),
+        experiment.note,
+        *(f"![{experiment.title}]({link})" for link in figures),
+        _TABLES[experiment.kind](outcome),
+    ]
+    judgements = outcome.judgements
+    if judgements:
+        note = "In brackets: the share of resamples on which the claim holds."
+        whose = "the paper's claims" if experiment.name in CLAIMS else "claims"
+        parts += [f"### {experiment.name}: {whose}", note, _claims_table(judgements)]
+    if experiment.kind in ("table", "groups") and outcome.measured:
+        parts += [f"### {experiment.name}: every row", _detail_table(outcome)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _left(outcome: Outcome) -> str:
+    begun = outcome.begun
+    said = [f"{outcome.missing - begun} rows are to be measured"] if outcome.missing > begun else []
+    said += [f"{begun} with fewer images than the budget's {outcome.wanted:,}"] if begun else []
+    return f" **Not complete:** {'; '.join(said)}." if said else ""
+
+
+def _to_be_trained(outcome: Outcome) -> str:
+    return f" **To be trained:** {', '.join(outcome.untrained)}. Each by `omnirobust zoo train NAME`."
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def variants_list(variants: Iterable[str]) -> str:
+    """Return what the versions of the attack mean, as a Markdown list."""
+    return "\n".join(f"- **{name}**: {VARIANTS.get(name, NONE)}" for name in variants)
+
+
+def _range(counts: Sequence[int]) -> str:
+    if len(counts) < 2:
+        return str(*counts) or "none"
+    return f"{counts[0]} to {counts[-1]}, as each row says"
+
+
+def _rows_by_key(outcome: Outcome, *, waiting: bool = False) -> dict[Key, dict[str, Row]]:
+    """Return the rows that were measured, and where ``waiting`` those whose models are to be trained."""
+    found: dict[Key, dict[str, Row]] = {}
+    for row in outcome.experiment.rows:
+        if outcome.images(row) or (waiting and outcome.waits(row)):
+            found.setdefault(row.key, {})[row.variant] = row
+    return found
+
+
+def _summary_table(outcome: Outcome) -> str:
+    """ASR_all (of groups, ASR_gp) of every row: printed, then one column a variant."""
+    first = [row.variant for row in outcome.experiment.rows if outcome.waits(row)][:1]  # its cells say so
+    shown = {*first, *outcome.variants} or {*outcome.experiment.variants[:1]}
+    variants = [v for v in outcome.experiment.variants if v in shown]
+    held = outcome.held
+    head = [*outcome.experiment.heads, "printed", *variants, f"{held}: ours − printed"]
+    lines = []
+    for key, rows in _rows_by_key(outcome, waiting=True).items():
+        printed = outcome.printed(key)
+        cells = [_rate(outcome, rows.get(v)) for v in variants]
+        known = printed is not None and printed.asr_all is not None
+        shift = NONE
+        if printed is not None and printed.asr_all is not None and (held, key) in outcome.measured:
+            shift = f"{100 * outcome.interval(held, key).estimate - printed.asr_all:+.1f}"
+        lines.append([*key, f"{printed.asr_all:.2f}" if printed and known else NONE, *cells, shift])
+    return f"{_joint(outcome)} in percent, with 95 % intervals.\n\n" + table(head, lines)
+
+
+def _joint(outcome: Outcome) -> str:
+    tasks = any(row.cell.task is not None for row in outcome.experiment.rows)
+    return "ASR_gp" if tasks else "ASR_all"
+
+
+def _detail_table(outcome: Outcome) -> str:
+    """Everything of every row: accuracies, ASR_avg, ASR_all, lift, the best iterate."""
+    groups, joint = outcome.experiment.kind == "groups", _joint(outcome)
+    letters = () if groups else max((row.cell.columns for row in outcome.experiment.rows), key=len)
+    head = [*outcome.experiment.heads, "attack", *(f"Acc {m}" for m in letters), "ASR_avg", joint]
+    head += ["any iterate"] if joint == "ASR_all" else []
+    head += ["lift", "over average, points", "groups" if groups else "images"]
+    lines = []
+    for key, rows in _rows_by_key(outcome).items():
+        printed = outcome.printed(key)
+        if printed is not None:
+            own = [_number(printed.accuracy.get(m)) for m in letters]
+            rates = [_number(printed.asr_avg), _number(printed.asr_all), *([NONE] if joint == "ASR_all" else ())]
+            count = printed.images // next(iter(rows.values())).cell.group
+            lines.append([*key, "*printed*", *own, *rates, _signed(printed.lift, " %"), NONE, str(count)])
+        for variant, row in rows.items():
+            lines.append([*key, variant, *_details(outcome, row, letters)])
+    return table(head, lines)
+
+
+def _details(outcome: Outcome, row: Row, letters: Sequence[str]) -> list[str]:
+    own = outcome.measured[row.variant, row.key]
+    kept = dict(zip(row.cell.columns, (1 - own.fooled.double().mean(0)).tolist(), strict=True))
+    gain = outcome.gain(row.variant, row.key)
+    lifted = outcome.lift(row.variant, row.key)
+    return [
+        *(_percent(kept.get(m)) for m in letters),
+        _percent(float(own.fooled.double().mean())),
+        _percent(outcome.interval(row.variant, row.key).estimate),
+        *([_any_iterate(outcome, row)] if row.cell.task is None else ()),
+        NONE if lifted is None else _signed(100 * lifted, " %"),
+        NONE if gain is None else _points(gain),
+        str(len(own)),
+    ]
+
+
+def _any_iterate(outcome: Outcome, row: Row) -> str:
+    own = outcome.measured[row.variant, row.key]
+    return _percent(float(own.any_iterate.double().mean())) if row.cell.judged == row.cell.models else NONE
+
+
+def _accuracy_table(outcome: Outcome) -> str:
+    head = ["model", "images are", "printed", "ours", "95 %", "ours − printed", "images"]
+    lines = []
+    for row in outcome.experiment.rows:
+        printed = outcome.printed(row.key)
+        if not outcome.images(row) or printed is None:
+            continue
+        miss = outcome.interval(row.variant, row.key)
+        value, ours = printed.accuracy[row.key[0]], 100 * (1 - miss.estimate)
+        band = f"{100 * (1 - miss.high):.2f} to {100 * (1 - miss.low):.2f}"
+        lines.append([*row.key, f"{value:.2f}", f"{ours:.2f}", band, f"{ours - value:+.2f}", str(outcome.images(row))])
+    return "Accuracy in percent, true labels.\n\n" + table(head, lines)
+
+
+def _sweep_table(outcome: Outcome) -> str:
+    """ASR_all at every point: the curves one after the other, each in the order of its numbers."""
+    variants = outcome.variants
+    printed = outcome.experiment.printed
+    head = [outcome.experiment.sweeps, *outcome.experiment.heads, *(["printed"] if printed else []), *variants]
+    rows = sorted(_rows_by_key(outcome).items(), key=lambda item: (item[0][:-1], _position(item[0][-1])))
+    lines = [
+        [
+            key[-1],
+            *key[:-1],
+            *([_said(printed.get(key))] if printed else []),
+            *(_rate(outcome, found.get(v)) for v in variants),
+        ]
+        for key, found in rows
+    ]
+    return "ASR_all in percent, with 95 % intervals.\n\n" + table(head, lines)
+
+
+def _said(printed: Printed | None) -> str:
+    return _number(None if printed is None else printed.asr_all)
+
+
+def _weights_table(outcome: Outcome) -> str:
+    """What the weights come to: printed, then one column a variant."""
+    printed = PRINTED_STATISTICS.get(outcome.experiment.name, {})
+    ours = {variant: outcome.statistics(variant) for variant in outcome.variants}
+    lines = [
+        [s.name, s.kind, _number(printed.get(s.name)), *(_band(found.get(s.name)) for found in ours.values())]
+        for s in STATISTICS
+        if any(s.name in found for found in ours.values())
+    ]
+    said = "Spearman correlations, and shares of the groups whose heaviest image is also the other column's largest."
+    return said + "\n\n" + table(["of", "is a", "printed", *ours], lines)
+
+
+def _band(found: Interval | None) -> str:
+    return NONE if found is None else f"{found.estimate:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def _claims_table(judgements: Sequence[Judgement]) -> str:
+    """One line a claim: its verdict on each variant, and the numbers of the first."""
+    variants = list(dict.fromkeys(j.variant for j in judgements))
+    lines = []
+    for claim in dict.fromkeys(j.claim for j in judgements):
+        found = {j.variant: j for j in judgements if j.claim is claim}
+        lines.append([claim.text, *(_verdict(found.get(v)) for v in variants), found[variants[0]].shown or NONE])
+    return table(["claim", *variants, f"our numbers ({variants[0]})"], lines)
+
+
+def _verdict(found: Judgement | None) -> str:
+    if found is None or found.support is None:
+        return NONE
+    return f"**{found.verdict}** ({100 * found.support:.0f} %)"
+
+
+def _position(point: str) -> float:
+    try:
+        return float(point)
+    except ValueError:
+        return -inf
+
+
+def _rate(outcome: Outcome, row: Row | None) -> str:
+    if row is None or not outcome.images(row):
+        return "to be trained" if row is not None and outcome.waits(row) else NONE
+    found = outcome.interval(row.variant, row.key)
+    text = f"{100 * found.estimate:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return text if outcome.whole(row) else f"{text}, {outcome.images(row)} images"
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"
+
+
+def _signed(value: float | None, unit: str = "") -> str:
+    return NONE if value is None else f"{value:+.1f}{unit}"
+
+
+def _points(gain: Interval) -> str:
+    return f"{100 * gain.estimate:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+
+
+_TABLES: dict[str, Callable[[Outcome], str]] = {
+    "table": _summary_table,
+    "groups": _summary_table,
+    "accuracy": _accuracy_table,
+    "sweep": _sweep_table,
+    "weights": _weights_table,
+}
+"""Kind of experiment to its first table."""

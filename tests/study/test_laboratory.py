@@ -1,0 +1,211 @@
+"""A cell is what ``attack_ensemble`` says, whatever was cached, killed or shared on the way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+
+from omnirobust import attack_ensemble, zoo
+from omnirobust._types import NORMS
+from omnirobust.paper.ensembles import ensemble, experiments, heuristic
+from omnirobust.settings import PAPER
+from omnirobust.study import laboratory as measure_module
+from omnirobust.study.laboratory import CHUNK, Laboratory, chunks
+from omnirobust.study.spec import Cell, MeanWeightsOf
+from omnirobust.threat_models import ThreatModel
+from omnirobust.weights import Fixed, Uniform
+
+from .conftest import make_images, make_model
+from .test_store import same
+
+NAMES = ("mnist/a", "mnist/b", "mnist/c", "mnist/d")
+CELL = Cell(NAMES, "linf", 0.05, PAPER["linf"], steps=6)
+
+
+def directly(cell: Cell, images: int, **changes):
+    data = make_images("mnist", images)
+    models = {name: make_model(name) for name in cell.models}
+    with torch.no_grad():
+        own = torch.stack([model(data.x).argmax(1) for model in models.values()], 1)
+    y = data.y if cell.labels == "true" else own
+    threat = ThreatModel(NORMS[cell.norm], cell.eps)
+    return attack_ensemble(models, data.x, y, threat, preset="paper", steps=cell.steps, history="full", **changes)
+
+
+@pytest.mark.parametrize("labels", ["predicted", "true"])
+def test_a_cell_is_what_the_attack_says(laboratory, labels):
+    cell = replace(CELL, labels=labels)
+    found, expected = laboratory.measure(cell, 40), directly(cell, 40)
+    assert torch.equal(found.fooled, expected.fooled)
+    assert torch.equal(found.weights, expected.weights)
+    rows = expected.history.rows
+    assert torch.equal(found.fooled_path, rows.fooled.transpose(0, 1))
+    assert torch.equal(found.any_iterate, rows.fooled.all(2).any(0))
+    assert torch.allclose(found.weights_path.float(), rows.weights.transpose(0, 1), atol=1e-3)
+    assert 0 < int(found.fooled.all(1).sum()) < 40
+
+
+def test_chunks_cover_all_images_and_agree_with_one_attack(laboratory):
+    images = CHUNK + 30
+    assert chunks(images) == [(0, CHUNK), (CHUNK, images)]
+    found = laboratory.measure(CELL, images)
+    assert torch.equal(found.fooled, directly(CELL, images).fooled)
+
+
+def test_what_was_measured_is_not_measured_again(laboratory, tmp_path):
+    first = laboratory.measure(CELL, CHUNK + 10)
+    calls = {name: laboratory._bench.model(name).calls for name in NAMES}
+    assert same(laboratory.measure(CELL, CHUNK + 10), first)
+    assert same(Laboratory(tmp_path / "cells", make_model, make_images).measure(CELL, CHUNK + 10), first)
+    assert calls == {name: laboratory._bench.model(name).calls for name in NAMES}
+    whole = laboratory.recall(CELL, CHUNK)
+    assert same(whole, first.rows(slice(CHUNK)))
+
+
+def test_recall_never_computes(laboratory):
+    assert laboratory.recall(CELL, 10) is None
+    static = replace(CELL, rule=MeanWeightsOf(CELL))
+    assert laboratory.recall(static, 10) is None
+    laboratory.measure(CELL, CHUNK)
+    assert len(laboratory.recall(CELL, CHUNK + 50)) == CHUNK
+    assert laboratory.recall(static, CHUNK) is None
+    assert laboratory.seconds(CELL, CHUNK) > 0
+    assert laboratory.seconds(static, CHUNK + 1) == 0
+
+
+def test_recall_finds_static_weights_that_were_taken_over_fewer_images(laboratory):
+    static = replace(CELL, attack=replace(CELL.attack, rule=Uniform()), rule=MeanWeightsOf(CELL))
+    found = laboratory.measure(static, CHUNK)
+    assert same(laboratory.recall(static, 2 * CHUNK + 50), found)
+    laboratory.measure(CELL, 2 * CHUNK)
+    assert same(laboratory.recall(static, 2 * CHUNK), found)
+
+
+def test_true_labels_reuse_the_images_whose_labels_agree(tmp_path):
+    cell = replace(CELL, labels="true")
+    alone = Laboratory(tmp_path / "alone", make_model, make_images).measure(cell, 60)
+    laboratory = Laboratory(tmp_path / "both", make_model, make_images)
+    predicted = laboratory.measure(CELL, 60)
+    seen: list[int] = []
+    reused = laboratory.measure(cell, 60, seen.append)
+    assert torch.equal(reused.fooled, alone.fooled)
+    assert torch.equal(reused.labels, alone.labels)
+    assert torch.allclose(reused.weights, alone.weights, atol=1e-5)
+    assert not torch.equal(reused.labels, predicted.labels)
+    assert sum(seen) == 60 * cell.steps
+
+
+def test_progress_counts_every_image_and_step_once(laboratory):
+    for steps, each in ((6, 6), (1, 1), (0, 1)):
+        seen: list[int] = []
+        laboratory.measure(replace(CELL, steps=steps), 33, seen.append)
+        assert sum(seen) == 33 * each
+        cached: list[int] = []
+        laboratory.measure(replace(CELL, steps=steps), 33, cached.append)
+        assert sum(cached) == 33 * each
+
+
+def test_static_weights_are_the_mean_of_another_cell(laboratory):
+    static = replace(CELL, attack=replace(CELL.attack, rule=Uniform()), rule=MeanWeightsOf(CELL))
+    found = laboratory.measure(static, 40)
+    mean = directly(CELL, 40).weights.double().mean(0)
+    expected = directly(CELL, 40, rule=Fixed(mean))
+    assert torch.equal(found.fooled, expected.fooled)
+    assert found.weights.std(0).max() < 1e-6
+    assert found.weights[0].tolist() == pytest.approx(mean.tolist(), abs=1e-6)
+
+
+def test_an_average_over_some_models_is_weights_of_zero_for_the_others(laboratory):
+    some = replace(heuristic("paper", "linf", "w_c+d"), steps=6, eps=0.05)
+    found = laboratory.measure(some, 40)
+    expected = directly(CELL, 40, rule=Fixed(torch.tensor([0.0, 0.0, 0.5, 0.5])))
+    assert torch.equal(found.fooled, expected.fooled)
+    assert found.fooled.shape == (40, 4)
+    assert found.weights.shape == (40, 2)
+
+
+@pytest.mark.parametrize("letter", ["A", "C"])
+def test_table_a2_is_clean_and_fgsm_accuracy(laboratory, letter):
+    rows = {row.key: row.cell for row in experiments()["table-a2"].rows}
+    data, model = make_images("mnist", 150), make_model(f"mnist/{letter.lower()}")
+    clean = laboratory.measure(rows[letter, "clean"], 150).fooled
+    assert torch.equal(~clean[:, 0], model(data.x).argmax(1) == data.y)
+    for eps in (0.2, 0.01):
+        cell = rows[letter, "fgsm"]
+        cell = replace(cell, eps=eps, attack=replace(cell.attack, step_size=eps))
+        kept = 1 - float(laboratory.measure(cell, 150).fooled.double().mean())
+        assert kept == pytest.approx(zoo.fgsm_accuracy(model, data.x, data.y, eps))
+    assert kept > 0
+
+
+def test_more_images_than_there_are_is_one_sentence(laboratory):
+    with pytest.raises(ValueError, match="images must be at most 450, the test images of mnist, got 600"):
+        laboratory.measure(CELL, 900)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from conftest import make_images, make_model
+from omnirobust.study import laboratory as measure
+from omnirobust.paper.ensembles import ensemble
+measure.CHUNK = 10
+lab = measure.Laboratory(Path(sys.argv[2]), make_model, make_images)
+print("ready", flush=True)
+lab.measure(ensemble("paper", "l2", "minmax"), 200)
+print("finished", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline().strip() == "ready"
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "killed").glob("*/rows-*.safetensors"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    left = list((tmp_path / "killed").glob("*/rows-*.safetensors"))
+    assert 3 <= len(left) < 20
+    monkeypatch.setattr(measure_module, "CHUNK", 10)
+    cell = ensemble("paper", "l2", "minmax")
+    resumed = Laboratory(tmp_path / "killed", make_model, make_images).measure(cell, 200)
+    whole = Laboratory(tmp_path / "whole", make_model, make_images).measure(cell, 200)
+    assert same(resumed, whole)
+
+
+def test_a_cell_that_another_process_is_at_is_left_to_it(tmp_path):
+    ours, theirs = (Laboratory(tmp_path, make_model, make_images) for _ in range(2))
+    weighted = replace(CELL, attack=PAPER["linf"], rule=MeanWeightsOf(CELL))
+    with theirs._lock(theirs._folder(CELL, CELL.attack.rule)):
+        assert not ours.attempt(CELL, 20)
+        assert not ours.attempt(weighted, 20)  # which needs the other one first
+        assert not list(tmp_path.glob("*/rows-*"))
+        waiting = Thread(target=ours.measure, args=(CELL, 20))
+        waiting.start()
+        found = theirs.measure(CELL, 20)
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert ours.attempt(CELL, 20) and ours.attempt(weighted, 20)
+    assert same(ours.measure(CELL, 20), found)
+
+
+def test_what_is_measured_needs_no_lock(tmp_path):
+    Laboratory(tmp_path, make_model, make_images).measure(CELL, 20)
+    shutil.rmtree(tmp_path / ".locks")
+    assert Laboratory(tmp_path, make_model, make_images).attempt(CELL, 20)
+    assert not (tmp_path / ".locks").exists()
