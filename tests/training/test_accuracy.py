@@ -1,10 +1,14 @@
 """Accuracy is the share classified right, in eval mode, and leaves modes alone."""
 
+import warnings
+
+import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from omnirobust.threat_models import L2, Linf
-from omnirobust.training import Scheme, accuracy
+from omnirobust.training import Scheme, accuracy, fit
 from omnirobust.training.accuracy import restored_modes, robust_accuracy_of, robust_rates_of
 from omnirobust.training.batches import batches
 
@@ -58,3 +62,51 @@ def test_robust_accuracy_of_a_linear_model_is_exact() -> None:
             assert abs(robust_accuracy_of(model, data, scheme, 0, "fp32") - expected) < 1 / 299
             assert abs(robust_rates_of(model, data, scheme, 0, "fp32")[1] - average) < 1 / 299
     assert left["linf"].float().mean() < (margin > 0).float().mean() - 0.1
+
+
+class _Coin(nn.Module):
+    """A linear model that flips every row's logits by a coin in eval mode too: right half the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * x * torch.randint(0, 2, (len(x), 1), device=x.device).mul(2).sub(1)
+
+
+class _Centred(nn.Module):
+    """Takes the mean of the batch away from every row, as BatchNorm without running statistics does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * (x - x.mean(0))
+
+
+def test_random_models_and_such_as_couple_rows_are_named() -> None:
+    x = torch.rand(64, 3)
+    y = x.argmax(1)
+    for model, words in ((_Coin(), "is random"), (_Centred(), "couples rows")):
+        with pytest.warns(UserWarning, match=words):
+            accuracy(model, (x, y))
+        loader = DataLoader(TensorDataset(x, y), batch_size=16)
+        for held_out in ((x, y), loader):
+            result = fit(model, (x, y), Scheme("natural"), epochs=1, validation=held_out, batch_size=32)
+            assert [words in note for note in result.notes] == [True]
+    steady = nn.Linear(3, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        accuracy(steady, (x, y))
+        assert fit(steady, (x, y), Scheme("natural"), epochs=1, validation=(x, y)).notes == ()
+
+
+def test_looking_at_a_model_moves_no_generator() -> None:
+    x = torch.rand(64, 3)
+    torch.manual_seed(3)
+    with pytest.warns(UserWarning, match="is random"):
+        seen = accuracy(_Coin(), (x, x.argmax(1)))
+    torch.manual_seed(3)
+    assert seen == float((_Coin()(x).argmax(1) == x.argmax(1)).double().mean())

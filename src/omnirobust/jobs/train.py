@@ -24,7 +24,8 @@ from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.jobs.train_setting import TrainingSetting, load_training
 from omnirobust.runs import RunFolder, default_folder
 from omnirobust.stores import fingerprint
-from omnirobust.training.accuracy import accuracy
+from omnirobust.training.accuracy import accuracy_of, told_of
+from omnirobust.training.batches import batches
 from omnirobust.training.fit import FitResult, Progress, fit
 from omnirobust.training.logs import MetricLogger, make_loggers
 from omnirobust.training.schemes import Scheme
@@ -167,16 +168,17 @@ def _clean(setting: TrainingSetting) -> dict[str, Any]:
         test = load(job.data, "test", limit=job.test_images, label=job.label, resize=job.resize)
     except (DataUnavailableError, ValueError):  # no split of that name
         return {}
-    right = accuracy(setting.model, (test.x, test.y))
+    right = accuracy_of(setting.model, batches("data", (test.x, test.y), "test", 512, None))
     return {"clean": {"right": round(right * len(test)), "images": len(test)}}
 
 
 def _told(setting: TrainingSetting) -> list[str]:
-    """Return what must be known of the network where no evaluation says it: see ``clean_notes``."""
+    """Return what must be known of the network where no evaluation says it: ``told_of`` and ``clean_notes``."""
     seen = setting.validation if setting.validation is not None and len(setting.validation) else setting.train
     x, y = seen.x[:_LOOKED_AT], seen.y[:_LOOKED_AT]
     device = next(setting.model.parameters()).device
-    return clean_notes(predict({"model": setting.model}, x, device)[:, 0], y, len(seen.classes))
+    said = predict({"model": setting.model}, x, device)[:, 0]
+    return [*told_of(setting.model, x), *clean_notes(said, y, len(seen.classes))]
 
 
 def _judged_start(start: str, setting: TrainingSetting) -> str:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from omnirobust._draws import DrawKey
 from omnirobust._models import Classifier, Precision
 from omnirobust._outputs import rows_named
+from omnirobust._probe import notes_of, probed
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batches, Data, batches
 from omnirobust.training.moves import row_seeds
 from omnirobust.training.outputs import logits_of
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Alone, Workers
+
+_JUDGED = "Each accuracy measured in training is that of one pass, with the draws of that pass."
 
 
 @contextmanager
@@ -30,25 +34,54 @@ def restored_modes(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def told_of(model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """Say in one sentence each whether ``model`` is random or couples rows, tried in eval mode on up to 32 of ``x``."""
+    device = next(model.parameters()).device
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of outputs that look squashed: whoever attacks the model says so
+        try:
+            return notes_of(probed({"model": model}, x.to(device)).values(), _JUDGED)
+        except ValueError:  # what it cannot take is told where it is judged
+            return ()
+
+
 def accuracy(model: nn.Module, data: Data, *, batch_size: int = 512) -> float:
     """Return the share of examples that ``model`` classifies right, in eval mode, which is restored afterwards.
+
+    A warning names a model that is random or couples rows: its accuracy is then one of many.
 
     Args:
         model: maps (B, *S) to logits (B, C).
         data: as for ``fit``; a name stands for its test split.
         batch_size: examples a forward pass.
     """
-    return accuracy_of(model, batches("data", data, "test", batch_size, None))
+
+    def warn(x: Tensor) -> None:
+        for note in told_of(model, x):
+            warnings.warn(note, stacklevel=4)
+
+    return accuracy_of(model, batches("data", data, "test", batch_size, None), see=warn)
 
 
-def accuracy_of(model: nn.Module, data: Batches, name: str = "data") -> float:
-    """Return the accuracy on batches, as ``accuracy`` does; ``name`` is what a message calls them."""
+def accuracy_of(
+    model: nn.Module, data: Batches, name: str = "data", see: Callable[[Tensor], None] | None = None
+) -> float:
+    """Return the accuracy on batches, as ``accuracy`` does.
+
+    Args:
+        model: as there.
+        data: the batches.
+        name: what a message calls them.
+        see: is shown the inputs of the first batch, after the model has answered on it.
+    """
     device = next(model.parameters()).device
     right = seen = 0
     with restored_modes(model), torch.no_grad():
         model.eval()
         for x, y in data.epoch(0):
             right += int((logits_of(model, x.to(device)).argmax(1) == y.to(device)).sum())
+            if not seen and see is not None:
+                see(x)
             seen += len(y)
     if not seen:
         raise ValueError(f"{name} must hold at least one batch, got none")

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from omnirobust._models import Precision as Precision
 from omnirobust.stores import fingerprint
-from omnirobust.training.accuracy import restored_modes
+from omnirobust.training.accuracy import restored_modes, told_of
 from omnirobust.training.attackers import PrivateAttacker, attacker_of
 from omnirobust.training.batches import Data, LoaderBatches, batches, generators
 from omnirobust.training.checks import Keep as Keep
@@ -60,6 +60,8 @@ class FitResult:
             (by clean accuracy alone, if the scheme does not attack); the last one without validation data.
         weights: the weights that each training example had last, (N, K); None without attacks, or where the data does
             not number its examples.
+        notes: what a reader of the accuracies on the validation data must know, one sentence each: that the model is
+            random, or that its rows see each other.
     """
 
     model: nn.Module
@@ -68,6 +70,7 @@ class FitResult:
     stopped: Stopped
     best: int = 0
     weights: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
 
 def fit(
@@ -165,6 +168,8 @@ def fit(
     run = Run(model, step, settings, file, attacker, rate, generators(train, held_out))
     objective, stepping = workers.setup(Objective(model, scheme, precision), step)
     check_validation(model, held_out)
+    if held_out is not None and not isinstance(held_out, LoaderBatches):
+        run.notes = told_of(model, held_out.x)
     if resume:
         run.resume(workers)
         if keep == "best" and run.history and run.best is None:
@@ -212,4 +217,4 @@ def _result(run: Run, stopped: Stopped, keep: Keep) -> FitResult:
     best = best_epoch(run.history) if score(run.history[-1]) >= 0 else run.epoch
     table = run.attacker.table if isinstance(run.attacker, PrivateAttacker) else None
     weights = table if table is not None and len(table) else None
-    return FitResult(run.model, run.epoch, tuple(run.history), stopped, best, weights)
+    return FitResult(run.model, run.epoch, tuple(run.history), stopped, best, weights, run.notes or ())

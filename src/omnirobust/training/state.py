@@ -50,6 +50,10 @@ class Run:
         attacker: what the adversary keeps between mini-batches; None without one.
         scheduler: of the learning rate, or None.
         generators: of the loaders' own shuffling.
+
+    Attributes:
+        notes: what a reader of the accuracies must know of the model; None while nobody has looked. No checkpoint holds
+            them.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Run:
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
+        self.notes: tuple[str, ...] | None = None
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 

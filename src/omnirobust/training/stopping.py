@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from omnirobust.training.accuracy import accuracy_of, robust_rates_of
+from torch import Tensor
+
+from omnirobust.training.accuracy import accuracy_of, robust_rates_of, told_of
 from omnirobust.training.batches import Batches
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import Run
@@ -18,9 +20,15 @@ Row: TypeAlias = Mapping[str, float]
 def validate(run: Run, held_out: Batches, scheme: Scheme, workers: Workers) -> dict[str, float]:
     """Return "validation", the clean accuracy, and where the scheme attacks "robust", the union accuracy.
 
-    Under several threat models "robust_average" is the mean of their accuracies.
+    Under several threat models "robust_average" is the mean of their accuracies. ``run.notes`` are set where they are
+    not known yet.
     """
-    row = {"validation": accuracy_of(run.model, held_out, "validation")}
+
+    def see(x: Tensor) -> None:
+        if run.notes is None:
+            run.notes = told_of(run.model, x)
+
+    row = {"validation": accuracy_of(run.model, held_out, "validation", see)}
     if scheme.attacks and scheme.kind != "universal":
         settings = run.settings
         precision = "bf16" if settings.precision == "bf16" else "fp32"
