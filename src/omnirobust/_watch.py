@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from omnirobust._types import Evaluation
 from omnirobust.domains import DomainGrid
 from omnirobust.losses import Loss, signed_margin, smooth_margin
 from omnirobust.solver import Progress
@@ -55,24 +56,45 @@ class Masking:
                 )
 
 
-def masking_notes(zero_gradient: Tensor, pairs: Sequence[str], loss: Loss) -> list[str]:
+_AT_START = "at the start, where the attack begins without a direction and success may be understated"
+
+
+def masking_notes(zero_gradient: Tensor, pairs: Sequence[str], loss: Loss, where: str = _AT_START) -> list[str]:
     """Say of which models, and transformations before them, too many rows began without a gradient.
 
     Args:
         zero_gradient: the share of rows of each domain, (K,).
         pairs: of model and transformation, as messages name them.
         loss: of the attack: where it may be one that saturates, another is named.
+        where: on which rows, and what follows from it.
     """
     shares = zero_gradient.view(len(pairs), -1).mean(1).tolist()
     advice = "an attack that needs no gradient, such as AutoAttack's Square, shows how much"
     if loss not in (smooth_margin, signed_margin):
         advice = f"try loss=losses.smooth_margin, which does not saturate; {advice}"
     return [
-        f"Gradient masking: the input gradient of {pair} is zero on {100 * share:.2f} % of the rows at the start, "
-        f"where the attack begins without a direction and success may be understated ({advice})."
+        f"Gradient masking: the input gradient of {pair} is zero on {100 * share:.2f} % of the rows {where} ({advice})."
         for pair, share in zip(pairs, shares, strict=True)
         if share >= MASKED
     ]
+
+
+def masked_rows(grid: DomainGrid, evaluation: Evaluation, delta: Tensor, masking: Masking) -> Tensor:
+    """Say which rows resist and have no gradient under each domain, (B, K) bool; ``masking`` takes note.
+
+    Raises:
+        GradientMaskingError: if a model masks all of enough rows.
+    """
+    assert evaluation.grads is not None and evaluation.fooled is not None
+    flat = torch.stack([(grad.flatten(1) == 0).all(dim=1) for grad in evaluation.grads], 1)
+    masked = flat & ~evaluation.fooled
+    for source, (name, domains) in enumerate(grid.sources):
+        resisting = ~evaluation.fooled[:, domains]
+        all_masked = bool(resisting.any()) and bool((masked[:, domains] == resisting).all())
+        blocked = all_masked and grid.blocks_gradient(source, delta)
+        masking.note(name, int(resisting.any(1).sum()), blocked)
+    masking.judge(enough=_ENOUGH)
+    return masked
 
 
 class GradientWatch:
@@ -97,18 +119,6 @@ class GradientWatch:
         self._advance(1)
         self._left -= 1
         if self._first and seen.evaluation.grads is not None and len(seen.delta):
-            self._look(seen)
+            masked = masked_rows(self._grid, seen.evaluation, seen.delta, self._masking)
+            self.zero_gradient = masked.float().mean(0).cpu()
         self._first = False
-
-    def _look(self, seen: Progress) -> None:
-        e = seen.evaluation
-        assert e.grads is not None and e.fooled is not None
-        flat = torch.stack([(grad.flatten(1) == 0).all(dim=1) for grad in e.grads], 1)
-        masked = flat & ~e.fooled
-        self.zero_gradient = masked.float().mean(0).cpu()
-        for source, (name, domains) in enumerate(self._grid.sources):
-            resisting = ~e.fooled[:, domains]
-            all_masked = bool(resisting.any()) and bool((masked[:, domains] == resisting).all())
-            blocked = all_masked and self._grid.blocks_gradient(source, seen.delta)
-            self._masking.note(name, int(resisting.any(1).sum()), blocked)
-        self._masking.judge(enough=_ENOUGH)

@@ -261,3 +261,20 @@ def test_the_clipped_loss() -> None:
     )
     with pytest.raises(ValueError, match=r"cap must be > 0, got 0.0"):
         ClippedCrossEntropy(0.0)
+
+
+def test_images_without_any_gradient_are_counted_and_named(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Gradients of those images whose first pixel is bright are cut: as many as the note says, of those that resist."""
+    bright = images[:, 0, 0, 0] > 0.8
+
+    def half(x: Tensor) -> Tensor:
+        cut = (x[:, 0, 0, 0] > 0.8).view(-1, 1, 1, 1)
+        return net(torch.where(cut, x.detach(), x))
+
+    with pytest.warns(UserWarning, match=f"of model 'model_0' is zero on {2 * int(bright.sum())}.00 % of the rows as"):
+        found = learn_universal(half, images, labels, orb.Linf(1e-6), epochs=2, batch_size=16)
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("Gradient masking: ") and "losses.smooth_margin" in found.notes[0]
+    assert learn_universal(net, images, labels, orb.Linf(1e-6), epochs=1).notes == ()
+    with pytest.raises(ValueError, match="gradient masking: model 'model_0' has zero input gradient on every row"):
+        learn_universal(lambda x: net((x * 8).round() / 8), images, labels, orb.Linf(0.1), epochs=1)

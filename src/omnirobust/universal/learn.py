@@ -29,6 +29,7 @@ from omnirobust.domains import DomainGrid, Transforms
 from omnirobust.losses import Loss, relative_margin, wants_reach
 from omnirobust.threat_models import FeasibleSet, ThreatModel
 from omnirobust.universal.losses import ClippedCrossEntropy
+from omnirobust.universal.masked import MaskedImages
 from omnirobust.universal.results import UniversalPerturbation
 from omnirobust.universal.weighing import Over, Weighing
 from omnirobust.views import View, as_views
@@ -96,7 +97,8 @@ def learn_universal(
         The perturbation after the last step.
 
     Raises:
-        ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
+        ValueError: if an argument, a model's output or a label does not fit, or no gradient reaches any image; the
+            sentence names it. From 5 % of the images on, a warning and a note do.
 
     Cost: epochs x N x models x transformations (x samples, if random) forwards, and as many input gradients; before the
     first step N x models x transformations of each for the reaches of the default loss.
@@ -118,7 +120,7 @@ def learn_universal(
     delta = feasible.project(torch.zeros_like(feasible.lower) if init is None else init.to(x).unsqueeze(0))
     reach = learner.reach(x, y, feasible, batch_size)
     steps, t, rows = epochs * -(-len(x) // batch_size), 0, []
-    stepper = direction.start(feasible, step_size, steps)
+    stepper, masked = direction.start(feasible, step_size, steps), MaskedImages()
     with bar(progress, total=steps) as advance:
         for epoch in range(epochs):
             weighing.restart()
@@ -126,7 +128,10 @@ def learn_universal(
                 t += 1
                 of_chosen = None if reach is None else reach[..., chosen]
                 with rows_named(lambda row, chosen=chosen: int(chosen[row])):
-                    evaluation = learner.grid(x[chosen], y[chosen], t, of_chosen).evaluate(delta)
+                    grid = learner.grid(x[chosen], y[chosen], t, of_chosen)
+                    evaluation = grid.evaluate(delta)
+                    if epoch == 0:
+                        masked.see(grid, evaluation, delta)
                 delta = stepper.step(t, delta, weighing.answer(chosen, evaluation), evaluation, feasible)
                 advance(1)
             rows.append({"epoch": epoch + 1.0} | weighing.row())
@@ -137,7 +142,7 @@ def learn_universal(
     return UniversalPerturbation(
         delta[0], weighing.weights, learner.axes(weighing), threat_model.bounds, tuple(rows),
         epochs * len(x) * learner.passes + (0 if reach is None else reach.numel()), settings,
-        notes_of(known.values(), _JUDGED),
+        (*notes_of(known.values(), _JUDGED), *masked.notes(loss)),
     )  # fmt: skip
 
 
