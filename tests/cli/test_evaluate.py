@@ -98,6 +98,9 @@ class Noisy(nn.Module):
 
 def noisy():
     return Noisy()
+
+def again():
+    return Noisy()
 """
 
 
@@ -127,9 +130,19 @@ def test_a_random_model_from_the_command_line(tmp_path, capsys):
 
     code, out, err = run(
         capsys, f"attack ensemble --data digits --models {tmp_path}/own.py:noisy --norm linf --eps 0.01 --steps 2",
-        f"--images 160 --draws 20 --out {tmp_path}/attack",
+        f"--images 160 --draws 20 --transfer {tmp_path}/own.py:again --out {tmp_path}/attack",
     )  # fmt: skip
     assert code == 0 and "is random" in out, err
-    attack = AttackRecord.open(tmp_path / "attack").metrics["attacks"]["average"]
+    metrics = AttackRecord.open(tmp_path / "attack").metrics
+    attack = metrics["attacks"]["average"]
+    of_transfer = {"transfer_accuracy": attack, "clean_accuracy": metrics}
+    for what, names in (("clean_accuracy", ["noisy", "again"]), ("transfer_accuracy", ["again"])):
+        rates, between = of_transfer[what][what], of_transfer[what][f"{what}_interval"]
+        for name in names:
+            assert rates[name] == pytest.approx(clean, abs=0.04) and between[name][0] < clean < between[name][1]
+            assert len({rates[name], between[name][0], between[name][1]}) == 3
+    of_again = 100 * metrics["clean_accuracy"]["again"]
+    said = " ".join(out.split())
+    assert f"Accuracy of again, which is random, is a mean over fresh draws: {of_again:.2f} % clean" in said
     assert attack["asr_avg"] == pytest.approx(1 - zeros * truth - (1 - zeros) * others, abs=0.03)
     assert abs(attack["recheck"]["asr_all"] - attack["asr_all"]) < 0.1

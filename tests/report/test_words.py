@@ -119,8 +119,7 @@ def test_fresh_draws_are_counted_where_something_is_random(product, by_class):
     said = [note for note in notes(product) if "draws" in note]
     assert said[0] == (
         "Random models or transformations: 2 draws a step; success is judged on 3 fresh draws. What beats all does so "
-        "on every one of them; ASR_avg and accuracies under attack are means over them. Clean and transfer accuracies "
-        "of a random model are those of one draw, and so are the classes shown."
+        "on every one of them; ASR_avg and accuracies are means over them. The classes shown are those of one draw."
     )
     assert not [note for note in notes(by_class) if "draws" in note]
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from omnirobust.evaluation.metrics import compare_paired, lift, paired_mean_difference, wilson_interval
 from omnirobust.jobs import rates
+from omnirobust.jobs.drawn import RandomModels, intervals, mean_rates
 from omnirobust.jobs.models import predict
 from omnirobust.jobs.rates import by_image, named
 from omnirobust.jobs.recheck import recheck, success_of
@@ -38,12 +40,13 @@ def write_results(
     folder.write_tensors(PERTURBATIONS, _perturbations(setting, results))
     folder.write_tensors(HISTORY, _histories(results))
     folder.write_table(EXAMPLES, _examples(setting, results, predicted))
-    metrics, total = _overview(setting, results), len(results) + 1
+    random = RandomModels.of(setting, next(iter(results.values())).draws)
+    metrics, total = _overview(setting, results, random), len(results) + 1
     attacks = metrics["attacks"] = {}
     for name, result in results.items():
         if progress is not None:
             progress(1 + len(attacks), total)
-        attacks[name] = _attack(folder, setting, name, result, predicted[name])
+        attacks[name] = _attack(folder, setting, name, result, predicted[name], random)
     if progress is not None:
         progress(total, total)
     folder.conclude(metrics, (PERTURBATIONS, HISTORY, EXAMPLES))
@@ -109,9 +112,10 @@ def image_domains(models: Sequence[str], transforms: Sequence[str]) -> list[str]
     return [f"{model}/{transform}" for model in models for transform in transforms]
 
 
-def _overview(setting: Setting, results: Results) -> dict[str, Any]:
+def _overview(setting: Setting, results: Results, random: RandomModels) -> dict[str, Any]:
     """Return what holds for all attacks: counts, names, accuracies before any attack, and how two attacks compare."""
     first = next(iter(results.values()))
+    drawn = random.accuracy(setting.images.x, setting.images.y, 0)
     return {
         "images": len(setting.images),
         "perturbations": len(first.fooled),
@@ -123,7 +127,8 @@ def _overview(setting: Setting, results: Results) -> dict[str, Any]:
         "domains": list(first.names),
         "axes": {axis: list(members) for axis, members in first.axes.items()},
         "draws": first.draws,
-        "clean_accuracy": _rates(setting.clean == setting.images.y[:, None], setting.all_models),
+        "clean_accuracy": mean_rates(drawn, _rates(setting.clean == setting.images.y[:, None], setting.all_models)),
+        **intervals("clean_accuracy_interval", drawn, setting.all_models),
         "clean_by": _clean_by(setting, first),
         "one_class": _one_class(setting),
         "target": None if setting.job.target is None else _target(setting, first),
@@ -169,7 +174,9 @@ def _clean_by(setting: Setting, like: AttackResult) -> dict[str, dict[str, float
     return by
 
 
-def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult, predicted: Tensor) -> dict[str, Any]:
+def _attack(
+    folder: RunFolder, setting: Setting, name: str, result: AttackResult, predicted: Tensor, random: RandomModels
+) -> dict[str, Any]:
     won, M = result.fooled.all(1)[result.counted.any(1)], len(setting.models)
     success = wilson_interval(int(won.sum()), len(won))
     saved = folder.read_tensors(PERTURBATIONS)
@@ -190,8 +197,7 @@ def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult
         "mean_weights": named(result.weights.double().mean(0), result.names),
         "by": {axis: rates.by_member(setting, result, axis) for axis in result.axes},
         "by_class": rates.by_class(setting, result) if setting.shared else {},
-        "transfer_accuracy": _rates(predicted[:, M:] == setting.images.y[:, None], setting.others),
-        **_transferred(setting, predicted[:, M:]),
+        **_transferred(setting, setting.listed(result.adversarial), predicted[:, M:], random),
         "gradient_evaluations": result.gradient_evaluations,
         "zero_gradient": named(result.zero_gradient, result.names),
         "notes": list(result.notes),
@@ -199,14 +205,27 @@ def _attack(folder: RunFolder, setting: Setting, name: str, result: AttackResult
     }
 
 
-def _transferred(setting: Setting, predicted: Tensor) -> dict[str, dict[str, float]]:
-    """Return how many of the images that count the models that were not attacked take for the target class."""
-    target, M = setting.job.target, len(setting.models)
+def _transferred(setting: Setting, images: Tensor, predicted: Tensor, random: RandomModels) -> dict[str, Any]:
+    """Return what the models that were not attacked make of the attacked images.
+
+    Their accuracy; and where there is a target, how many of the images that count they take for it.
+    """
+    target, M, y = setting.job.target, len(setting.models), setting.images.y
+    of_others = replace(random, models={n: m for n, m in random.models.items() if n in setting.others})
+    drawn = of_others.accuracy(images, y, 1)
+    found: dict[str, Any] = {
+        "transfer_accuracy": mean_rates(drawn, _rates(predicted == y[:, None], setting.others)),
+        **intervals("transfer_accuracy_interval", drawn, setting.others),
+    }
     if target is None or not setting.others:
-        return {}
-    left = (setting.images.y != target)[:, None] & (setting.clean[:, M:] != target)
-    rates = ((predicted == target) & left).sum(0) / left.sum(0).clamp(min=1)
-    return {"transfer_target_success": named(rates, list(setting.others))}
+        return found
+    left = (y != target)[:, None] & (setting.clean[:, M:] != target)
+    reached = named(((predicted == target) & left).sum(0) / left.sum(0).clamp(min=1), list(setting.others))
+    for k, name in enumerate(setting.others):
+        if name in of_others.models:
+            one, rows = replace(of_others, models={name: of_others.models[name]}), left[:, k]
+            reached[name] = one.accuracy(images[rows], torch.full_like(y[rows], target), 2)[name].estimate
+    return found | {"transfer_target_success": reached}
 
 
 def _comparison(baseline: tuple[str, AttackResult], ours: tuple[str, AttackResult]) -> dict[str, Any]:

@@ -127,6 +127,7 @@ def notes(record: AttackRecord) -> list[str]:
         *_hardest(record),
         *_groups(record),
         *_draws(record),
+        *_random_accuracies(record),
         *_saved(record),
         *_transfer(record),
         *_told(record),
@@ -211,8 +212,27 @@ def _draws(record: AttackRecord) -> list[str]:
     a_step = count(record.config.get("samples", 1), "draw")
     return [
         f"Random models or transformations: {a_step} a step; success is judged on {draws} fresh draws. What beats all "
-        "does so on every one of them; ASR_avg and accuracies under attack are means over them. Clean and transfer "
-        "accuracies of a random model are those of one draw, and so are the classes shown.",
+        "does so on every one of them; ASR_avg and accuracies are means over them. The classes shown are those of one "
+        "draw.",
+    ]
+
+
+def _random_accuracies(record: AttackRecord) -> list[str]:
+    """Say within what random models' accuracies lie, over images and draws."""
+    metrics = record.metrics
+    rates = {"clean": (metrics["clean_accuracy"], metrics.get("clean_accuracy_interval", {}))} | {
+        f"under {a}": (r["transfer_accuracy"], r.get("transfer_accuracy_interval", {}))
+        for a, r in metrics["attacks"].items()
+    }
+    return [
+        f"Accuracy of {name}, which is random, is a mean over fresh draws: "
+        + ", ".join(
+            f"{percent(of[name])} % {how} ({percent(between[name][0])} to {percent(between[name][1])})"
+            for how, (of, between) in rates.items()
+            if name in between
+        )
+        + ", with 95 % confidence intervals over images and draws."
+        for name in rates["clean"][1]
     ]
 
 
