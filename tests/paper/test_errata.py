@@ -5,9 +5,8 @@ import re
 import pytest
 
 from omnirobust.paper.errata import SLIPS, slips
-from omnirobust.paper.printed_groups import TABLE_2
+from omnirobust.paper.printed import PRINTED, TABLE_2
 from omnirobust.paper.printed_trainings import TABLE_A8
-from omnirobust.paper.registry import PRINTED
 
 PARTS = dict(zip("abcdef", (0.5, 1.0, 1.5, 2.0, 2.5, 3.0), strict=True))
 

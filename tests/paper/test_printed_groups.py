@@ -2,7 +2,7 @@
 
 import pytest
 
-from omnirobust.paper.printed_groups import STATISTICS, TABLE_2, TABLE_3, TABLE_A5, TABLE_A6
+from omnirobust.paper.printed import STATISTICS, TABLE_2, TABLE_3, TABLE_A5, TABLE_A6
 
 SLIPS = {("CIFAR-10 H", "minmax", "10")}
 

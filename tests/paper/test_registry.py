@@ -3,7 +3,8 @@
 import pytest
 
 from omnirobust.paper import VARIANTS, experiments
-from omnirobust.paper.registry import CLAIMS, PRINTED
+from omnirobust.paper.printed import PRINTED
+from omnirobust.paper.registry import CLAIMS
 
 
 @pytest.mark.parametrize("name", PRINTED)

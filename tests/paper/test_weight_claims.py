@@ -5,8 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
-from omnirobust.paper.printed_groups import STATISTICS as PRINTED
-from omnirobust.paper.weight_claims import (
+from omnirobust.paper.group_claims import (
     MEASURES,
     NORMS,
     STATISTICS,
@@ -14,6 +13,7 @@ from omnirobust.paper.weight_claims import (
     agreement,
     correlation,
 )
+from omnirobust.paper.printed import STATISTICS as PRINTED
 from omnirobust.study.claims import Rates, bootstrap, judge
 from omnirobust.study.store import Measured
 

@@ -6,8 +6,8 @@ import torch
 
 from omnirobust.paper.ensemble_claims import TABLE_1A, TABLE_A2, TABLE_A4
 from omnirobust.paper.figure_claims import FIGURE_1, FIGURE_2, settling_step
-from omnirobust.paper.printed import W_STATIC
-from omnirobust.paper.registry import CLAIMS, PRINTED
+from omnirobust.paper.printed import PRINTED, W_STATIC
+from omnirobust.paper.registry import CLAIMS
 from omnirobust.study.claims import ENOUGH, Claim, Rates, bootstrap, in_order, judge, order
 from omnirobust.study.store import Measured
 

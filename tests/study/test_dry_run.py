@@ -12,7 +12,7 @@ from omnirobust.experiments import Cell, Claim, Distortion, Experiment, Row, Tra
 from omnirobust.settings import PAPER
 from omnirobust.study.attack_bench import Bench
 from omnirobust.study.claims import Rates, judge
-from omnirobust.study.dry_run import _made_up, rehearse
+from omnirobust.study.own import _made_up, dry_run
 
 CELL = Cell(("mnist/a", "mnist/b"), "linf", 0.1, PAPER["linf"], steps=3)
 ROWS = tuple(Row(("linf", name), "mine", CELL) for name in ("avg", "half"))
@@ -69,7 +69,7 @@ def test_so_it_is_at_judging_where_only_what_was_measured_shows_it(functions, se
     ],
 )
 def test_what_only_numbers_made_up_may_spoil_is_let_through(holds):
-    rehearse(study(holds))
+    dry_run(study(holds))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_numbers_made_up_answer_all_that_rates_are_asked(task):
         asked.append([*r.weights(*key).values(), float(r.values(*key).sum()), float(r.weights_path(*key).sum())])
         return "so"
 
-    rehearse(replace(study(shows=shows), rows=(Row(key, "mine", cell),)))
+    dry_run(replace(study(shows=shows), rows=(Row(key, "mine", cell),)))
     (rates, weights) = asked
     assert 0 < rates[0] <= rates[1] < 1 and len(rates) == 3 + len(cell.columns)
     assert sum(weights[: len(cell.columns)]) == pytest.approx(1)

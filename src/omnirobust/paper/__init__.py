@@ -1,6 +1,5 @@
 """The paper as data: its experiments, printed values, claims and slips."""
 
-from omnirobust.paper.registry import experiments
-from omnirobust.paper.variants import VARIANTS
+from omnirobust.paper.registry import VARIANTS, experiments
 
 __all__ = ["VARIANTS", "experiments"]

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from omnirobust.paper import ensembles, interpretability, printed_groups
-from omnirobust.paper import groups as universals
-from omnirobust.paper import printed as tables
-from omnirobust.paper import transforms as transformed
-from omnirobust.paper.cifar_claims import TABLE_1B, TABLE_A3
-from omnirobust.paper.ensemble_claims import TABLE_1A, TABLE_A2, TABLE_A4
+from omnirobust.paper import ensembles, groups, printed, transforms
+from omnirobust.paper.ensemble_claims import TABLE_1A, TABLE_1B, TABLE_A2, TABLE_A3, TABLE_A4
 from omnirobust.paper.figure_claims import FIGURE_1, FIGURE_2, FIGURE_A1
-from omnirobust.paper.group_claims import TABLE_2
-from omnirobust.paper.printed import Printed
-from omnirobust.paper.transform_claims import TABLE_3, TABLE_A5, TABLE_A6
-from omnirobust.paper.weight_claims import TABLE_A9
+from omnirobust.paper.group_claims import TABLE_2, TABLE_A9
+from omnirobust.paper.transforms import TABLE_3, TABLE_A5, TABLE_A6
 from omnirobust.study.claims import Claim
-from omnirobust.study.spec import Experiment, Key
+from omnirobust.study.spec import Experiment
 
 CLAIMS: dict[str, tuple[Claim, ...]] = {
     "table-1a": TABLE_1A,
@@ -36,18 +30,28 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 }
 """Experiment name to what the paper claims of it."""
 
-PRINTED: dict[str, dict[Key, Printed]] = tables.PRINTED | {
-    "table-2": printed_groups.TABLE_2,
-    "table-3": printed_groups.TABLE_3,
-    "table-a5": printed_groups.TABLE_A5,
-    "table-a6": printed_groups.TABLE_A6,
-}
-"""Experiment name to its printed rows; figures print no numbers, and Tables A9 and A10 those of other images."""
-
 
 def experiments() -> dict[str, Experiment]:
     """Return every experiment of the paper by name, in the order in which they are worth computing."""
-    weights = [interpretability.table(name) for name in interpretability.DIGITS]
-    others = (universals.table_2(), *transformed.tables(), *weights)
+    weights = [groups.weights_table(name) for name in groups.DIGITS]
+    others = (groups.table_2(), *transforms.tables(), *weights)
     every = (*ensembles.experiments().values(), *others)
-    return {e.name: replace(e, claims=CLAIMS[e.name], printed=PRINTED.get(e.name, {})) for e in every}
+    return {e.name: replace(e, claims=CLAIMS[e.name], printed=printed.PRINTED.get(e.name, {})) for e in every}
+
+
+VARIANTS: dict[str, str] = {
+    "paper": "the paper's attack, each model to leave its own clean prediction (as in the released code)",
+    "paper-by-class": "the paper's attack on groups of images of one class, as the released code makes them on MNIST",
+    "paper-clip": "the paper's attack on groups at random, each image clamped to the data range on its own",
+    "paper-true": "the paper's attack, true labels",
+    "default": "this library's default attack with as many gradient evaluations, its loss the standardised margin that "
+    "was the default before, labels as in `paper`; groups at random, each image clamped to the data range on its own",
+    "default-by-class": "this library's default attack on groups of images of one class",
+    "default-true": "this library's default attack, true labels",
+    "paper-acd": "the paper's attack on the models A, C and D alone",
+    "paper-acd-true": "the same, true labels",
+    "default-acd": "this library's default attack on A, C and D alone",
+    "default-acd-true": "the same, true labels",
+    "released": "the paper's attack with the released code's loss, which masks every wrong logit with 0",
+}
+"""Name of each version of the attack, the first to be computed first, and what it means."""

@@ -8,7 +8,7 @@ from functools import partial
 from omnirobust.paper.printed_trainings import TABLE_A7, TABLE_A8
 from omnirobust.paper.training_budgets import NAMES, Effort, How, TrainingBudget
 from omnirobust.paper.training_contrasts import BETWEEN, TrainingJudgement, label
-from omnirobust.paper.training_figure_tables import curves, overlap, sweep
+from omnirobust.paper.training_figures import curves_table, overlap_table, sweep_table
 from omnirobust.paper.training_findings import Metric
 from omnirobust.paper.training_outcome import METRICS, TrainingOutcome
 from omnirobust.study.sample import PRIOR, Sample
@@ -167,8 +167,8 @@ _TABLES: dict[str, Callable[[TrainingOutcome], str]] = {
     "table-4": _table_4,
     "table-a7": _table_a7,
     "table-a8": _table_a8,
-    "sweep": sweep,
-    "overlap": overlap,
-    "curves": curves,
+    "sweep": sweep_table,
+    "overlap": overlap_table,
+    "curves": curves_table,
 }
 """Kind of experiment to its first table."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from omnirobust.evaluation import Interval, compare_paired, lift, wilson_interval
 from omnirobust.losses import wants_reach
+from omnirobust.paper.group_claims import STATISTICS, Statistic
 from omnirobust.paper.printed import Printed
-from omnirobust.paper.weight_claims import STATISTICS, Statistic
 from omnirobust.study.claims import RESAMPLES, Judgement, Rates, bootstrap, judge
 from omnirobust.study.spec import Experiment, Key, Row
 from omnirobust.study.store import Measured

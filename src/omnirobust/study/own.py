@@ -1,16 +1,28 @@
-"""Experiments of the user's own: loaded by name, and checked before anything is measured."""
+"""Experiments of the user's own: loaded by name, checked and tried on made-up numbers before anything is measured.
+
+What their code raises later is told in one sentence that names the row.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from math import isfinite
+from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
+
+import torch
 
 from omnirobust._own_code import broken, load_own
-from omnirobust.study.claims import Claim
-from omnirobust.study.dry_run import rehearse
-from omnirobust.study.spec import REFERENCE, Experiment, Key, Row
+from omnirobust.data import DataUnavailableError
+from omnirobust.study.attack_cells import Distortion
+from omnirobust.study.claims import Claim, Rates, check_answers
+from omnirobust.study.spec import REFERENCE, Cell, Experiment, Key, Row
+from omnirobust.study.store import Measured
 
 KINDS = ("table", "sweep", "groups")
 """Kinds of experiments that anyone may declare: the others show what only the paper's tables have."""
@@ -64,7 +76,7 @@ def check_experiment(experiment: Experiment, taken: Iterable[str]) -> None:
         if key not in keys:
             raise ValueError(f"printed of {name} must be of its rows, got {key!r}")
     _check_claims(experiment)
-    rehearse(experiment)
+    dry_run(experiment)
 
 
 def _check_claims(experiment: Experiment) -> None:
@@ -149,3 +161,98 @@ def _is_point(text: str) -> bool:
 
 def _kind(found: object) -> str:
     return f"{type(found).__name__} {found!r}"[:80]
+
+
+_PROBLEMS = 8
+_SLIPS = (AttributeError, NameError, TypeError)
+"""What a slip of the pen raises whatever the rates are. All else may be the fault of the numbers made up, such as a
+search for a rate that none of them has: it is judged on what is measured."""
+
+
+def dry_run(experiment: Experiment) -> None:
+    """Try every claim on every variant of an experiment.
+
+    Raises:
+        ValueError: that names the claim, if its code does not run or returns something else than it should.
+    """
+    for variant in experiment.variants:
+        rows = [row for row in experiment.rows if row.variant == variant]
+        made_up = {row.key: _made_up(row.cell, seed) for seed, row in enumerate(rows)}
+        rates = Rates(made_up, {row.key: row.cell.columns for row in rows})
+        for claim in experiment.claims:
+            _try(experiment.name, claim, rates)
+
+
+def _try(name: str, claim: Claim, rates: Rates) -> None:
+    try:
+        held, shown = claim.holds(rates), claim.shows(rates)
+    except _SLIPS as error:
+        told = f"{claim.name!r}: {type(error).__name__}: {error}"
+        raise ValueError(f"claims of {name} must be functions of rates that run, got {told}") from error
+    except Exception:  # which may be the fault of the numbers made up
+        return
+    check_answers(claim, shown, [held])
+
+
+def _made_up(cell: Cell, seed: int) -> Measured:
+    """Return a cell on a few problems, of which some fool all columns, some none, and the others are drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    J, K = len(cell.columns), len(cell.models) if cell.task is None else len(cell.columns)
+    fooled = torch.rand(_PROBLEMS, J, generator=generator) < 0.5
+    fooled[:3], fooled[-1] = True, False
+    weights = torch.rand(_PROBLEMS, K, generator=generator).softmax(1)
+    alone = isinstance(cell.task, Distortion)
+    path = (_PROBLEMS, 0 if alone else cell.steps + 1, K)
+    return Measured(
+        fooled=fooled,
+        any_iterate=fooled.all(1),
+        weights=weights,
+        fooled_path=torch.zeros((), dtype=torch.bool).expand(path),
+        weights_path=weights[:, None].half().expand(path),
+        labels=torch.zeros(_PROBLEMS, J, dtype=torch.int64),
+        distortion=weights if alone else weights[:, :0],
+    )
+
+
+@contextmanager
+def telling(name: str, row: Row, hook: Callable[[int], None]) -> Iterator[None]:
+    """Turn what measuring a row of an experiment of one's own raises into a sentence that names the row.
+
+    Args:
+        name: of the experiment.
+        row: that is measured.
+        hook: is told of progress; what it raises is no matter of the row's, and passes.
+
+    Raises:
+        ValueError: for any failure of the author's code, or of the library on what that code gave. Files, data and
+            weights that are not there keep their errors.
+    """
+    try:
+        yield
+    except (OSError, DataUnavailableError):
+        raise
+    except Exception as error:  # whatever the author's own code raises
+        if any(frame.f_code is getattr(hook, "__code__", None) for frame, _ in walk_tb(error.__traceback__)):
+            raise
+        rule = f" with rule {type(row.cell.attack.rule).__name__}" if row.cell.rule is None else ""
+        told = f"got {row.variant!r}, {row.key!r}{rule}: {_said(error)}"
+        raise ValueError(f"rows of {name} must run, {told}") from error
+
+
+def _said(error: Exception) -> str:
+    """Return the first line of an error; unless the library said it, with its kind and place, in own code if it can."""
+    frames = list(walk_tb(error.__traceback__))
+    own = [(frame, line) for frame, line in frames if _is_own(frame)]
+    said = next(iter(str(error).strip().splitlines()), "")
+    if not own and isinstance(error, (ValueError, RuntimeError)):
+        return said
+    frame, line = (own or frames)[-1]
+    place = f"({Path(frame.f_code.co_filename).name}, line {line})"
+    return f"{type(error).__name__}: {said} {place}" if said else f"{type(error).__name__} {place}"
+
+
+def _is_own(frame: FrameType) -> bool:
+    """Say whether a frame is of the author's code: neither of this library, nor of Python, nor of what is installed."""
+    root = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    installed = "site-packages" in Path(frame.f_code.co_filename).parts
+    return root not in ("omnirobust", *sys.stdlib_module_names) and not installed

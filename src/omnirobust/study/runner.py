@@ -15,20 +15,18 @@ from omnirobust._files import replacing, sweep
 from omnirobust.paper.architectures import NAME as ARCHITECTURES
 from omnirobust.paper.architectures import ArchitectureOutcome, networks
 from omnirobust.paper.errata import slips
-from omnirobust.paper.registry import experiments
+from omnirobust.paper.registry import VARIANTS, experiments
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS, TrainingBudget, fewer
 from omnirobust.paper.training_figures import draw_training
 from omnirobust.paper.training_findings import Findings
 from omnirobust.paper.training_outcome import TrainingOutcome
 from omnirobust.paper.training_tables import preface, training_markdown
 from omnirobust.paper.trainings import training_experiments
-from omnirobust.paper.variants import VARIANTS
-from omnirobust.study.failures import telling
 from omnirobust.study.figures import PICTURED, draw
 from omnirobust.study.laboratory import Laboratory
 from omnirobust.study.machines import machines
 from omnirobust.study.outcome import Outcome
-from omnirobust.study.own import with_own
+from omnirobust.study.own import telling, with_own
 from omnirobust.study.page import Anything, overview
 from omnirobust.study.site import write_site
 from omnirobust.study.spec import BUDGETS, Budget, Experiment, Row

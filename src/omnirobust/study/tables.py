@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
 from omnirobust.evaluation import Interval
+from omnirobust.paper.group_claims import STATISTICS
+from omnirobust.paper.printed import STATISTICS as PRINTED_STATISTICS
 from omnirobust.paper.printed import Printed
-from omnirobust.paper.printed_groups import STATISTICS as PRINTED_STATISTICS
-from omnirobust.paper.registry import CLAIMS
-from omnirobust.paper.variants import VARIANTS
-from omnirobust.paper.weight_claims import STATISTICS
+from omnirobust.paper.registry import CLAIMS, VARIANTS
 from omnirobust.study.claims import Judgement
 from omnirobust.study.outcome import Outcome
 from omnirobust.study.spec import Key, Row
