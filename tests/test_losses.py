@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnirobust import losses
+from omnirobust.universal import ClippedCrossEntropy
 
 ALL = [losses.margin, losses.smooth_margin, losses.probability_margin, losses.neg_cross_entropy, losses.dlr]
 
@@ -228,6 +229,19 @@ def test_cross_entropy_is_that_of_torch() -> None:
     assert torch.allclose(losses.neg_cross_entropy(z, y), -torch.nn.functional.cross_entropy(z, y, reduction="none"))
     half = z.to(torch.bfloat16)
     assert torch.equal(losses.neg_cross_entropy(half, y), losses.neg_cross_entropy(half.float(), y))
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("loss", [*EVERY, ClippedCrossEntropy(3.0)], ids=lambda f: getattr(f, "__name__", "clipped"))
+def test_logits_of_half_precision_are_lifted_first(loss: losses.Loss, targeted: bool) -> None:
+    """Values and gradients are those of float32 on the same logits, not of arithmetic in halves."""
+    z, y = random_logits(11, rows=40, scale=12)
+    for half in (z.bfloat16(), z.half()):
+        leaf, lifted = half.clone().requires_grad_(), half.float().requires_grad_()
+        value, right = loss(leaf, y, targeted=targeted), loss(lifted, y, targeted=targeted)
+        assert value.dtype == torch.float32 and torch.equal(value, right)
+        found, slope = torch.autograd.grad(value.sum(), leaf)[0], torch.autograd.grad(right.sum(), lifted)[0]
+        assert torch.equal(found, slope.to(half.dtype))
 
 
 OFFSET, FACTOR, CLASSES = (

@@ -78,6 +78,7 @@ def test_a_ball_of_nothing_takes_nothing(problem, name):
         assert rate == pytest.approx(truth, abs=0.12 if name == "crop" else 0.04)  # crops are one draw a batch
     assert report.interval().low < truth < report.interval().high
     assert "is random" in report.notes[0]
+    assert not any("lowered the margin" in note for note in report.notes)  # it goes up and down from draw to draw
     foreign = name in ("numpy", "own generator")
     assert any("no seed of torch reaches" in note for note in report.notes) == foreign
 

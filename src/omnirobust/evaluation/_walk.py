@@ -112,9 +112,10 @@ class Walk:
     def _note_unmoved(self, name: str, state: Standing) -> None:
         """Tell of inputs that stand because nothing had any effect: a model that hides its gradients looks so.
 
-        Attacks that hand back what they do not fool, as AutoAttack does, say nothing of that.
+        Attacks that hand back what they do not fool, as AutoAttack does, say nothing of that; nor do the margins of a
+        random model, which differ from draw to draw.
         """
-        if all(getattr(attack, "hands_back", False) for attack in self.attacks):
+        if self.problem.random or all(getattr(attack, "hands_back", False) for attack in self.attacks):
             return
         allowed = torch.as_tensor(state.threat.eps, device=state.right.device) > 0
         unmoved = int((state.right & allowed & (state.delta == 0).flatten(1).all(1)).sum())
