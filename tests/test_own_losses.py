@@ -97,6 +97,8 @@ def test_losses_of_ones_own_are_tried_once_and_used(loss, classes: int, targeted
         ({"targeted": "yes"}, "targeted must be True or False, got 'yes'"),
         ({"targeted": 1}, "targeted must be True or False, got 1"),
         ({"stop_when_fooled": "no"}, "stop_when_fooled must be True or False, got 'no'"),
+        ({"progress": "x"}, "progress must be True, False or a callable of .*, got 'x'"),
+        ({"seed": True}, "seed must be a whole number, got True"),
         ({"precision": "fp16"}, "precision must be 'fp32' or 'bf16', got 'fp16'"),
     ],
 )
@@ -113,6 +115,8 @@ def test_a_radius_is_no_yes_or_no() -> None:
     model, x, y = problem()
     with pytest.raises(ValueError, match="targeted must be True or False, got 'yes'"):
         learn_universal(model, x, y, orb.Linf(0.1), targeted="yes")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="progress must be True, False or a callable of .*, got 'no'"):
+        learn_universal(model, x, y, orb.Linf(0.1), progress="no")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 255.0), (-1.0, 1.0), (2.0, 2.25)])

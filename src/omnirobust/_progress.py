@@ -9,9 +9,20 @@ from typing import TypeAlias
 ProgressHook: TypeAlias = Callable[[int, int], None]
 
 
+def check_hook(progress: object) -> None:
+    """Raise a ValueError unless ``progress`` is True, False or a callable."""
+    if not isinstance(progress, bool) and not callable(progress):
+        raise ValueError(f"progress must be True, False or a callable of (done, total), got {progress!r:.80}")
+
+
 @contextmanager
 def bar(progress: bool | ProgressHook, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that counts steps, shown on the terminal (True), to a callable, or nowhere (False)."""
+    """Yield a function that counts steps, shown on the terminal (True), to a callable, or nowhere (False).
+
+    Raises:
+        ValueError: if ``progress`` is none of these.
+    """
+    check_hook(progress)
     if callable(progress):
         yield _reporting(progress, total)
     elif progress:

@@ -18,7 +18,7 @@ from omnirobust._labels import accuracy_of
 from omnirobust._option_table import OPTIONS as OPTIONS
 from omnirobust._option_table import AttackOptions as AttackOptions
 from omnirobust._option_table import Option as Option
-from omnirobust._progress import ProgressHook
+from omnirobust._progress import ProgressHook, check_hook
 from omnirobust._types import WeightRule
 from omnirobust.directions import Direction
 from omnirobust.losses import Loss
@@ -208,7 +208,8 @@ def _check_counts(options: AttackOptions) -> None:
             raise ValueError(
                 f"{name} must be a whole number >= {o.least}{' or None' if optional else ''}, got {value!r}"
             )
-    if not isinstance(options["seed"], int):
+    check_hook(options["progress"])
+    if not isinstance(options["seed"], int) or isinstance(options["seed"], bool):
         raise ValueError(f"seed must be a whole number, got {options['seed']!r}")
 
 

@@ -278,3 +278,31 @@ def test_images_without_any_gradient_are_counted_and_named(net: nn.Module, image
     assert learn_universal(net, images, labels, orb.Linf(1e-6), epochs=1).notes == ()
     with pytest.raises(ValueError, match="gradient masking: model 'model_0' has zero input gradient on every row"):
         learn_universal(lambda x: net((x * 8).round() / 8), images, labels, orb.Linf(0.1), epochs=1)
+
+
+class Spoiled(torch.autograd.Function):
+    """Hands its input on, and a gradient that is NaN where the first pixel is above 0.999."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.where(x[:, :1, :1, :1] > 0.999, torch.nan, slope)
+
+
+def test_an_image_whose_gradient_is_nan_is_named_by_its_number_in_the_data(
+    net: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    images[37, 0, 0, 0] = 1.0
+    for loss in (losses.relative_margin, losses.margin):
+        with pytest.raises(ValueError, match="NaN or infinite input gradients, .*, first on row 37$"):
+            learn_universal(lambda v: net(Spoiled.apply(v)), images, labels, orb.Linf(1e-6), batch_size=8, loss=loss)
+
+
+def test_ranges_that_cannot_be_meant_are_noted(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    said = learn_universal(net, images / 255, labels, orb.Linf(1.0), epochs=1).notes
+    assert [note.split()[0:4] for note in said] == [["The", "radius", "of", "linf"], ["The", "inputs", "fill", "less"]]

@@ -25,6 +25,11 @@ def check_settings(model: object, scheme: object, epochs: int, batch_size: int, 
     """Raise a ValueError for arguments of the wrong kind or out of range."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {model!r:.80}")
+    if type(model).__name__ == "_FabricModule":  # whose backward pass is Fabric's own
+        raise ValueError(
+            "model must be the network itself, got one that a Fabric has set up: hand over its .module, and the Fabric "
+            "as fabric"
+        )
     if not isinstance(scheme, Scheme):
         raise ValueError(f"scheme must be a Scheme such as Scheme('minmax', (Linf(0.2), L2(2.0))), got {scheme!r:.80}")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):

@@ -27,7 +27,7 @@ from omnirobust._types import WeightRule, described
 from omnirobust.directions import Direction, Normalised, Sign
 from omnirobust.domains import DomainGrid, Transforms
 from omnirobust.losses import Loss, relative_margin, wants_reach
-from omnirobust.threat_models import FeasibleSet, ThreatModel
+from omnirobust.threat_models import FeasibleSet, ThreatModel, range_notes
 from omnirobust.universal.losses import ClippedCrossEntropy
 from omnirobust.universal.masked import MaskedImages
 from omnirobust.universal.results import UniversalPerturbation
@@ -142,7 +142,7 @@ def learn_universal(
     return UniversalPerturbation(
         delta[0], weighing.weights, learner.axes(weighing), threat_model.bounds, tuple(rows),
         epochs * len(x) * learner.passes + (0 if reach is None else reach.numel()), settings,
-        (*notes_of(known.values(), _JUDGED), *masked.notes(loss)),
+        (*notes_of(known.values(), _JUDGED), *range_notes(threat_model, x), *masked.notes(loss)),
     )  # fmt: skip
 
 
@@ -210,8 +210,11 @@ class _Learner:
         """Return how far each model's margin can go on every image, (1, models, transforms, N), if the loss asks."""
         if not wants_reach(self.loss):
             return None
-        rows = torch.arange(len(x), device=x.device).split(size)
-        return torch.cat([self.grid(x[i], y[i], 0).scaled(feasible).reach for i in rows], dim=3)  # pyright: ignore
+        found = []
+        for rows in torch.arange(len(x), device=x.device).split(size):
+            with rows_named(lambda row, rows=rows: int(rows[row])):
+                found.append(self.grid(x[rows], y[rows], 0).scaled(feasible).reach)
+        return torch.cat(found, dim=3)
 
     def grid(self, x: Tensor, y: Tensor, step: int, reach: Tensor | None = None) -> DomainGrid:
         """Return the domains of a mini-batch, each step with draws of its own."""
