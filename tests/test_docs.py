@@ -43,11 +43,13 @@ def test_every_piece_of_the_page_on_extending_runs(digits, tmp_path, monkeypatch
     assert space["Momentum"]().start(None, 0.1, 5).step_size == 0.1
 
 
-def test_every_piece_of_the_page_on_ensembles_runs(digits) -> None:
+def test_every_piece_of_the_page_on_ensembles_runs(digits, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     space = {}
     pieces = re.findall(r"```python\n(.*?)```", (DOCS / "ensembles.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(pieces) == 1
-    exec(compile(pieces[0], "ensembles.md", "exec"), space)
+    assert len(pieces) == 2
+    exec(compile("\n".join(pieces), "ensembles.md", "exec"), space)
+    assert (tmp_path / "runs/mine/report.html").read_bytes() == (tmp_path / "mine.html").read_bytes()
     result, average = space["result"], space["average"]
     assert result.adversarial.shape == result.delta.shape == (40, 1, 8, 8)
     assert result.fooled.shape == result.weights.shape == (40, 2)

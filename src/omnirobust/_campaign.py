@@ -36,6 +36,9 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
         grid: the domains of all inputs.
         feasible: the perturbations allowed around them.
         x: the inputs, (B, *S), or (B, E, *S) where they share a perturbation.
+
+    Returns:
+        The result; the rows of its history are there unless some came without from the store.
     """
     o = plan.options
     size = o["batch_size"] or max(len(x), 1)
@@ -52,7 +55,7 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
                 attack = _Batch(part, grid if whole else grid.select(rows), within, x[rows], o["first_row"] + begin)
                 done = attack.run(GradientWatch(attack.grid.renewed(0), advance, masking))
                 if o["store"] is not None:
-                    o["store"].put(index, done)
+                    o["store"].put(index, as_asked(done, o["history"]))
             else:
                 advance(o["restarts"] * (o["steps"] + 1))
             parts.append(done.to(x.device))  # a store keeps results on the processor
@@ -67,6 +70,11 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
     notes = joined_notes((random, joined.notes, ranges, _already_notes(joined), masked))
     settings = joined.settings if len(parts) == 1 else plan.describe(joined.draws)
     return replace(joined, settings=settings, notes=notes)
+
+
+def as_asked(result: AttackResult, history: str) -> AttackResult:
+    """Return a result with its history in "full", or without its rows."""
+    return result if history == "full" else replace(result, history=replace(result.history, rows=None))
 
 
 def _already_notes(joined: AttackResult) -> list[str]:
@@ -163,7 +171,7 @@ class _Batch:
             draws=draws,
             names=exact.names,
             axes=exact.axes,
-            history=found.history if o["history"] == "full" else replace(found.history, rows=None),
+            history=found.history,
             steps=o["steps"],
             gradient_evaluations=self.grid.images * o["steps"] * o["restarts"] + self.grid.reach_images,
             zero_gradient=zero_gradient,

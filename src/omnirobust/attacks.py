@@ -11,14 +11,14 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from omnirobust._campaign import as_asked, run
 from omnirobust._campaign import better_of as better_of
-from omnirobust._campaign import run
 from omnirobust._contracts import check_set
 from omnirobust._grid_checks import as_groups, as_labels
-from omnirobust._models import Models
+from omnirobust._models import Models, named_models
 from omnirobust.domains import DomainGrid, Transforms
 from omnirobust.options import AttackOptions, Plan, with_options
-from omnirobust.results import AttackResult
+from omnirobust.results import AttackResult, Origin
 from omnirobust.results import BatchStore as BatchStore
 from omnirobust.settings import Task
 from omnirobust.threat_models import Clip, ThreatModel
@@ -213,4 +213,7 @@ def _attack(
     )  # fmt: skip
     if plan.options["true_labels"] is not None:
         as_labels(x, plan.options["true_labels"], grid.sizes, shared, "true_labels")
-    return run(plan, grid, feasible, x.detach())
+    found = run(plan, grid, feasible, x.detach())
+    seen = None if transforms is None or views is None else {view.name: view.transform for view in views}
+    origin = Origin(named_models(models), x.detach(), y, seen, plan, found.history.rows)
+    return replace(as_asked(found, plan.options["history"]), origin=origin)

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from omnirobust.history import History, join_histories
+from omnirobust import _written
+from omnirobust._models import Model
+from omnirobust.history import History, HistoryRows, join_histories
+
+if TYPE_CHECKING:
+    from omnirobust.data import ImageData
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an attack was called with: from it a result is written as the command line writes its runs.
+
+    Attributes:
+        models: by name, as they were given.
+        x: the inputs.
+        y: the labels, as they were given.
+        transforms: by name, as they were given; None for none.
+        plan: the options, resolved: an ``options.Plan``.
+        rows: every problem's history, which curves of the page are drawn from.
+    """
+
+    models: Mapping[str, Model]
+    x: Tensor
+    y: Tensor
+    transforms: Mapping[str, Any] | None
+    plan: Any
+    rows: HistoryRows | None
 
 
 @dataclass(frozen=True)
@@ -40,6 +67,8 @@ class AttackResult:
             where that label is ``y``, and the share 1 - ``success``.
         already: whether the clean input of domain k is in its target class before the attack, by its true label where
             that is known, or because the model says so, (B, K) bool; None for untargeted attacks.
+        origin: what the attack was called with, models and inputs, for ``save`` and ``report``; copies and pickles of a
+            result leave it out.
     """
 
     adversarial: Tensor
@@ -59,6 +88,11 @@ class AttackResult:
     notes: tuple[str, ...] = ()
     right: Tensor | None = None
     already: Tensor | None = None
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what the attack was called with: models that are functions cannot be pickled."""
+        return {**self.__dict__, "origin": None}
 
     def __repr__(self) -> str:
         """Say what the attack came to in a line: the tensors are too large to look at."""
@@ -120,6 +154,43 @@ class AttackResult:
         names = ("adversarial", "delta", "weights", "losses", "fooled", "success", "right", "already")
         moved = {name: value.to(device) for name in names if (value := getattr(self, name)) is not None}
         return replace(self, history=self.history.to(device), **moved)
+
+    def save(self, out: str | Path, *, average: AttackResult | None = None, data: ImageData | None = None) -> Path:
+        """Write the folder of a run with its page, as ``omnirobust attack`` does.
+
+        ``omnirobust report`` reads it, alone or against another run, and ``jobs.AttackRecord.open``.
+
+        Args:
+            out: a folder that is new, empty, or holds a run of the same settings, which is written anew.
+            average: the result of the same attack under ``rule=Uniform()``, which the page compares image by image.
+            data: the set that the inputs are of: its name, its split and the names of its classes are told.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: if the result is a copy, or not of images, or has a radius or a target for each of them; if
+                ``average`` is not of the same attack, or the folder is another run's.
+
+        Cost: K forwards for every one of ``draws``, three times, to check what was saved.
+        """
+        return _written.save(self, out, average=average, data=data)
+
+    def report(self, file: str | Path, *, average: AttackResult | None = None, data: ImageData | None = None) -> Path:
+        """Write the page of a run, as ``omnirobust attack`` does: one HTML file that needs nothing but itself.
+
+        Args:
+            file: where to write it.
+            average: see ``save``.
+            data: see ``save``.
+
+        Returns:
+            The file.
+
+        Raises:
+            ValueError: as ``save`` does.
+        """
+        return _written.report(self, file, average=average, data=data)
 
     def marginal(self, axis: str) -> Tensor:
         """Return the weights summed over all factors but ``axis``, (B, n): how much each of its members counts.

@@ -31,12 +31,13 @@ class View:
     Attributes:
         name: what messages and results call it.
         random: whether it draws anything.
+        transform: what it is made of.
     """
 
     random = False
 
     def __init__(self, name: str, transform: Transform) -> None:
-        self.name, self._transform = name, transform
+        self.name, self.transform = name, transform
 
     def __call__(self, x: Tensor, key: DrawKey, rows: Tensor) -> Tensor:
         """Transform a batch.
@@ -52,7 +53,7 @@ class View:
         Raises:
             ValueError: if what comes back is no batch of the same length.
         """
-        return self._checked(self._transform(x.clone()), x)  # a copy: a transformation may write into its input
+        return self._checked(self.transform(x.clone()), x)  # a copy: a transformation may write into its input
 
     def _checked(self, out: Any, x: Tensor) -> Tensor:
         label = f"transformation {self.name!r}"
@@ -65,7 +66,7 @@ class View:
 
     def __repr__(self) -> str:
         """Say what is done, for the record of a run."""
-        t = self._transform
+        t = self.transform
         if isinstance(t, ImageTransform):
             return str(t)
         return " ".join(repr(t).split()) if isinstance(t, nn.Module) else getattr(t, "__qualname__", type(t).__name__)
@@ -98,7 +99,7 @@ class _RowByRow(View):
         yield
 
     def _draw(self, row: Tensor, seed: int) -> Any:
-        return self._transform(row)
+        return self.transform(row)
 
     def _check_shapes(self, out: list[Tensor]) -> None:
         shapes = {tuple(o.shape[1:]) for o in out}
@@ -117,7 +118,7 @@ class _WithGenerator(_RowByRow):
 
     def _draw(self, row: Tensor, seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
-        return self._transform(row, generator=generator) if self._keyword else self._transform(row, generator)
+        return self.transform(row, generator=generator) if self._keyword else self.transform(row, generator)
 
 
 class _UnderSeed(_RowByRow):
@@ -132,7 +133,7 @@ class _UnderSeed(_RowByRow):
 
     def _draw(self, row: Tensor, seed: int) -> Any:
         seed_all(seed, row)
-        return self._transform(row)
+        return self.transform(row)
 
 
 def as_views(transforms: Transforms | Sequence[View] | None, example: Tensor) -> tuple[View, ...]:

@@ -107,7 +107,7 @@ def test_groups_and_their_clip_are_in_the_title_and_the_notes(product, by_class)
         "Groups of 4 at random, seed 1; each image plus the perturbation is clamped to the data range (clip image). "
         "2 images that filled no group left out."
     )
-    assert any(note.startswith("Groups of 3 by class, seed 0; ") for note in notes(by_class))
+    assert any(note.startswith("Groups of 3 of one class each, seed 0; ") for note in notes(by_class))
     groups = {"size": 2, "by": "class", "seed": 0, "count": 1, "left_out": 0, "clip": "intersection"}
     by_class.config["groups"], kept = groups, by_class.config["groups"]
     (said,) = [note for note in notes(by_class) if note.startswith("Groups of")]

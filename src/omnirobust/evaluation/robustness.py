@@ -7,7 +7,7 @@ that is run on what still stands.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -23,7 +23,10 @@ from omnirobust.evaluation._standing import Clean, Standing, first_look
 from omnirobust.evaluation._threats import Threats, check_universal, inner_first, named_threats, shape_or_type
 from omnirobust.evaluation._walk import Walk
 from omnirobust.evaluation.autoattack import AutoAttack, check_autoattack
-from omnirobust.evaluation.metrics import Interval, clean_notes, drawn_interval
+from omnirobust.evaluation.metrics import clean_notes
+from omnirobust.evaluation.report import Origin
+from omnirobust.evaluation.report import RobustnessReport as RobustnessReport
+from omnirobust.evaluation.report import share as share
 from omnirobust.evaluation.strong import STRONG, EvaluationAttack, Problem
 from omnirobust.threat_models import ThreatModel, range_notes
 
@@ -31,114 +34,6 @@ DRAWS = 10
 """Draws of a random model for selection, and for judgement, where nobody says how many."""
 
 Attacks: TypeAlias = Literal["default", "autoattack"] | Sequence[EvaluationAttack]
-
-
-@dataclass(frozen=True)
-class RobustnessReport:
-    """How a model fares under several threats.
-
-    Attributes:
-        names: of the threats, in the order given, then of the universal perturbations.
-        clean_correct: whether the model is right on the inputs as they are, (B,) bool; a random model on most draws.
-        correct: whether it is right on them and under everything that was tried, (B, threats) bool; a random model on
-            most fresh draws, under the perturbation that fooled it on most draws of selection.
-        margin: the least z_y - max_{j != y} z_j that was found, (B, threats): how far the input is from falling; of a
-            random model a mean over the draws of selection.
-        delta: by name, the perturbation of that margin, (B, *S), feasible; zero where the input is wrong as it is.
-        breaks: by name, how many inputs fell to each attack; "from another threat" counts those that fell to
-            an example found for a threat inside this one.
-        notes: what a reader of these numbers must know; empty if nothing.
-        settings: the resolved settings, ready for JSON.
-        drawn: of a random model, what it says on each fresh draw; None where nothing is random. ``clean``,
-            ``accuracy``, ``union`` and ``average`` are then means over these draws.
-    """
-
-    names: tuple[str, ...]
-    clean_correct: Tensor
-    correct: Tensor
-    margin: Tensor
-    delta: dict[str, Tensor]
-    breaks: dict[str, dict[str, int]]
-    notes: tuple[str, ...]
-    settings: dict[str, Any]
-    drawn: Drawn | None = None
-
-    def to(self, device: torch.device | str) -> RobustnessReport:
-        """Move all tensors to ``device``."""
-        return replace(
-            self,
-            clean_correct=self.clean_correct.to(device),
-            correct=self.correct.to(device),
-            margin=self.margin.to(device),
-            delta={name: delta.to(device) for name, delta in self.delta.items()},
-            drawn=None if self.drawn is None else self.drawn.to(device),
-        )
-
-    @property
-    def clean(self) -> float:
-        """Accuracy on the inputs as they are."""
-        return share(self._clean_hits())
-
-    @property
-    def accuracy(self) -> dict[str, float]:
-        """Accuracy under each threat."""
-        return {name: share(self._hits([name])) for name in self.names}
-
-    @property
-    def union(self) -> float:
-        """Acc_adv^max: the share of inputs that withstand all threats, each example's worst case."""
-        return share(self._hits(self.names))
-
-    @property
-    def average(self) -> float:
-        """Acc_adv^avg: the mean of the accuracies under each threat."""
-        return share(self.correct if self.drawn is None else self.drawn.right)
-
-    def withstood(self, names: Sequence[str] | None = None) -> Tensor:
-        """Say on which inputs the model is right under the worst of some threats, of all if not given, (B,) in [0, 1].
-
-        0 or 1 unless the model is random: then the share of fresh draws, the worst threat of each input being chosen on
-        other draws.
-        """
-        return self._hits(self.names if names is None else names).double().mean(0)
-
-    def interval(self, name: str | None = None, level: float = 0.95) -> Interval:
-        """Return the interval of the accuracy under a threat; of the union if no name is given.
-
-        Wilson's; of a random model over examples and draws, see ``drawn_interval``.
-        """
-        if name is not None and name not in self.names:
-            raise ValueError(f"name must be one of {', '.join(self.names)}, got {name!r}")
-        return drawn_interval(self._hits(self.names if name is None else [name]), level)
-
-    def clean_interval(self, level: float = 0.95) -> Interval:
-        """Return the interval of the accuracy on the inputs as they are."""
-        return drawn_interval(self._clean_hits(), level)
-
-    def _clean_hits(self) -> Tensor:
-        return self.clean_correct.unsqueeze(0) if self.drawn is None else self.drawn.clean
-
-    def _hits(self, names: Sequence[str]) -> Tensor:
-        """Say on which draws the model is right under the worst of some threats, (D, B) bool."""
-        columns = [self.names.index(name) for name in names]
-        if self.drawn is None:
-            chosen = torch.tensor(columns, dtype=torch.int64, device=self.correct.device)
-            return self.correct[:, chosen].all(1).unsqueeze(0)
-        return self.drawn.under(columns, self.margin)
-
-    def describe(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return {
-            "examples": len(self.clean_correct),
-            "draws": 1 if self.drawn is None else len(self.drawn.clean),
-            "clean": self.clean,
-            "accuracy": self.accuracy,
-            "union": self.union,
-            "average": self.average,
-            "breaks": self.breaks,
-            "notes": list(self.notes),
-            "settings": self.settings,
-        }
 
 
 def evaluate_robustness(
@@ -217,7 +112,8 @@ def evaluate_robustness(
     chosen = _chosen_attacks(attacks)
     counts = {"steps": steps, "restarts": restarts, "batch_size": batch_size, "samples": samples, "draws": draws}
     _check(model, x, y, named, chosen, counts)
-    given, draws = check_universal(universal, x, named), DRAWS if draws is None else draws
+    given, drawn = check_universal(universal, x, named), draws
+    draws = DRAWS if draws is None else draws
     (known,) = probed({"model": model}, x, batch_size).values()
     judge = Judge(known, draws, seed, first_row)
     clean = first_look(judge, x, y, batch_size)
@@ -235,7 +131,9 @@ def evaluate_robustness(
     for name, delta in given.items():
         walk.apply(name, clean.standing(judge, x, y, problem.threat), delta)
     settings = _describe(named, chosen, walk, {"batch_size": batch_size, "universal": list(given)})
-    return _report((*named, *given), clean, walk, settings)
+    told = attacks if isinstance(attacks, str) else [attack.name for attack in chosen]
+    origin = Origin(model, x.detach(), y, named, told, clean.rivals.shape[1] + 1, first_row, drawn)
+    return replace(_report((*named, *given), clean, walk, settings), origin=origin)
 
 
 def _report(names: tuple[str, ...], clean: Clean, walk: Walk, settings: dict[str, Any]) -> RobustnessReport:
@@ -335,8 +233,3 @@ def _check(
         check_set(threat, x)
         if any(isinstance(attack, AutoAttack) and attack.fits(threat, 10) for attack in attacks):
             check_autoattack(x, threat)
-
-
-def share(flags: Tensor) -> float:
-    """Return the share of flags that are set; 0 of none."""
-    return float(flags.double().mean()) if flags.numel() else 0.0

@@ -165,6 +165,8 @@ def _describe_domains(setting: Setting) -> dict[str, Any]:
 def _describe_attack(job: AttackJob) -> dict[str, Any]:
     """Return what the plan says, less what stands elsewhere in the record of a job."""
     plan = {key: value for key, value in job.plan.describe().items() if key not in _ELSEWHERE}
+    mask = job.threat_model.mask
+    plan |= {} if mask is None else {"mask": int(mask.sum())}
     return plan | {"preset": job.plan.options["preset"] or "default", "batch_size": job.batch_size}
 
 

@@ -115,7 +115,7 @@ def run_evaluation(
         raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
     models = moved(load_models(job.models, job.data, images), resolved(job.device))
     predict(dict(zip(job.models, models.values(), strict=True)), images.x[:2], resolved(job.device))  # or say why not
-    config = _describe(job, images, models)
+    config = describe_evaluation(job, images, models)
 
     def together(folder: RunFolder) -> None:
         if team.count > 1:
@@ -195,7 +195,7 @@ def _told(progress: JobProgress | None, name: str) -> _Tell:
     return tell
 
 
-def _describe(job: EvaluationJob, images: ImageData, models: dict[str, nn.Module]) -> dict[str, Any]:
+def describe_evaluation(job: EvaluationJob, images: ImageData, models: dict[str, nn.Module]) -> dict[str, Any]:
     """Return the resolved settings as plain values; data and weights by their fingerprints."""
     return {
         "job": "evaluate",

@@ -23,19 +23,19 @@ class Grouping:
 
     Attributes:
         size: E, images a group, >= 1.
-        by: "random", or "class" for groups of one class each.
+        by: "random", "class" for groups of one class each, or "given" for images in their order.
         seed: of the shuffle.
     """
 
     size: int = 5
-    by: GroupBy = "random"
+    by: GroupBy | Literal["given"] = "random"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"group size must be >= 1, got {self.size}")
-        if self.by not in ("random", "class"):
-            raise ValueError(f"groups must be by 'random' or 'class', got {self.by!r}")
+        if self.by not in ("random", "class", "given"):
+            raise ValueError(f"groups must be by 'random', 'class' or 'given', got {self.by!r}")
 
 
 @dataclass(frozen=True)

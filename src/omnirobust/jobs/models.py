@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from omnirobust._draws import seeded
-from omnirobust._models import Classifier
+from omnirobust._frozen import Frozen
+from omnirobust._models import Classifier, Model
 from omnirobust._outputs import rows_named
 from omnirobust.data import ImageData, load
 from omnirobust.stores import fingerprint
@@ -74,12 +75,19 @@ def moved(models: dict[str, nn.Module], device: torch.device) -> dict[str, nn.Mo
     return models
 
 
-def describe_models(models: dict[str, nn.Module]) -> dict[str, dict[str, str]]:
+def describe_models(models: Mapping[str, Model]) -> dict[str, dict[str, str]]:
     """Return a fingerprint of every model's weights, so that runs on other weights are told apart."""
-    return {name: {"weights": fingerprint(dict(model.state_dict()))} for name, model in models.items()}
+    return {name: {"weights": fingerprint(_weights(model))} for name, model in models.items()}
 
 
-def predict(models: dict[str, nn.Module], x: Tensor, device: torch.device | None = None) -> Tensor:
+def _weights(model: Model) -> dict[str, Tensor]:
+    """Return the weights of a module, or the parameters of what stands behind a function."""
+    if isinstance(model, nn.Module):
+        return dict(model.state_dict())
+    return {f"{number:04d}": values for number, values in enumerate(Frozen(model).parameters)}
+
+
+def predict(models: Mapping[str, Model], x: Tensor, device: torch.device | None = None) -> Tensor:
     """Return every model's class of every input (B, *S), (B, K) int64, where ``x`` is; of a random one in one draw.
 
     Args:

@@ -124,8 +124,8 @@ def load_setting(job: AttackJob) -> Setting:
     images = replace(found, x=found.x[order], y=found.y[order])
     every = (*models.values(), *others.values())
     clean = predict(dict(zip((*job.models, *job.transfer), every, strict=True)), images.x, device)
-    missing = images.missing
-    images = _labelled(images, clean[:, 0], next(iter(models)))
+    missing = images.missing if bool((images.y >= 0).all()) else ()
+    images = labelled(images, clean[:, 0], next(iter(models)))
     if job.target is not None:
         _check_target(job.target, images, clean[:, : len(models)])
     return Setting(
@@ -148,7 +148,10 @@ def _order(job: AttackJob, images: ImageData) -> Tensor:
         return torch.arange(len(images))
     if job.groups.by == "class" and bool((images.y < 0).any()):
         raise ValueError("groups must be by 'random' for images without a class, got 'class'")
-    groups = make_groups(images.y, job.groups.size, job.groups.by, job.groups.seed)
+    if job.groups.by == "given":
+        groups = torch.arange(len(images) - len(images) % job.groups.size).view(-1, job.groups.size)
+    else:
+        groups = make_groups(images.y, job.groups.size, job.groups.by, job.groups.seed)
     if not len(groups):
         of = "of one class " if job.groups.by == "class" else ""
         most = f", at most {int(images.y.bincount().max())} of one class" if of else ""
@@ -158,7 +161,7 @@ def _order(job: AttackJob, images: ImageData) -> Tensor:
     return groups.flatten()
 
 
-def _labelled(images: ImageData, said: Tensor, model: str) -> ImageData:
+def labelled(images: ImageData, said: Tensor, model: str) -> ImageData:
     """Give images without a class the one that the first model sees in them: where each leaves its own, any will do."""
     unknown = images.y < 0
     if not bool(unknown.any()):

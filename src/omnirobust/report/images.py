@@ -13,10 +13,10 @@ _NEGATIVE, _POSITIVE = np.array([60, 64, 73.0]), np.array([178, 24, 43.0])
 
 
 def picture(image: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
-    """Return ``image`` (C, H, W) in ``bounds`` as a PNG data URI, with one channel in grey."""
+    """Return ``image`` (C, H, W) in ``bounds`` as a PNG data URI: three channels in colour, else the first in grey."""
     low, high = bounds
     levels = ((image.double() - low) / (high - low) * 255).round().clamp(0, 255).numpy().astype(np.uint8)
-    return _uri(levels[0] if len(levels) == 1 else levels[:3].transpose(1, 2, 0))
+    return _uri(levels[0] if len(levels) < 3 else levels[:3].transpose(1, 2, 0))
 
 
 def signed_picture(delta: Tensor) -> str:

@@ -18,6 +18,7 @@ from omnirobust.report.pictures import marginals, weighed_groups
 from omnirobust.report.robustness import render_evaluation
 from omnirobust.report.training import render_training
 from omnirobust.report.words import (
+    CHOSEN,
     column,
     count,
     definition,
@@ -68,6 +69,11 @@ def build_report(run: str | Path) -> Path:
         FileNotFoundError: if there is no run, or it has not ended.
         ValueError: if it is damaged.
     """
+    return write_page(run, Path(run) / "report.html")
+
+
+def write_page(run: str | Path, file: Path) -> Path:
+    """Write the page of a finished run to ``file``, see ``build_report``."""
     job = RunFolder.open(run).config.get("job")
     if job in EvaluationRecord.JOBS:
         page = render_evaluation(EvaluationRecord.open(run))
@@ -75,7 +81,6 @@ def build_report(run: str | Path) -> Path:
         page = render_training(TrainingRecord.open(run))
     else:
         page = render(open_records(run))
-    file = Path(run) / "report.html"
     with replacing(file) as partial:
         partial.write_text(page, encoding="utf-8")
     return file
@@ -91,7 +96,7 @@ def render(records: list[AttackRecord]) -> str:
     shown = 12 if len(records) == 1 else 6
     sections = [_section(record, shown) for record in records]
     return env.get_template("page.html.j2").render(
-        sections=sections, data=records[0].config["data"], headline=headline(records[0])
+        sections=sections, chosen=CHOSEN, data=records[0].config["data"], headline=headline(records[0])
     )
 
 

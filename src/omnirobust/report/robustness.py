@@ -39,7 +39,9 @@ def heading(record: EvaluationRecord) -> str:
     data, config = record.config["data"], record.config
     note = f" ({data['note']})" if data["note"] else ""
     ours = f"{config['steps']} steps, {count(config['restarts'], 'restart')}"
-    attacks = "AutoAttack" if config["attacks"] == "autoattack" else f"default attacks, {ours}"
+    told = {"autoattack": "AutoAttack", "default": f"default attacks, {ours}"}
+    asked = config["attacks"]
+    attacks = told[asked] if isinstance(asked, str) else f"{', '.join(asked)}, {ours}"
     return f"{data['name']}{note}, {record.metrics['images']} {data['split']} images from {data['start']}, {attacks}"
 
 
@@ -73,7 +75,7 @@ def _saturated(record: EvaluationRecord) -> list[str]:
 def _saturated_by(record: EvaluationRecord, name: str) -> str | None:
     threat, models = record.config["threats"][name], record.metrics["models"].values()
     rates = [(found["accuracy"][name]["estimate"], found["clean"]["estimate"]) for found in models]
-    if not any(clean for _, clean in rates):
+    if not any(clean for _, clean in rates) or threat["eps"] is None:  # a perturbation that was given has no radius
         return None
     wins = all(rate == 0 for rate, _ in rates)
     if not wins and any(rate < clean for rate, clean in rates):

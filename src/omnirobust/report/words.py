@@ -12,6 +12,9 @@ from omnirobust.report.numbers import radius as radius
 _MEASURES = {"target_success": ("Target", "target success"), "agreement": ("Agree", "agreement")}
 """What is counted beside accuracy: the head of its columns, and its name."""
 
+CHOSEN = {"class": "of one class each", "random": "at random", "given": "as they were given"}
+"""How images come into a group."""
+
 _CLIPS = {
     "image": "each image plus the perturbation is clamped to the data range (clip image)",
     "intersection": "the perturbation keeps every image of its group within the data range (clip intersection)",
@@ -23,8 +26,11 @@ def title(record: AttackRecord) -> str:
     data, attack, groups = record.config["data"], record.config["attack"], record.groups
     note = f" ({data['note']})" if data["note"] else ""
     images = f"{record.metrics['images']} {data['split']} images from {data['start']}"
-    shared = "" if groups is None else f" in {count(groups['count'], 'group')} of {groups['size']} {_chosen(groups)}"
-    ball = f"{attack['norm']} eps {radius(attack['eps'])}, {attack['steps']} steps"
+    shared = (
+        "" if groups is None else f" in {count(groups['count'], 'group')} of {groups['size']} {CHOSEN[groups['by']]}"
+    )
+    within = f" on {attack['mask']} values under the mask" if "mask" in attack else ""
+    ball = f"{attack['norm']} eps {radius(attack['eps'])}{within}, {attack['steps']} steps"
     clip = "" if groups is None else f", clip {groups['clip']}"
     aim = "" if record.target is None else f", targeted at {target(record)}"
     aim = ", leaving own predictions" if record.measure == "agreement" else aim
@@ -143,10 +149,6 @@ def _factors(record: AttackRecord) -> list[str]:
     return ["models"] if record.task == "ensemble" else list(record.axes)
 
 
-def _chosen(groups: dict[str, object]) -> str:
-    return "of one class" if groups["by"] == "class" else "at random"
-
-
 def _comparison(record: AttackRecord) -> list[str]:
     c = record.metrics["comparison"]
     if c is None:
@@ -201,8 +203,8 @@ def _groups(record: AttackRecord) -> list[str]:
         return []
     left = groups["left_out"]
     filled = "Every image is in a group" if not left else f"{count(left, 'image')} that filled no group left out"
-    by = "by class" if groups["by"] == "class" else "at random"
-    return [f"Groups of {groups['size']} {by}, seed {groups['seed']}; {_CLIPS[groups['clip']]}. {filled}."]
+    seed = "" if groups["by"] == "given" else f", seed {groups['seed']}"
+    return [f"Groups of {groups['size']} {CHOSEN[groups['by']]}{seed}; {_CLIPS[groups['clip']]}. {filled}."]
 
 
 def _draws(record: AttackRecord) -> list[str]:
