@@ -115,7 +115,7 @@ def test_a_radius_is_no_yes_or_no() -> None:
     model, x, y = problem()
     with pytest.raises(ValueError, match="targeted must be True or False, got 'yes'"):
         learn_universal(model, x, y, orb.Linf(0.1), targeted="yes")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="progress must be True, False or a callable of .*, got 'no'"):
+    with pytest.raises(ValueError, match=r"progress must be True, False or a callable of .*, got 'no'"):
         learn_universal(model, x, y, orb.Linf(0.1), progress="no")  # pyright: ignore[reportArgumentType]
 
 

@@ -72,7 +72,7 @@ def test_shares_are_a_partition_and_their_factors_make_the_mean(size: int, count
 def test_a_network_that_a_fabric_has_set_up_is_refused_in_a_sentence() -> None:
     x, y = torch.rand(8, 3), torch.zeros(8, dtype=torch.int64)
     ready = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed").setup(nn.Linear(3, 2))
-    with pytest.raises(ValueError, match="model must be the network itself, .*: hand over its .module"):
+    with pytest.raises(ValueError, match=r"model must be the network itself, .*: hand over its .module"):
         fit(ready, (x, y), Scheme("natural"), epochs=1)
 
 

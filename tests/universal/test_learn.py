@@ -299,7 +299,7 @@ def test_an_image_whose_gradient_is_nan_is_named_by_its_number_in_the_data(
 ) -> None:
     images[37, 0, 0, 0] = 1.0
     for loss in (losses.relative_margin, losses.margin):
-        with pytest.raises(ValueError, match="NaN or infinite input gradients, .*, first on row 37$"):
+        with pytest.raises(ValueError, match=r"NaN or infinite input gradients, .*, first on row 37$"):
             learn_universal(lambda v: net(Spoiled.apply(v)), images, labels, orb.Linf(1e-6), batch_size=8, loss=loss)
 
 
