@@ -16,13 +16,16 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnirobust._files import replacing
+from omnirobust._states import fill_state, state_of
 from omnirobust.history import History, HistoryRows
 from omnirobust.results import AttackResult
 
 _DIGEST = "digest"
+
+_EXTRA = "extra"
 
 _HISTORY, _ROWS = "history.", "rows."
 """What precedes the names of tensors that are not fields of the result itself."""
@@ -69,12 +72,24 @@ def write_chunk(
     file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], within: Path | None = None
 ) -> None:
     """Write tensors as one safetensors file, facts and a digest of both in its metadata."""
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    whole = _apart(tensors)
     # All in one entry: safetensors writes several in any order, and equal parts are to be equal files.
     text = json.dumps({**facts, _DIGEST: _digest(whole, json.dumps(facts))})
     with replacing(file, within) as partial:
         # save_file would leave the file unreadable for other users
         partial.write_bytes(save(whole, metadata={"facts": text}))
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the processor, each in memory of its own: names that share theirs cannot be written."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        plain = value.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        found[name] = plain.clone() if place in seen else plain
+        seen.add(place)
+    return found
 
 
 def read_chunk(file: Path, *, undigested: bool = False) -> Chunk:
@@ -97,6 +112,36 @@ def read_chunk(file: Path, *, undigested: bool = False) -> Chunk:
         return Chunk(tensors, facts)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"The file {file} is damaged.") from error
+
+
+def write_model(file: Path, model: nn.Module, within: Path | None = None) -> None:
+    """Write the state of a model: every name of its ``state_dict``, and what is no tensor among the facts.
+
+    Raises:
+        ValueError: if it holds something that no file can.
+    """
+    state = state_of(model)
+    write_chunk(file, state.tensors, {_EXTRA: state.extra} if state.extra else {}, within)
+
+
+def read_model(file: Path, model: nn.Module) -> None:
+    """Read what ``write_model``, ``safetensors.torch.save_file`` or ``save_model`` wrote into a model.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or of another model.
+    """
+    found = read_chunk(file, undigested=True)
+    try:
+        fill_state(model, found.tensors, found.facts.get(_EXTRA, {}))
+    except (RuntimeError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"The file {file} is of another model.") from error
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """Return the fingerprint of a model's state, what is no tensor included."""
+    state = state_of(model)
+    return _digest(state.tensors, state.text)[:16]
 
 
 @dataclass(frozen=True)

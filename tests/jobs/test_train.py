@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 
 import omnirobust as orb
 from omnirobust.cli import main
-from omnirobust.jobs import TrainingJob, TrainingRecord, run_training
+from omnirobust.jobs import TrainingJob, TrainingRecord, load_models, run_training
 from omnirobust.report.training import told_end
 from omnirobust.training import Scheme
 from omnirobust.training.loop import TrainingDivergedError
@@ -96,3 +98,104 @@ def test_a_training_that_diverges_at_once_leaves_no_folder_so_that_another_rate_
         run_training(wild, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
     run_training(job(Scheme("natural")), tmp_path / "run")
+
+
+NETWORKS = """
+import torch
+from torch import nn
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.l = nn.Linear(64, 10)
+    def forward(self, x):
+        return self.l(x.flatten(1))
+class Tied(Head):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.b.weight = self.a.weight
+    def forward(self, x):
+        return self.l(self.b(self.a(x.flatten(1)).relu()).relu())
+class Extra(Head):
+    def get_extra_state(self):
+        return {"version": (1, torch.ones(2))}
+    def set_extra_state(self, state):
+        assert state["version"][0] == 1
+class Odd(Extra):
+    def get_extra_state(self):
+        return {1, 2}
+class OneWay(Head):
+    def get_extra_state(self):
+        return 1
+class Sparse(Head):
+    def __init__(self):
+        super().__init__()
+        self.e = nn.Embedding(2, 10, sparse=True)
+    def forward(self, x):
+        return super().forward(x) + self.e((x.flatten(1)[:, 0] > 0.5).long())
+class Written(Head):
+    def forward(self, x):
+        y = super().forward(x).exp()
+        z = y * 1
+        return y.mul_(2) + z if self.training else z
+class Norm(Head):
+    def __init__(self):
+        super().__init__()
+        self.n, self.aux = nn.BatchNorm1d(10), nn.Linear(3, 3)
+        self.frozen = nn.Linear(10, 10).requires_grad_(False)
+    def forward(self, x):
+        return self.frozen(self.n(super().forward(x)))
+"""
+
+
+def of_own(tmp_path, name, **changes) -> TrainingJob:
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    return TrainingJob(
+        "digits", Scheme("single", (orb.Linf(0.05),), steps=1, adversarial_ratio=1.0),
+        Recipe(2, "adam", 1e-3, 0.0, (), 8, holdout=4),
+        model=f"{tmp_path / 'nets.py'}:{name}", images=17, test_images=2, test_steps=1, device="cpu", **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["Tied", "Extra", "Norm"])
+def test_networks_as_they_are_train_and_load(tmp_path, name):
+    job = of_own(tmp_path, name)
+    record = run_training(job, tmp_path / "run")
+    source = f"{tmp_path / 'run'}:{job.model}"
+    (model,) = load_models([source], "digits").values()
+    assert record.metrics["epochs"] == 2
+    if name == "Tied":
+        assert model.a.weight is model.b.weight
+    (tmp_path / "run" / "metrics.json").unlink()
+    run_training(job, tmp_path / "run")  # and resume
+    further = run_training(of_own(tmp_path, name, start=source, seed=1), tmp_path / "further")
+    assert further.metrics["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("Odd", "got set in _extra_state"), ("OneWay", "take its own state_dict back"), ("Sparse", "sparse gradients"),
+     ("Written", "a step of training by adam.*inplace")],
+)  # fmt: skip
+def test_networks_that_cannot_train_are_refused_before_anything_is_written(tmp_path, name, said):
+    with pytest.raises(ValueError, match=f"^model must .*{said}"):
+        run_training(of_own(tmp_path, name), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run_training(of_own(tmp_path, "Head"), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_has_no_gradient_now_and_then(tmp_path):
+    """A frozen layer, a head that no loss uses, and shares of one example under BatchNorm: 17 images in 8s."""
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    words = ["train", "--data", "digits", "--model", "nets.py:Norm", "--threat", "linf:0.05", "--steps", "1",
+             "--epochs", "2", "--images", "17", "--batch-size", "8", "--validation", "4", "--test-images", "2",
+             "--test-steps", "1",
+             "--adversarial-ratio", "1", "--device", "cpu", "--devices", "2", "--out", "run"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "omnirobust", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    record = TrainingRecord.open(tmp_path / "run")
+    assert record.metrics["epochs"] == 2

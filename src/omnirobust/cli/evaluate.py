@@ -26,7 +26,7 @@ def evaluate(
             "--model", "--models",
             help="Models to judge: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, "
             "package:NAME, FILE.safetensors:ARCHITECTURE, the FOLDER of a training, or FOLDER:FILE.py:NAME "
-            "where its card asks for code.",
+            "where its card asks for code; NAME=SOURCE names one.",
         ),
     ],
     threat: Annotated[list[str], typer.Option(help="What attackers may do: linf:0.2 l2:2 l1:10 l0:20, linf:8/255.")],

@@ -48,6 +48,7 @@ def in_processes(words: Sequence[str], processes: int) -> bool:
     if shards.launched():
         raise ValueError(f"processes must be left out under torchrun, which has started several, got {processes}")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns where every parameter is used after all
     with TemporaryDirectory(prefix="omnirobust-") as logs:
         _launch(["-m", "omnirobust", *words], processes, logs)
     return True

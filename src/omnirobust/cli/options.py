@@ -33,7 +33,7 @@ class CommonOptions:
         typer.Option(
             help="Models to attack: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, "
             "package:NAME, FILE.safetensors:ARCHITECTURE, the FOLDER of a training, or FOLDER:FILE.py:NAME "
-            "where its card asks for code."
+            "where its card asks for code; NAME=SOURCE names one."
         ),
     ]
     norm: Annotated[NormName, typer.Option(help="Norm of the perturbation.")]
@@ -60,7 +60,9 @@ class CommonOptions:
         args.Labels.TRUE
     )
     target: Annotated[int | None, typer.Option(help="Class to reach, for a targeted attack.")] = None
-    transfer: Annotated[list[str] | None, typer.Option(help="Models to score without attacking them.")] = None
+    transfer: Annotated[
+        list[str] | None, typer.Option(help="Models to score without attacking them, named as --models.")
+    ] = None
     device: Annotated[str, args.DEVICE] = "auto"
     processes: Annotated[int, typer.Option(help="Processes that share the batches on this machine.")] = 1
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None

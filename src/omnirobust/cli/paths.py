@@ -11,6 +11,9 @@ from omnirobust._files import from_home
 _OF_FILES = ("data", "model", "models", "transfer", "transforms", "from", "rule")
 """Options whose values may name files and folders."""
 
+_MODELS = ("models", "transfer", "from")
+"""Those whose values may be NAME=SOURCE."""
+
 
 def anywhere(option: str, value: Any) -> Any:
     """Return the value of an option with its paths made absolute."""
@@ -18,6 +21,12 @@ def anywhere(option: str, value: Any) -> Any:
         return value
     if isinstance(value, list):
         return [anywhere(option, part) for part in value]
+    if option in _MODELS:
+        from omnirobust.jobs.models import split_name
+
+        name, value = split_name(value)
+        if name:
+            return f"{name}={anywhere(option, value)}"
     file, colon, rest = value.partition(":")
     if file == "hf" and Path(rest).is_dir():
         return f"hf:{Path(rest).resolve()}"

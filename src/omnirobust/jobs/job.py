@@ -15,6 +15,7 @@ from omnirobust.options import OPTIONS, AttackOptions, Plan, check_names
 from omnirobust.settings import Task
 from omnirobust.threat_models import Clip, ThreatModel
 from omnirobust.weights import Uniform
+from omnirobust.zoo.trained import split_name
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class AttackJob:
             raise ValueError("eps must be one number for the whole job, got a tensor")
         if self.target is not None and self.labels == "predicted":
             raise ValueError("labels must be true with a target: a targeted attack does not look at the labels")
-        if repeated := set(self.models) & set(self.transfer):
+        # by their sources: one model under two names is one model
+        if repeated := {split_name(m)[1] for m in self.models} & {split_name(m)[1] for m in self.transfer}:
             raise ValueError(f"transfer must name models that are not attacked, got {', '.join(sorted(repeated))}")
         if self.clip is not None and self.groups is None:
             raise ValueError(f"clip must be left out unless images share a perturbation, got {self.clip}")

@@ -13,8 +13,9 @@ from omnirobust._frozen import Frozen
 from omnirobust._models import Classifier, Model
 from omnirobust._outputs import rows_named
 from omnirobust.data import ImageData, load
-from omnirobust.stores import fingerprint
+from omnirobust.stores import fingerprint, model_fingerprint
 from omnirobust.zoo.architectures import Shape
+from omnirobust.zoo.naming import told_apart
 from omnirobust.zoo.sources import named_model
 from omnirobust.zoo.trained import CARD as CARD
 from omnirobust.zoo.trained import WEIGHTS as WEIGHTS
@@ -22,42 +23,50 @@ from omnirobust.zoo.trained import build_source as build_source
 from omnirobust.zoo.trained import named_code as named_code
 from omnirobust.zoo.trained import read_source as read_source
 from omnirobust.zoo.trained import short_name as short_name
+from omnirobust.zoo.trained import split_name as split_name
 from omnirobust.zoo.trained import split_network as split_network
 from omnirobust.zoo.trained import trained_file as trained_file
 
 
 def load_models(names: Sequence[str], data: str, images: ImageData | None = None) -> dict[str, nn.Module]:
+    """Load models in evaluation mode: see ``load_attacked``."""
+    return load_attacked(names, (), data, images)[0]
+
+
+def load_attacked(
+    names: Sequence[str], transfer: Sequence[str], data: str, images: ImageData | None = None
+) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     """Load models in evaluation mode.
 
     Args:
         names: each "a" (the zoo's model "<data>/a"), or a source as ``zoo.load_model`` takes it: "mnist/a", "a@seed1",
             "timm:NAME", "hf:ORG/NAME", "FILE.py:NAME", "package.module:NAME", "FILE.safetensors:ARCHITECTURE", the
-            run folder of a training, or "FOLDER:FILE.py:NAME" where its card asks for code.
+            run folder of a training, or "FOLDER:FILE.py:NAME" where its card asks for code; any as "NAME=SOURCE".
+        transfer: of further models, likewise.
         data: name of the data that short names refer to.
         images: of that data, whose shape and classes models are built for; None to load one where it is needed.
 
     Returns:
-        Models by the names they were asked for; those of elsewhere by NAME or FILE, trainings by their folder.
+        Both by the names they were asked for; those of elsewhere by NAME or FILE, trainings by their folder, with as
+        much of the path before it as tells all of them apart.
 
     Raises:
         ValueError: for an unknown or repeated name, or something that is no model.
         FileNotFoundError: if a model of the zoo has not been trained, or a file is missing.
     """
+    if not names:
+        raise ValueError("models must name at least one model, got none")
     models: dict[str, nn.Module] = {}
+    every = (*names, *transfer)
 
     @cache
     def facts() -> tuple[Shape, int]:
         found = load(data, limit=1) if images is None else images
         return found.shape, len(found.classes)
 
-    for name in names:
-        short, model = named_model(name, facts, "models", data=data)
-        if short in models:
-            raise ValueError(f"models must be named once each, got {short} twice")
-        models[short] = model
-    if not models:
-        raise ValueError("models must name at least one model, got none")
-    return models
+    for number, (name, called) in enumerate(zip(every, told_apart(every), strict=True)):
+        _, models[called] = named_model(name, facts, "models" if number < len(names) else "transfer", data=data)
+    return {name: models.pop(name) for name in list(models)[: len(names)]}, models
 
 
 def moved(models: dict[str, nn.Module], device: torch.device) -> dict[str, nn.Module]:
@@ -77,14 +86,14 @@ def moved(models: dict[str, nn.Module], device: torch.device) -> dict[str, nn.Mo
 
 def describe_models(models: Mapping[str, Model]) -> dict[str, dict[str, str]]:
     """Return a fingerprint of every model's weights, so that runs on other weights are told apart."""
-    return {name: {"weights": fingerprint(_weights(model))} for name, model in models.items()}
+    return {name: {"weights": _fingerprint(model)} for name, model in models.items()}
 
 
-def _weights(model: Model) -> dict[str, Tensor]:
-    """Return the weights of a module, or the parameters of what stands behind a function."""
+def _fingerprint(model: Model) -> str:
+    """Return one of the state of a module, or of the parameters of what stands behind a function."""
     if isinstance(model, nn.Module):
-        return dict(model.state_dict())
-    return {f"{number:04d}": values for number, values in enumerate(Frozen(model).parameters)}
+        return model_fingerprint(model)
+    return fingerprint({f"{number:04d}": values for number, values in enumerate(Frozen(model).parameters)})
 
 
 def predict(models: Mapping[str, Model], x: Tensor, device: torch.device | None = None) -> Tensor:

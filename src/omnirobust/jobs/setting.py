@@ -11,7 +11,7 @@ from omnirobust._device import resolved
 from omnirobust.data import ImageData, load
 from omnirobust.groups import make_groups
 from omnirobust.jobs.job import AttackJob
-from omnirobust.jobs.models import load_models, moved, predict
+from omnirobust.jobs.models import load_attacked, moved, predict
 from omnirobust.jobs.transforms import Transform, load_transforms
 
 CPU = torch.device("cpu")
@@ -118,8 +118,7 @@ def load_setting(job: AttackJob) -> Setting:
         raise ValueError(f"target must be in [0, {len(found.classes)}), got {job.target}")
     device = resolved(job.device)
     transforms = load_transforms(job.transforms) if job.transforms else None
-    models = moved(load_models(job.models, job.data, found), device)
-    others = moved(load_models(job.transfer, job.data, found), device) if job.transfer else {}
+    models, others = (moved(part, device) for part in load_attacked(job.models, job.transfer, job.data, found))
     order = _order(job, found)
     images = replace(found, x=found.x[order], y=found.y[order])
     every = (*models.values(), *others.values())

@@ -69,7 +69,8 @@ def workers(precision: Precision = "fp32", device: str = "cpu") -> Workers:
 
     count, here = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
-    strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE)
+    # a head of another loss, or a layer that is skipped by chance, has no gradients
+    strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE, find_unused_parameters=True)
     fabric = Fabric(
         accelerator=device, devices=here, num_nodes=count // here, strategy=strategy,
         precision="bf16-mixed" if precision == "bf16" else "32-true",

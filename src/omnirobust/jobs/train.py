@@ -16,7 +16,7 @@ from omnirobust.evaluation.metrics import clean_notes
 from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
 from omnirobust.jobs.frame import JobProgress, run_job
-from omnirobust.jobs.models import predict, short_name, split_network, trained_file
+from omnirobust.jobs.models import predict, split_name, split_network, trained_file
 from omnirobust.jobs.records import EVALUATED, SPREAD, TrainingRecord
 from omnirobust.jobs.shards import wait
 from omnirobust.jobs.train_files import EPOCHS, NETWORK, join_weights, note_epoch, write_epochs, write_network
@@ -149,7 +149,7 @@ def _judge(
         return None
     network = setting.source.get("code")  # named by the user, who need not name it again
     names = [str(folder.path) if network is None else f"{folder.path}:{network}"]
-    if job.start is not None and _short(job.start) != folder.path.resolve().name:
+    if job.start is not None:
         names.append(_judged_start(job.start, setting))
     threats = dict(zip(job.scheme.names, job.scheme.threats, strict=True))
     judged = EvaluationJob(
@@ -183,15 +183,11 @@ def _told(setting: TrainingSetting) -> list[str]:
 
 def _judged_start(start: str, setting: TrainingSetting) -> str:
     """Return the start as models are named: weights together with their network, where that was named beside them."""
-    weights, network = split_network(start)
+    name, source = split_name(start)
+    weights, network = split_network(source)
     if trained_file(weights) is None or (setting.job.model is None and not network):
         return start
-    return f"{weights}:{setting.source.get('code') or setting.source['architecture']}"
-
-
-def _short(start: str) -> str:
-    file = trained_file(split_network(start)[0])
-    return start if file is None else short_name(file)
+    return f"{name}{'=' if name else ''}{weights}:{setting.source.get('code') or setting.source['architecture']}"
 
 
 def _metrics(setting: TrainingSetting, result: FitResult, found: dict[str, Any] | None) -> dict[str, Any]:
@@ -249,6 +245,9 @@ def _unplaced(name: str | None) -> str | None:
     """Return a name without the folder that its file lies in: a run may go on from another working directory."""
     if name is None:
         return None
+    called, source = split_name(name)
+    if called:
+        return f"{called}={_unplaced(source)}"
     file, colon, rest = name.partition(":")
     placed = file.endswith((".py", ".safetensors")) or Path(file).is_dir()
     rest = str(_unplaced(rest)) if ":" in rest else rest

@@ -16,6 +16,7 @@ from omnirobust.jobs.models import CARD
 from omnirobust.jobs.models import WEIGHTS as NETWORK
 from omnirobust.jobs.records import SPREAD
 from omnirobust.runs import RunFolder
+from omnirobust.stores import write_model
 from omnirobust.training.state import CHECKPOINT, read_checkpoint
 
 EPOCHS = "epochs.csv"
@@ -88,5 +89,5 @@ def _kept_weights(folder: RunFolder) -> dict[int, dict[str, list[Any]]]:
 
 def write_network(folder: RunFolder, model: nn.Module, card: Mapping[str, Any]) -> None:
     """Write the network's weights, and the card that says how to build it and how it was trained."""
-    folder.write_tensors(NETWORK, dict(model.state_dict()))
+    write_model(folder.file(NETWORK), model, folder.path)
     folder.write_json(CARD, card)

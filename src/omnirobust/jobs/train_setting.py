@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from omnirobust import zoo
+from omnirobust._outputs import reason
 from omnirobust._own_code import digests
+from omnirobust._states import check_given_back, check_state
 from omnirobust.data import ImageData, load
-from omnirobust.jobs.models import build_source, load_models, named_code, read_source, split_network, trained_file
+from omnirobust.jobs.models import (
+    build_source,
+    load_models,
+    named_code,
+    read_source,
+    split_name,
+    split_network,
+    trained_file,
+)
 from omnirobust.jobs.train_job import TrainingJob
-from omnirobust.stores import fingerprint
+from omnirobust.stores import model_fingerprint, read_model
 from omnirobust.threat_models import ThreatModel
 from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.ampgd import attack_batch
-from omnirobust.training.outputs import check_labels, logits_of
+from omnirobust.training.objective import Objective
+from omnirobust.training.outputs import check_labels, logits_of, needs_second_derivatives
 from omnirobust.training.schemes import Scheme
 from omnirobust.zoo.architectures import architecture_letter, seeded_build
+from omnirobust.zoo.recipes import Recipe
 
 Source = Mapping[str, Any]
 """How a network is built again: "architecture", a letter of the zoo, or "code", one's own; and shape and classes."""
@@ -67,7 +78,8 @@ def load_training(job: TrainingJob) -> TrainingSetting:
         _check_threat(name, threat, train.x)
     model, source = _initial(job, every)
     try_out(model, train, job.scheme)
-    return TrainingSetting(job, model, source, train, validation, fingerprint(dict(model.state_dict())))
+    try_step(model, train, job.scheme, job.recipe)
+    return TrainingSetting(job, model, source, train, validation, model_fingerprint(model))
 
 
 def _split(job: TrainingJob, every: ImageData) -> tuple[ImageData, ImageData | None]:
@@ -111,7 +123,7 @@ def _initial(job: TrainingJob, images: ImageData) -> tuple[nn.Module, Source]:
 
 def _source(job: TrainingJob, images: ImageData) -> Source:
     shape = {"shape": list(images.shape), "classes": len(images.classes)}
-    model = job.model if job.model is not None else split_network(job.start or "")[1]
+    model = job.model if job.model is not None else split_network(split_name(job.start or "")[1])[1]
     if model:
         if ":" in model:
             return {"code": _anywhere(model), "digests": digests([named_code(model)]), **shape}
@@ -128,6 +140,7 @@ def _source(job: TrainingJob, images: ImageData) -> Source:
 
 
 def _source_of_start(start: str, data: str) -> Source:
+    start = split_name(start)[1]
     if trained_file(start, "from") is not None:
         return read_source(start, "from")
     if ":" in start:
@@ -144,14 +157,15 @@ def _anywhere(name: str) -> str:
 
 def _fill(model: nn.Module, start: str, data: str) -> None:
     """Give the network the weights of a trained one."""
+    start = split_name(start)[1]
     file = trained_file(split_network(start)[0], "from")
     try:
         if file is not None:
-            model.load_state_dict(load_file(file))
+            read_model(file, model)
         else:
             (begun,) = load_models([start], data).values()
             model.load_state_dict(begun.state_dict())
-    except (SafetensorError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"from must be a model of the same network, got {start}, damaged or of another") from error
 
 
@@ -164,16 +178,46 @@ def try_out(model: nn.Module, images: ImageData, scheme: Scheme) -> None:
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("model must have parameters that require gradients, got none")
+    check_state(model)
+    check_given_back(model)
     x, y = images.x[:2], images.y[:2]
     with torch.random.fork_rng(devices=[]), restored_modes(model):
         model.eval()
         try:
             logits = logits_of(model, x)
         except RuntimeError as error:  # what torch says of shapes that do not fit
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"model must take inputs of shape {tuple(x.shape)}, got an error: {reason}") from error
+            raise ValueError(
+                f"model must take inputs of shape {tuple(x.shape)}, got an error: {reason(error)}"
+            ) from error
         check_labels(logits, images.y)
         if not bool(cross_entropy(logits, y).isfinite()):
             raise ValueError(f"model must return finite logits, got {float(logits.detach().sum())} in their sum")
         if scheme.attacks and scheme.kind != "universal":
             attack_batch(model, x, y, replace(scheme, steps=1))
+
+
+def try_step(model: nn.Module, images: ImageData, scheme: Scheme, recipe: Recipe) -> None:
+    """Take one step on the parameters of a copy, in training mode, on two images.
+
+    Raises:
+        ValueError: if the loss has no gradients, or the optimizer cannot follow them.
+    """
+    try:
+        trial = deepcopy(model)
+    except Exception:  # what cannot be copied is tried by the training itself
+        return
+    x, y, K = images.x[:2], images.y[:2], len(scheme.threats)
+    attacked = (torch.stack([x] * K), x.new_full((len(x), K), 1 / K)) if scheme.attacks else (None, None)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        try:
+            optimizer = recipe.make_optimizer(trial.train().parameters())
+            loss, _, _ = Objective(trial, scheme, recipe.precision)(x, y, *attacked)
+            with needs_second_derivatives(scheme.dpar > 0):
+                loss.backward()
+            optimizer.step()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of autograd, of the optimizer, or of the model in training mode
+            raise ValueError(
+                f"model must take a step of training by {recipe.optimizer}, got: {reason(error)}"
+            ) from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust._files import replacing
+from omnirobust._states import state_of
 from omnirobust.stores import Chunk, ChunkStore
 
 
@@ -131,7 +132,9 @@ def key_of(settings: Mapping[str, Any]) -> str:
 def fingerprint(model: nn.Module) -> str:
     """Return a hash of a model's class, parameters and buffers."""
     digest = hashlib.sha256(type(model).__qualname__.encode())
-    for name, value in sorted(model.state_dict().items()):
+    state = state_of(model)
+    for name, value in sorted(state.tensors.items()):
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest.update(state.text.encode())
     return digest.hexdigest()

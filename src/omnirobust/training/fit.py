@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from omnirobust._models import Precision as Precision
+from omnirobust._states import check_given_back, copied
 from omnirobust.stores import fingerprint
 from omnirobust.training.accuracy import restored_modes, told_of
 from omnirobust.training.attackers import PrivateAttacker, attacker_of
@@ -31,6 +32,7 @@ from omnirobust.training.logs import MetricLogger, log, replay
 from omnirobust.training.loop import BatchProgress as BatchProgress
 from omnirobust.training.loop import Loop, one_epoch
 from omnirobust.training.loop import TrainingDivergedError as TrainingDivergedError
+from omnirobust.training.normalised import check_normalised
 from omnirobust.training.objective import Objective
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import CHECKPOINT, Run, Settings
@@ -155,6 +157,7 @@ def fit(
         precision = workers.precision
     check_settings(model, scheme, epochs, batch_size, precision)
     check_stopping(stop_at, patience, keep, validation)
+    check_given_back(model)
     train = batches("data", data, "train", batch_size, seed)
     held_out = None if validation is None else batches("validation", validation, "test", 512, None)
     check_data(scheme, train, held_out)
@@ -170,6 +173,8 @@ def fit(
     check_validation(model, held_out)
     if held_out is not None and not isinstance(held_out, LoaderBatches):
         run.notes = told_of(model, held_out.x)
+    if not isinstance(train, LoaderBatches):
+        check_normalised(model, scheme, train.x[:1], min(batch_size, len(train.x)), workers.count)
     if resume:
         run.resume(workers)
         if keep == "best" and run.history and run.best is None:
@@ -205,7 +210,7 @@ def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, kee
     if keep == "last":
         run.best = None  # those of an earlier run with another ``keep`` would go stale
     elif best_epoch(run.history) == run.epoch:
-        run.best = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
+        run.best = copied(run.model.state_dict())
     if loop.workers.rank == 0:
         run.save()
     loop.workers.wait()

@@ -20,7 +20,7 @@ from omnirobust.training.outputs import check_not_probabilities, needs_second_de
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import Run, own_randomness
 from omnirobust.training.stopping import validate
-from omnirobust.training.workers import Workers
+from omnirobust.training.workers import Workers, unused_told
 
 BatchProgress = Callable[[int, int, float], None]
 
@@ -113,7 +113,8 @@ def _one_batch(run: Run, loop: Loop, batch: Batch, number: int, sums: _Sums) -> 
     loop.optimizer.zero_grad(set_to_none=True)
     # The mean over processes of their shares' means, each times its factor, is the mean over the mini-batch.
     dpar = loop.scheme.at(run.epoch).dpar
-    loss, right, logits = loop.objective(batch.x, batch.y, *((None, None) if attack is None else attack), dpar)
+    with unused_told():
+        loss, right, logits = loop.objective(batch.x, batch.y, *((None, None) if attack is None else attack), dpar)
     loss = loss * batch.factor
     if number == 1:
         check_not_probabilities(logits)

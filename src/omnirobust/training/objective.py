@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from omnirobust._models import Precision
 from omnirobust.losses import neg_cross_entropy
 from omnirobust.training.diversity import diversity
+from omnirobust.training.normalised import lone_row
 from omnirobust.training.outputs import check_labels, logits_of
 from omnirobust.training.schemes import Scheme
 
@@ -95,7 +97,8 @@ class Objective(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         mixed = self.precision == "bf16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed):
+        lone = lone_row(self.model) if len(x) == 1 else nullcontext()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed), lone:
             logits = logits_of(self.model, x)
         return logits.float() if mixed else logits
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from omnirobust._outputs import read_logits
+from omnirobust._outputs import read_logits, reason
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
@@ -23,6 +23,8 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         output = model(x)
     except torch.OutOfMemoryError:
         raise
+    except ValueError as error:
+        raise ValueError(f"model cannot take inputs of shape {tuple(x.shape)}: {reason(error)}") from error
     except RuntimeError:
         own = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
         if own == x.dtype:

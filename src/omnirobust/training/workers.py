@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -12,6 +14,24 @@ from omnirobust.training.batches import Batch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+@contextmanager
+def unused_told() -> Iterator[None]:
+    """Say what to change where torch's gradient averaging waits for a parameter that no loss has used.
+
+    Raises:
+        ValueError: instead of torch's RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "Expected to have finished reduction" not in str(error):
+            raise
+        raise ValueError(
+            "fabric must have strategy 'ddp_find_unused_parameters_true' for this model, of which the loss leaves "
+            "parameters out, got one that waits for the gradients of all of them"
+        ) from error
 
 
 class Workers(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from omnirobust._files import cache_dir, nearest
-from omnirobust.stores import read_chunk, write_chunk
+from omnirobust.stores import read_model, write_model
 from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.cards import Card, read_card
 from omnirobust.zoo.recipes import RECIPES
@@ -124,7 +124,7 @@ def load_model_file(path: str | Path, architecture: str, shape: Shape, classes: 
 def save(model: nn.Module, facts: Card, cache: str | Path | None = None) -> Path:
     """Write a model's weights and its card into the cache, and return their folder."""
     folder = folder_of(facts.name, cache)
-    write_chunk(folder / "weights.safetensors", model.state_dict(), {})
+    write_model(folder / "weights.safetensors", model)
     facts.write(folder / "card.json")
     return folder
 
@@ -149,7 +149,7 @@ def _find(name: str, cache: str | Path | None) -> Path:
 
 def _fill(model: nn.Module, file: Path, advice: str) -> nn.Module:
     try:
-        model.load_state_dict(read_chunk(file, undigested=True).tensors)
-    except (ValueError, RuntimeError, OSError) as error:
+        read_model(file, model)
+    except (ValueError, OSError) as error:
         raise ValueError(f"The weights {file} are damaged or of another network: {advice}.") from error
     return model.eval().requires_grad_(False)

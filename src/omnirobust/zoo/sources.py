@@ -13,7 +13,15 @@ from torch import nn
 from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.checkpoints import load
 from omnirobust.zoo.pretrained import load_hf, load_timm
-from omnirobust.zoo.trained import fill, load_own_model, load_trained, short_name, split_network, trained_file
+from omnirobust.zoo.trained import (
+    fill,
+    load_own_model,
+    load_trained,
+    short_name,
+    split_name,
+    split_network,
+    trained_file,
+)
 
 Facts: TypeAlias = Callable[[], tuple[Shape | None, int | None]]
 """Shape of the images and number of classes, asked for only by sources that need them; None if not known."""
@@ -64,14 +72,15 @@ def named_model(
     """Load a model as ``load_model`` does, and return what to call it.
 
     Args:
-        source: as ``load_model`` takes it; a letter alone stands for the zoo's model of ``data``.
+        source: as ``load_model`` takes it, perhaps as NAME=SOURCE; a letter alone is the zoo's of ``data``.
         facts: shape of the images and number of classes.
         argument: what messages call the source.
         data: name of the data that letters refer to; None for none.
         pretrained: see ``load_model``.
     """
-    name, model = _found(source, facts, argument, data, pretrained)
-    return name, model.eval().requires_grad_(False)
+    called, plain = split_name(source)
+    name, model = _found(plain, facts, argument, data, pretrained)
+    return called or name, model.eval().requires_grad_(False)
 
 
 def _found(source: str, facts: Facts, argument: str, data: str | None, pretrained: bool) -> tuple[str, nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 from torch import nn
 
 from omnirobust._own_code import broken, load_own
-from omnirobust.stores import read_chunk
+from omnirobust.stores import read_model
 from omnirobust.zoo.architectures import build
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 """What a training leaves in its run folder: weights, and how the network is built."""
+
+_NAMED = re.compile(r"(\w[^=/:\\]*)=(.+)")
 
 UNSAFE = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 """Endings of files that can run code when they are read."""
@@ -46,6 +49,14 @@ def trained_file(name: str, argument: str = "models") -> Path | None:
     return path
 
 
+def split_name(text: str) -> tuple[str, str]:
+    """Split NAME=SOURCE into both; a source without a name, or a path that holds such a sign, is ("", source)."""
+    found = _NAMED.fullmatch(text)
+    if found is None or not text.isprintable() or Path(text).exists() or Path(text.partition(":")[0]).exists():
+        return "", text
+    return found[1], found[2]
+
+
 def split_network(name: str) -> tuple[str, str]:
     """Split WEIGHTS:NETWORK, a folder or file of weights and what builds their network; of all else (name, "").
 
@@ -65,7 +76,7 @@ def split_network(name: str) -> tuple[str, str]:
 
 def named_code(name: str) -> str:
     """Return the code that the name of a model names, FILE.py:NAME or package.module:NAME; "" if it names none."""
-    weights, network = split_network(name)
+    weights, network = split_network(split_name(name)[1])
     code = network or weights
     known = code.startswith(("timm:", "hf:")) or Path(code).exists()
     return code if ":" in code and not known else ""
@@ -133,8 +144,8 @@ def fill(model: nn.Module, file: Path, argument: str, network: str) -> None:
         ValueError: if the file is damaged or its weights are of another network.
     """
     try:
-        model.load_state_dict(read_chunk(file, undigested=True).tensors)
-    except (ValueError, RuntimeError, OSError) as error:
+        read_model(file, model)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{argument} must hold weights of {network}, got {file}, damaged or of another") from error
 
 
