@@ -94,7 +94,10 @@ def test_more_domains_go_through_in_smaller_batches_unless_said():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0,), "group size must be >= 1, got 0"), ((3, "colour"), "groups must be by 'random', 'class' or 'given', got 'colour'")],
+    [
+        ((0,), "group size must be >= 1, got 0"),
+        ((3, "colour"), "groups must be by 'random', 'class' or 'given', got 'colour'"),
+    ],
 )
 def test_bad_groupings_are_one_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
