@@ -11,6 +11,7 @@ import omnirobust as orb
 from omnirobust.cli import main
 from omnirobust.evaluation.metrics import compare_paired
 from omnirobust.jobs import AttackJob, AttackRecord, EvaluationJob, Grouping, run_attack, run_evaluation
+from omnirobust.report import compare
 from omnirobust.report.compare import Line, compare_runs, write_comparison
 from omnirobust.runs import RunFolder
 from omnirobust.weights import WorstCase
@@ -168,3 +169,14 @@ def _copy(run: Path, to: Path) -> RunFolder:
     for file in run.iterdir():
         copy.file(file.name).write_bytes(file.read_bytes())
     return copy
+
+
+def test_a_comparison_says_in_a_sentence_how_it_ends_and_radii_as_typed(runs, tmp_path):
+    (compared,) = compare_runs(runs / "first", runs / "second")
+    line = {line.name: line for line in compared.lines}["ASR_all, min-max"]
+    told = f"{100 * line.second:.2f} % in second and {100 * line.first:.2f} % in first, which "
+    assert compared.happened.startswith(f"ASR_all, min-max: {told}")
+    assert f"; of {len(compared.lines)} measures " in compared.happened
+    assert compared.happened in write_comparison([compared], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert compare._difference("attack.eps", "0.01568627450980392", "0.1") == ("attack.eps", "4/255", "0.1")
+    assert compare._difference("x.eps", "nothing", "[0.1]") == ("x.eps", "nothing", "[0.1]")

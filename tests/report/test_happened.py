@@ -1,7 +1,10 @@
 from pathlib import Path
 
-from omnirobust.jobs import AttackRecord
-from omnirobust.report.happened import happened
+import pytest
+
+from omnirobust.jobs import AttackRecord, EvaluationRecord, TrainingRecord
+from omnirobust.report.environment import words
+from omnirobust.report.happened import happened, judged, trained
 from omnirobust.runs import RunFolder
 
 
@@ -59,3 +62,62 @@ def test_a_targeted_sentence_names_the_class_and_counts_what_was_not_in_it():
         "One perturbation brings both models to class 3 (cat) on 54 of 90 images that were not in it before; "
         "averaging reaches 45; A is the hardest."
     )
+
+
+def evaluation(threats: list[str], models: dict[str, list[float]], images: int = 10) -> EvaluationRecord:
+    """Make a record of models by name, each with its clean accuracy, those under the threats, and the union."""
+    found = {
+        name: {
+            "clean": {"estimate": clean}, "union": {"estimate": union},
+            "accuracy": {t: {"estimate": rate} for t, rate in zip(threats, rates, strict=True)},
+        }
+        for name, (clean, *rates, union) in models.items()
+    }  # fmt: skip
+    config = {"threats": {threat: {} for threat in threats}}
+    return EvaluationRecord(RunFolder(Path("run"), config), {"models": found, "images": images})
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (
+            evaluation(["linf:0.1", "l2:1"], {"a": [0.9, 0.3, 0.5, 0.2]}),
+            "a withstands both threats on 2 of 10 images; before any attack it is right on 9; linf:0.1 takes most.",
+        ),
+        (
+            evaluation(["linf:0.1"], {"a": [0.9, 0.3, 0.3], "b": [1.0, 0.5, 0.5]}),
+            "Of two models b withstands linf:0.1 most often, on 5 of 10 images, a least often, on 3; before any attack "
+            "they are right on 9 to 10.",
+        ),
+        (
+            evaluation(["x", "y", "z"], {"a": [0.9, 0, 0, 0, 0], "b": [0.9, 0, 0, 0, 0]}),
+            "Each of two models withstands all three threats on 0 of 10 images; before any attack they are right on 9.",
+        ),
+        (  # a random model: means over draws
+            evaluation(["x"], {"a": [0.95, 0.333, 0.333]}),
+            "a withstands x on 3.33 of 10 images; before any attack it is right on 9.50.",
+        ),
+    ],
+)
+def test_the_sentence_of_an_evaluation(record, told):
+    assert judged(record) == told
+
+
+def test_the_sentence_of_a_training_without_a_judgement(tmp_path):
+    row = {"epoch": 1, "loss": 1.0, "validation": 0.75, "robust": 0.5}
+    metrics = {"history": [row], "kept": 1, "validation_images": 8}
+    folder = RunFolder(tmp_path, {})
+    assert trained(TrainingRecord(folder, metrics)) == (
+        "The trained model is right on 75.00 % of 8 validation images, and on 50.00 % under its training's own "
+        "attacks; no test image judged it."
+    )
+    assert trained(TrainingRecord(folder, metrics | {"clean": {"right": 3, "images": 4}})) == (
+        "The trained model is right on 3 of 4 test images; no attack judged it."
+    )
+    assert trained(TrainingRecord(folder, metrics | {"history": [{"epoch": 1, "loss": 1.0}]})).startswith("No test or")
+
+
+def test_a_command_breaks_between_words_alone_and_is_copied_as_it_is():
+    shown = words("omnirobust x --data '<b> c'")
+    assert str(shown).count("<span>") == 5 and "<b>" not in shown
+    assert shown.striptags() == "omnirobust x --data '<b> c'"

@@ -7,7 +7,7 @@ import pytest
 import omnirobust as orb
 from omnirobust.jobs import EvaluationJob, run_evaluation
 from omnirobust.report import build_report
-from omnirobust.report.robustness import comparisons, heading, notes, with_interval
+from omnirobust.report.robustness import comparisons, heading, notes, stacked
 
 LITTLE = "Under linf:0.06 nothing {}: this radius tells models little. Try {}, --threat linf:{}."
 
@@ -23,7 +23,7 @@ def test_the_page_shows_every_number_and_needs_nothing_else(record):
     assert "Robust accuracy of 2 models under 2 threats" in page
     for found in record.metrics["models"].values():
         for rate in (found["clean"], found["union"], *found["accuracy"].values()):
-            assert with_interval(rate) in page
+            assert stacked(rate) in page
         for attacks in found["breaks"].values():
             for name, images in attacks.items():
                 assert f"<td>{name}</td><td>{images}</td>" in page

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import omnirobust as orb
 from omnirobust.jobs import TrainingJob, TrainingRecord, run_training
+from omnirobust.report.figures import COLOURS, RATES, THREATS
+from omnirobust.report.robustness import accuracies
 from omnirobust.report.training import (
     learning_curves,
+    loss_curve,
     mean_weights,
     render_training,
     told_end,
@@ -36,6 +41,15 @@ def test_the_page_holds_every_number(record: TrainingRecord) -> None:
     assert record.evaluation is not None
     assert percent(record.evaluation.metrics["models"]["run"]["union"]["estimate"]) in page
     assert page.count("<svg") == 4  # bars, learning curves, loss, weights
+    assert '<p class="happened">run withstands both threats on ' in page
+
+
+def test_a_colour_means_one_thing_on_the_page_of_a_training(record: TrainingRecord) -> None:
+    used = [set(re.findall(r"#[0-9a-f]{6}", c.svg)) for c in (learning_curves(record), mean_weights(record)) if c]
+    models = set(re.findall(r"#[0-9a-f]{6}", accuracies(record.evaluation).svg))
+    loss = set(re.findall(r"#[0-9a-f]{6}", loss_curve(record).svg))
+    hues = [*(set(found) & {*COLOURS, *RATES, *THREATS} for found in (*used, models, loss))]
+    assert [len(found) for found in hues] == [3, 2, 1, 0] and len(set.union(*hues)) == 6
 
 
 def test_curves_are_named_for_those_who_do_not_see_them(record: TrainingRecord) -> None:

@@ -16,7 +16,7 @@ from omnirobust.evaluation.metrics import PairedComparison, compare_paired
 from omnirobust.jobs.records import AttackRecord, EvaluationRecord, open_records
 from omnirobust.report.choice import in_target
 from omnirobust.report.environment import environment
-from omnirobust.report.words import count, percent
+from omnirobust.report.words import count, percent, radius
 from omnirobust.runs import NOTHING, RunFolder, differences
 
 Outcomes: TypeAlias = dict[Hashable, bool]
@@ -69,6 +69,19 @@ class Compared:
     lines: list[Line]
     settings: list[tuple[str, str, str]]
     notes: list[str]
+
+    @property
+    def happened(self) -> str:
+        """Say in one plain sentence how the two compare: on success against all, or on what withstands all."""
+        main = next((line for line in reversed(self.lines) if line.name.startswith("ASR")), self.lines[-1])
+        verdicts = [line.verdict for line in self.lines]
+        does = {"not told apart": "cannot be told apart", "not paired": "are of other images"}
+        how = f"is {main.verdict}" if main.verdict in ("higher", "lower") else does[main.verdict]
+        tail = "" if len(verdicts) == 1 else (
+            f"; of {len(verdicts)} measures {verdicts.count('higher')} are higher, {verdicts.count('lower')} lower"
+        )  # fmt: skip
+        rates = f"{percent(main.second)} % in {self.names[1]} and {percent(main.first)} % in {self.names[0]}"
+        return f"{main.name}: {rates}, which {how}{tail}."
 
 
 def compare_runs(first: str | Path, second: str | Path) -> list[Compared]:
@@ -220,12 +233,22 @@ def _compared(a: RunFolder, b: RunFolder, lines: list[Line]) -> Compared:
 
 def _difference(key: str, first: str, second: str) -> tuple[str, str, str]:
     """Return a differing setting as it is told: of a fingerprint that it differs, or which run has what it is of."""
+    if key.endswith("eps"):
+        first, second = map(_typed, (first, second))
     if not key.endswith(_APART):
         return key, first, second
     if NOTHING in (first, second):
         only = first == NOTHING
         return key.rpartition(".")[0], "not there" if only else "there", "there" if only else "not there"
     return key, "other", "another"
+
+
+def _typed(eps: str) -> str:
+    """Return a radius as it was typed."""
+    try:
+        return radius(float(eps))
+    except ValueError:  # nothing, or one for each image
+        return eps
 
 
 def _notes(lines: list[Line]) -> list[str]:

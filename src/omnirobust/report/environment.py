@@ -23,6 +23,11 @@ POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-
 """What a browser may load and run for a page: what is in it, and one script, known by its digest."""
 
 
+def words(command: str) -> Markup:
+    """Return a command whose lines break between its words: a browser would part an option from its dashes."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in command.split(" "))
+
+
 def environment() -> Environment:
     """Return the templates' environment: everything escaped, and what is missing an error."""
     env = Environment(
@@ -32,5 +37,5 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.globals |= {"copy": Markup(COPY), "policy": Markup(POLICY)}
+    env.globals |= {"copy": Markup(COPY), "policy": Markup(POLICY), "words": words}
     return env

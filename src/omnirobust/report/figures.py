@@ -25,6 +25,12 @@ IMAGE_COLOURS = ("#3f3a52", "#5b5470", "#776f8d", "#938aa8", "#aea6c1", "#c6c0d6
 AXES = {"models": COLOURS, "transforms": TRANSFORM_COLOURS, "examples": IMAGE_COLOURS}
 """Models, transformations and images have colours of their own, so that a colour means one thing on a page."""
 
+RATES, THREATS = TRANSFORM_COLOURS[:3], TRANSFORM_COLOURS[3:]
+"""Of kinds of accuracy, and of threats, on pages that show no transformations."""
+
+INK = "#1b1f24"
+"""Of lines that stand for all, or alone."""
+
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -80,7 +86,7 @@ def success_per_iteration(
         for k, name in enumerate(names):
             style = _DASHES[(k // len(COLOURS)) % len(_DASHES)]
             ax.plot(steps, 100 * fooled[:, k].numpy(), color=colour(k, hues), linestyle=style, label=legend_name(name))
-        ax.plot(steps, 100 * all_fooled.numpy(), color="#1b1f24", linewidth=2.6, label="all at once")
+        ax.plot(steps, 100 * all_fooled.numpy(), color=INK, linewidth=2.6, label="all at once")
         ax.set(xlabel="iteration", ylabel="success rate, %", ylim=(-2, 102), xlim=(0, max(len(steps) - 1, 1)))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_above(ax)
@@ -113,7 +119,7 @@ def weights_per_iteration(
             look = {"color": colour(k, hues)}
             boxes = ax.boxplot(
                 [*values], positions=places, widths=0.8 * width, whis=(5, 95), showfliers=False, patch_artist=True,
-                medianprops={"color": "#1b1f24", "linewidth": 1.4}, whiskerprops=look, capprops=look,
+                medianprops={"color": INK, "linewidth": 1.4}, whiskerprops=look, capprops=look,
                 boxprops={"facecolor": colour(k, hues) + "66", "edgecolor": colour(k, hues)}, manage_ticks=False,
             )  # fmt: skip
             boxes["boxes"][0].set_label(legend_name(names[k]))

@@ -9,7 +9,7 @@ from torch import Tensor
 from omnirobust._draws import DrawKey, uniforms
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.report.choice import choose
-from omnirobust.report.figures import colour
+from omnirobust.report.figures import TRANSFORM_COLOURS, colour
 from omnirobust.report.images import picture, signed_picture
 from omnirobust.transforms import named
 
@@ -114,7 +114,8 @@ def _seen(record: AttackRecord, attack: str, row: int, r: int, attacked: Tensor)
     transform = record.transforms[r]
     alone = len(record.models) == 1
     domains = [transform] if alone else [f"{model}/{transform}" for model in record.models]
-    cells = [_cell(record, attack, row, domain, colour(k)) for k, domain in enumerate(domains)]
+    cells = [_cell(record, attack, row, domain, colour(r, TRANSFORM_COLOURS) if alone else colour(k))
+             for k, domain in enumerate(domains)]  # fmt: skip
     return Seen(transform, _transformed(record, transform, attacked, row), tuple(cells))
 
 

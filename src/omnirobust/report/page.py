@@ -19,6 +19,7 @@ from omnirobust.report.robustness import render_evaluation
 from omnirobust.report.training import render_training
 from omnirobust.report.words import (
     CHOSEN,
+    amount,
     column,
     count,
     definition,
@@ -91,7 +92,7 @@ def render(records: list[AttackRecord]) -> str:
     env = environment()
     env.globals |= {
         of.__name__: of
-        for of in (percent, count, unit, whom, column, definition, definitions, happened, legend, measure, won)
+        for of in (amount, percent, count, unit, whom, column, definition, definitions, happened, legend, measure, won)
     }
     shown = 12 if len(records) == 1 else 6
     sections = [_section(record, shown) for record in records]

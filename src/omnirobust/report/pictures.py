@@ -9,6 +9,7 @@ from torch import Tensor
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.summary import image_domains
 from omnirobust.report.charts import Chart
+from omnirobust.report.figures import AXES
 from omnirobust.report.weights import as_svg, group_picture, marginal_picture
 from omnirobust.report.words import unit
 
@@ -28,11 +29,11 @@ def marginals(record: AttackRecord) -> Chart | None:
     last = record.attacks[-1]
     if record.task == "ensemble" or not axes or last == "average":
         return None
-    weights = _weights(record, last).sum(1)
+    weights, hues = _weights(record, last).sum(1), {_NAMES[axis]: AXES[axis] for axis in record.axes if axis in _NAMES}
     means = [f"{name} {w:.2f}" for name, w in zip(_domains(record), weights.mean(0).tolist(), strict=True)]
     label = f"{record.config['attack']['norm']}, {last}: mean weights: {', '.join(means)}"
     caption = f"Mean weights over the {unit(record)}s: {last}. Lines: quartiles; dashed: the weight if none were harder"
-    return Chart(Markup(as_svg(marginal_picture(axes, weights), label)), caption)
+    return Chart(Markup(as_svg(marginal_picture(axes, weights, hues), label)), caption)
 
 
 def weighed_groups(record: AttackRecord) -> Chart | None:
@@ -50,7 +51,7 @@ def weighed_groups(record: AttackRecord) -> Chart | None:
     facts = {"resist": 1 - _values(record, last, "fooled").mean(2)[:_GROUPS]} if len(_domains(record)) > 1 else {}
     titles = [f"group {g}" for g in range(len(images))]
     bounds = tuple(record.config["attack"]["bounds"])
-    figure = group_picture(images, {"weight": weights}, facts, titles=titles, bounds=bounds)
+    figure = group_picture(images, {"weight": weights}, facts, titles=titles, bounds=bounds, grey=True)
     label = (
         f"{record.config['attack']['norm']}, {last}: {len(images)} groups of images, and below each image its weight; "
         f"the heaviest of a group weighs {float(weights.amax(1).mean()):.2f} in the mean"

@@ -14,19 +14,21 @@ from omnirobust.report.cautions import missing, other_radius
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment
 from omnirobust.report.figures import colour, drawn_svg, legend_above, legend_name
+from omnirobust.report.happened import judged
 from omnirobust.report.words import count, percent
 
 
 def render_evaluation(record: EvaluationRecord) -> str:
     """Return the page of an evaluation as HTML."""
     env = environment()
-    env.globals |= {"percent": percent, "with_interval": with_interval}
+    env.globals |= {"percent": percent, "stacked": stacked}
     return env.get_template("evaluation.html.j2").render(
         record=record,
         models=record.metrics["models"],
         headline=f"Robust accuracy of {count(len(record.metrics['models']), 'model')} "
         f"under {count(len(record.threats), 'threat')}",
         heading=heading(record),
+        happened=judged(record),
         lines=[*comparisons(record), *notes(record)],
         figure=accuracies(record),
         settings=json.dumps(record.config, indent=1),
@@ -48,6 +50,12 @@ def heading(record: EvaluationRecord) -> str:
 def with_interval(rate: Mapping[str, float]) -> str:
     """Write a rate in per cent with its interval: "44.00 (34.67 to 53.77)"."""
     return f"{percent(rate['estimate'])} ({percent(rate['low'])} to {percent(rate['high'])})"
+
+
+def stacked(rate: Mapping[str, float]) -> Markup:
+    """Return the same for a table, the interval below the rate."""
+    span = Markup('{} <span class="range">{} to {}</span>')
+    return span.format(*(percent(rate[key]) for key in ("estimate", "low", "high")))
 
 
 def comparisons(record: EvaluationRecord) -> list[str]:

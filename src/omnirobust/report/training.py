@@ -16,8 +16,18 @@ from omnirobust.jobs.records import TrainingRecord
 from omnirobust.report.cautions import missing
 from omnirobust.report.charts import Chart
 from omnirobust.report.environment import environment
-from omnirobust.report.figures import colour, drawn_svg, legend_above, legend_name, weights_per_iteration
-from omnirobust.report.robustness import accuracies, comparisons, notes, with_interval
+from omnirobust.report.figures import (
+    INK,
+    RATES,
+    THREATS,
+    colour,
+    drawn_svg,
+    legend_above,
+    legend_name,
+    weights_per_iteration,
+)
+from omnirobust.report.happened import trained
+from omnirobust.report.robustness import accuracies, comparisons, notes, stacked
 from omnirobust.report.words import count, percent
 
 _RATES = {"validation": "clean", "robust_average": "average over attacks", "robust": "union of attacks"}
@@ -28,7 +38,7 @@ def render_training(record: TrainingRecord) -> str:
     """Return the page of a training as HTML."""
     judged = record.evaluation
     env = environment()
-    env.globals |= {"percent": percent, "with_interval": with_interval}
+    env.globals |= {"percent": percent, "stacked": stacked}
     figures = [learning_curves(record), loss_curve(record), weight_boxes(record) or mean_weights(record)]
     return env.get_template("training.html.j2").render(
         record=record,
@@ -36,6 +46,7 @@ def render_training(record: TrainingRecord) -> str:
         lead=told_end(record),
         figures=[figure for figure in figures if figure is not None],
         judged=judged,
+        happened=trained(record),
         told=told_notes(record),
         lines=[] if judged is None else [*comparisons(judged), *notes(judged)],
         bars=None if judged is None else accuracies(judged),
@@ -104,13 +115,13 @@ def learning_curves(record: TrainingRecord) -> Chart | None:
         return None
     names = [_RATES[key] for key in shown]
     lines = [[100 * row[key] for row in record.history] for key in shown]
-    svg = _lines(record, lines, names, "accuracy on validation images, %", (0, 102))
+    svg = _lines(record, lines, names, "accuracy on validation images, %", (0, 102), RATES)
     return Chart(svg, "Accuracy on validation images after each epoch; the dotted line is the epoch kept")
 
 
 def loss_curve(record: TrainingRecord) -> Chart:
     """Draw the loss that each epoch minimised, clean and attacked images as the scheme weighs them."""
-    svg = _lines(record, [[row["loss"] for row in record.history]], ["training loss"], "loss", None)
+    svg = _lines(record, [[row["loss"] for row in record.history]], ["training loss"], "loss", None, (INK,))
     return Chart(svg, "Mean loss of each epoch on the training images, as they were attacked")
 
 
@@ -119,7 +130,8 @@ def mean_weights(record: TrainingRecord) -> Chart | None:
     keys = [f"weight/{name}" for name in record.threats]
     if record.config["scheme"]["kind"] not in ("minmax", "worst") or keys[-1] not in record.history[0]:
         return None
-    svg = _lines(record, [[row[key] for row in record.history] for key in keys], record.threats, "mean weight", (0, 1))
+    lines = [[row[key] for row in record.history] for key in keys]
+    svg = _lines(record, lines, record.threats, "mean weight", (0, 1), THREATS)
     return Chart(svg, "Mean weight of each attack over the images of an epoch")
 
 
@@ -136,7 +148,7 @@ def weight_boxes(record: TrainingRecord) -> Chart | None:
     label = (
         f"Box plot of weights over images per epoch; medians at the end: {', '.join(f'{n} {v:.2f}' for n, v in ends)}"
     )
-    svg = weights_per_iteration(torch.stack(series), record.threats, label=label, unit="epoch")
+    svg = weights_per_iteration(torch.stack(series), record.threats, label=label, unit="epoch", hues=THREATS)
     caption = "Weights of the attacks over training images. Boxes: quartiles; whiskers: 5th to 95th percentile"
     return Chart(Markup(svg), caption)
 
@@ -151,16 +163,16 @@ def _filled(series: Sequence[Tensor | None]) -> list[Tensor]:
 
 def _lines(
     record: TrainingRecord, lines: Sequence[Sequence[float]], names: Sequence[str], ylabel: str,
-    ylim: tuple[float, float] | None,
+    ylim: tuple[float, float] | None, hues: Sequence[str],
 ) -> Markup:  # fmt: skip
     """Draw lines over the epochs."""
     epochs = [int(row["epoch"]) for row in record.history]
 
     def draw(ax: Axes) -> None:
         for k, (values, name) in enumerate(zip(lines, names, strict=True)):
-            ax.plot(epochs, values, color=colour(k), label=legend_name(name), marker="o", markersize=3)
+            ax.plot(epochs, values, color=colour(k, hues), label=legend_name(name), marker="o", markersize=3)
         if record.config["keep"] == "best":
-            ax.axvline(record.metrics["kept"], color="#6b6b6b", linestyle="dotted", linewidth=1.2)
+            ax.axvline(record.metrics["kept"], color="#59616b", linestyle="dotted", linewidth=1.2)
         ax.set(xlabel="epoch", ylabel=ylabel, xlim=(0.5, max(epochs) + 0.5))
         if ylim is not None:
             ax.set_ylim(*ylim)

@@ -22,6 +22,7 @@ from omnirobust.report.figures import STYLE, colour, inline
 _INK, _FAINT = "#1b1f24", "#a3a9b1"
 _WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#ffffff", "#b9d8ec", "#5ba3d0"])
 _FACTS = LinearSegmentedColormap.from_list("facts", ["#ffffff", "#fde3c0", "#f5b26b"])
+_GREYS = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#dde0e5", "#a9b0ba"])
 _LINE = 0.3
 """Height of a line of numbers, in widths of an image."""
 
@@ -42,6 +43,7 @@ class _Line(NamedTuple):
     values: Tensor
     shade: Tensor
     fact: bool
+    colours: LinearSegmentedColormap
 
 
 def group_picture(
@@ -52,6 +54,7 @@ def group_picture(
     titles: Sequence[str] | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     across: int = 2,
+    grey: bool = False,
 ) -> Figure:
     """Draw groups of images with their weights under every norm, and facts of each image below.
 
@@ -65,6 +68,7 @@ def group_picture(
         titles: of the groups, G of them.
         bounds: (lo, hi), the range of the images.
         across: groups side by side, >= 1.
+        grey: both in grey, for pages on which colours mean models.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -74,8 +78,9 @@ def group_picture(
     facts = facts or {}
     _check_groups(images, {**weights, **facts}, titles, across)
     G, E = images.shape[:2]
-    lines = [_Line(name, w, w.double(), False) for name, w in weights.items()]
-    lines += [_Line(name, f, _spread(f), True) for name, f in facts.items()]
+    shades = (_GREYS, _GREYS) if grey else (_WEIGHTS, _FACTS)
+    lines = [_Line(name, w, w.double(), False, shades[0]) for name, w in weights.items()]
+    lines += [_Line(name, f, _spread(f), True, shades[1]) for name, f in facts.items()]
     across = min(across, G)
     down = math.ceil(G / across)
     head = 0.0 if titles is None else _LINE
@@ -98,7 +103,9 @@ def group_picture(
     return figure
 
 
-def marginal_picture(axes: Mapping[str, Sequence[str]], weights: Tensor) -> Figure:
+def marginal_picture(
+    axes: Mapping[str, Sequence[str]], weights: Tensor, hues: Mapping[str, Sequence[str]] | None = None
+) -> Figure:
     """Draw how much every member of every factor weighs, and how much every pair of members of two factors.
 
     Bars are means over problems, their whiskers the quartiles; the dashed line is the weight that all would have if
@@ -107,6 +114,7 @@ def marginal_picture(axes: Mapping[str, Sequence[str]], weights: Tensor) -> Figu
     Args:
         axes: the factors, name to members, row-major: ``AttackResult.axes``.
         weights: (B, K), B >= 1, K the product of the factors' sizes.
+        hues: by factor, a colour for each member, over and over, and maps in grey; None for one colour a factor.
 
     Raises:
         ValueError: if ``weights`` does not fit ``axes``.
@@ -128,10 +136,12 @@ def marginal_picture(axes: Mapping[str, Sequence[str]], weights: Tensor) -> Figu
         FigureCanvasSVG(figure)
         spec = figure.add_gridspec(len(rows), columns, height_ratios=rows)
         for i, (name, members) in enumerate(axes.items()):
-            _bars(figure.add_subplot(spec[0, i]), name, members, _summed(grid, i), colour(i))
+            shades = [colour(i) if hues is None else colour(k, hues[name]) for k in range(len(members))]
+            _bars(figure.add_subplot(spec[0, i]), name, members, _summed(grid, i), shades)
         for k, pair in enumerate(pairs):
             first, second = ((name, _short(name, members)) for name, members in (list(axes.items())[i] for i in pair))
-            _map(figure.add_subplot(spec[len(rows) - 1, beside + k]), first, second, _summed(grid, *pair).mean(0))
+            mean, shade = _summed(grid, *pair).mean(0), _WEIGHTS if hues is None else _GREYS
+            _map(figure.add_subplot(spec[len(rows) - 1, beside + k]), first, second, mean, shade)
     return figure
 
 
@@ -191,7 +201,7 @@ def _draw_group(
 
 
 def _cell(ax: Axes, left: float, top: float, line: _Line, value: float, shade: float, largest: bool) -> None:
-    face = to_hex((_FACTS if line.fact else _WEIGHTS)(shade))
+    face = to_hex(line.colours(shade))
     ax.add_patch(Rectangle((left + 0.04, top + 0.02), 0.92, _LINE - 0.04, color=face, lw=0))
     nothing = not line.fact and value < 0.0005
     ax.text(
@@ -222,12 +232,12 @@ def _short(name: str, members: Sequence[str]) -> list[str]:
     return [m.removeprefix("image_") for m in members] if name == "examples" else list(members)
 
 
-def _bars(ax: Axes, name: str, members: Sequence[str], weights: np.ndarray, shade: str) -> None:
+def _bars(ax: Axes, name: str, members: Sequence[str], weights: np.ndarray, shades: Sequence[str]) -> None:
     """Draw one factor's marginal weights (B, n); of many members, the largest."""
     means = weights.mean(0)
     chosen = np.sort(np.argsort(-means, kind="stable")[:_MOST_BARS])
     places, low_high = np.arange(len(chosen)), np.quantile(weights[:, chosen], [0.25, 0.75], axis=0)
-    ax.barh(places, means[chosen], height=0.66, color=shade + "88")
+    ax.barh(places, means[chosen], height=0.66, color=[f"{shades[k]}88" for k in chosen])
     ax.hlines(places, *low_high, color=_INK, lw=1.2)
     ax.axvline(1 / len(members), color="#6b6b6b", lw=1, ls="dashed")
     ax.set_yticks(places, [str(members[k]) for k in chosen])
@@ -239,9 +249,12 @@ def _bars(ax: Axes, name: str, members: Sequence[str], weights: np.ndarray, shad
     ax.tick_params(axis="y", length=0)
 
 
-def _map(ax: Axes, rows: tuple[str, list[str]], columns: tuple[str, list[str]], mean: np.ndarray) -> None:
+def _map(
+    ax: Axes, rows: tuple[str, list[str]], columns: tuple[str, list[str]], mean: np.ndarray,
+    shade: LinearSegmentedColormap,
+) -> None:  # fmt: skip
     """Draw the mean weights of pairs (n, m)."""
-    ax.imshow(mean, cmap=_WEIGHTS, vmin=0, vmax=float(mean.max()), aspect="auto")
+    ax.imshow(mean, cmap=shade, vmin=0, vmax=float(mean.max()), aspect="auto")
     if mean.size <= 60:
         for (r, c), value in np.ndenumerate(mean):
             ax.text(c, r, f"{value:.3f}", va="center", ha="center", size=7.5, color=_INK)

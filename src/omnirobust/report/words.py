@@ -74,6 +74,12 @@ def legend(record: AttackRecord) -> str:
     return "Agree: still what the model said of the clean image" if record.measure == "agreement" else ""
 
 
+def amount(record: AttackRecord, change: float) -> str:
+    """Write the largest change of a perturbation: as the radius was typed where it is that, else to three digits."""
+    eps = record.config["attack"]["eps"]
+    return radius(eps) if abs(change - eps) <= 1e-5 * eps else f"{change:.3g}"
+
+
 def beats(record: AttackRecord, number: int = 1) -> str:
     """Say what a perturbation does that succeeds: "fools every model", or "brings every model to class 3"."""
     verb = "fool" if record.target is None else "bring"
