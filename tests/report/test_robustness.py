@@ -26,7 +26,7 @@ def test_the_page_shows_every_number_and_needs_nothing_else(record):
             assert stacked(rate) in page
         for attacks in found["breaks"].values():
             for name, images in attacks.items():
-                assert f"<td>{name}</td><td>{images}</td>" in page
+                assert f'<td class="text">{name}</td><td>{images}</td>' in page
     assert page.count("<svg") == 1 and not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert heading(record) in page
 

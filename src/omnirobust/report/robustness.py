@@ -47,13 +47,8 @@ def heading(record: EvaluationRecord) -> str:
     return f"{data['name']}{note}, {record.metrics['images']} {data['split']} images from {data['start']}, {attacks}"
 
 
-def with_interval(rate: Mapping[str, float]) -> str:
-    """Write a rate in per cent with its interval: "44.00 (34.67 to 53.77)"."""
-    return f"{percent(rate['estimate'])} ({percent(rate['low'])} to {percent(rate['high'])})"
-
-
 def stacked(rate: Mapping[str, float]) -> Markup:
-    """Return the same for a table, the interval below the rate."""
+    """Write a rate in per cent, with its interval below it."""
     span = Markup('{} <span class="range">{} to {}</span>')
     return span.format(*(percent(rate[key]) for key in ("estimate", "low", "high")))
 
