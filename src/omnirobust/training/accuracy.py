@@ -35,7 +35,7 @@ def restored_modes(model: nn.Module) -> Iterator[None]:
 
 
 def told_of(model: nn.Module, x: Tensor) -> tuple[str, ...]:
-    """Say in one sentence each whether ``model`` is random or couples rows, tried in eval mode on up to 32 of ``x``."""
+    """Say in one sentence each what a probe of ``model`` in eval mode on up to 32 of ``x`` found: see ``probed``."""
     device = next(model.parameters()).device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of outputs that look squashed: whoever attacks the model says so
@@ -48,7 +48,8 @@ def told_of(model: nn.Module, x: Tensor) -> tuple[str, ...]:
 def accuracy(model: nn.Module, data: Data, *, batch_size: int = 512) -> float:
     """Return the share of examples that ``model`` classifies right, in eval mode, which is restored afterwards.
 
-    A warning names a model that is random or couples rows: its accuracy is then one of many.
+    Warnings say what a reader must know: that the model is random or couples rows, whose accuracy is then one of many,
+    or how its output was read.
 
     Args:
         model: maps (B, *S) to logits (B, C).

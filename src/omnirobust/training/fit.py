@@ -63,7 +63,7 @@ class FitResult:
         weights: the weights that each training example had last, (N, K); None without attacks, or where the data does
             not number its examples.
         notes: what a reader of the accuracies on the validation data must know, one sentence each: that the model is
-            random, or that its rows see each other.
+            random, that its rows see each other, or how its output was read.
     """
 
     model: nn.Module
