@@ -35,6 +35,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Turn links of the repository into links of the site."""
     text = _FOLDER_OR_CODE.sub(r"\1", markdown)
     if page.file.src_uri in PAGES:
+        page.meta["hide"] = ["navigation"]  # there is nothing beside them, and their code and pictures are wide
         text = text.replace("](docs/", "](")
         for name in PLAIN:
             text = text.replace(f"]({name})", f"]({name}.txt)")
