@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from omnirobust._folders import parquet_files, picture_folder
+from omnirobust._hub import Source
+from omnirobust._listed import ListedPictures
 
 
 def made(root: Path, *files: str) -> Path:
@@ -71,9 +73,11 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert other is not None and other.note == "1 file left out: 1 no pictures"
 
 
-def test_a_table_beside_pictures_is_left_to_its_reader(tmp_path):
+def test_a_table_beside_pictures_says_what_they_are(tmp_path):
     made(tmp_path, "test/1.png", "test/metadata.csv")
-    assert picture_folder(tmp_path, "test") is None
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,label\n1.png,x\n")
+    found = Source(str(tmp_path), folder=True).pictures("test")
+    assert isinstance(found, ListedPictures) and found.columns.to_pydict() == {"label": ["x"]}
     assert picture_folder(made(tmp_path / "none", "x.txt"), "test") is None
 
 

@@ -37,13 +37,13 @@ def picture_folder(root: Path, split: str) -> PictureFolder | None:
     SPLIT/PICTURE, or PICTURE.
 
     Returns:
-        The pictures; None if there are none, or a table beside them tells what they are.
+        The pictures; None if there are none.
 
     Raises:
         ValueError: if there is no such split.
     """
     splits = _splits(root, split)
-    if not splits or any((f / f"metadata.{s}").is_file() for f in (root, *splits.values()) for s in _TABLES):
+    if not splits:
         return None
     if split not in splits:
         raise ValueError(f"split must be one that {root} has: {', '.join(map(repr, sorted(splits)))}, got {split!r}")
@@ -52,16 +52,13 @@ def picture_folder(root: Path, split: str) -> PictureFolder | None:
     own = [(names.index(name), file) for name, files in sorted(classes[split].items()) for file in files]
     own = own or [(-1, file) for file in _pictures(splits[split])]
     files = [file for _, file in own]
-    note = _left_out(splits[split], files, 2 if classes[split] else 1)
+    note = left_out(splits[split], files, 2 if classes[split] else 1)
     return PictureFolder(files, [label for label, _ in own], names, note)
-
-
-_TABLES = ("csv", "jsonl", "parquet")
 
 
 def _splits(root: Path, wanted: str) -> dict[str, Path]:
     """Return the folders of splits by name."""
-    folders = [folder for folder in _visible(root) if folder.is_dir()]
+    folders = [folder for folder in visible(root) if folder.is_dir()]
     holding = {folder.name: folder for folder in folders if _pictures(folder)}
     sorted_ = {folder.name: folder for folder in folders if _classes(folder)}
     if sorted_ and (not holding or (SPLITS | {wanted}) & set(sorted_)):  # else CLASS/PICTURE, and some lie deeper
@@ -71,7 +68,8 @@ def _splits(root: Path, wanted: str) -> dict[str, Path]:
     return {"train": root} if holding or _pictures(root) else {}
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
+    """List what is in a folder and not hidden, by name."""
     return sorted(path for path in folder.iterdir() if not _hidden(path.name))
 
 
@@ -80,16 +78,16 @@ def _hidden(name: str) -> bool:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return [path for path in visible(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    found = {sub.name: _pictures(sub) for sub in _visible(folder) if sub.is_dir()}
+    found = {sub.name: _pictures(sub) for sub in visible(folder) if sub.is_dir()}
     return {name: files for name, files in found.items() if files}
 
 
-def _left_out(top: Path, taken: list[Path], depth: int) -> str:
-    """Count the files below a folder that are not among those taken, by the reason."""
+def left_out(top: Path, taken: list[Path], depth: int | None) -> str:
+    """Count the files below a folder that are not among those taken, by the reason; without ``depth`` a table lists."""
     kept, counts = set(taken), Counter[str]()
     for file in top.rglob("*"):
         if file in kept or not file.is_file():
@@ -99,6 +97,8 @@ def _left_out(top: Path, taken: list[Path], depth: int) -> str:
             counts["hidden"] += 1
         elif file.suffix.lower() not in SUFFIXES:
             counts["no pictures"] += 1
+        elif depth is None:
+            counts["not listed"] += 1
         else:
             counts["too deep" if len(parts) > depth else "in no folder of a class"] += 1
     if not counts:
@@ -128,3 +128,10 @@ def parquet_files(root: Path, split: str | None = None) -> list[Path]:
     if len(places := sorted({str(file.parent.relative_to(root)) for file in found})) > 1:
         raise ValueError(f"name must be the folder of one set, got {root} with {split} in {' and '.join(places)}")
     return found
+
+
+def too_deep(root: Path) -> str:
+    """Say how many pictures lie where none are looked for; empty if there are none."""
+    found = [f.relative_to(root) for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()]
+    found = sorted(file for file in found if not any(map(_hidden, file.parts)))
+    return f": {len(found)} pictures lie deeper than SPLIT/CLASS/PICTURE, {found[0]} first" if found else ""

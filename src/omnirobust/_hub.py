@@ -22,7 +22,8 @@ from torch import Tensor
 
 from omnirobust._decoding import Reading, decoded
 from omnirobust._files import cache_dir, replacing
-from omnirobust._folders import PictureFolder, parquet_files, picture_folder
+from omnirobust._folders import PictureFolder, parquet_files, picture_folder, too_deep
+from omnirobust._listed import ListedPictures, listed_pictures, tables
 from omnirobust._pictures import SUFFIXES, resized
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ DATA_SUFFIXES = {".parquet", ".arrow", ".tar", ".zip", *SUFFIXES}
 
 _T = TypeVar("_T")
 
-READER = 2
+READER = 3
 """Counts the ways in which this package has read pictures: what an earlier one decoded is decoded again."""
 
 
@@ -65,7 +66,9 @@ class Source:
             return self._ready(ready, split, reading)
         pictures = self.pictures(split)
         dataset = None if self.folder else self.open(split)
-        if pictures is not None:
+        if isinstance(pictures, ListedPictures):
+            files, told = [pictures.table, *pictures.files], [pictures.note]
+        elif pictures is not None:
             files, told = pictures.files, [*pictures.classes, pictures.note]
         else:
             files = _data_files(self.path) if dataset is None else [Path(f["filename"]) for f in dataset.cache_files]
@@ -94,16 +97,18 @@ class Source:
     def _kept(self, split: str, reading: Reading, files: Sequence[Path], told: Sequence[str]) -> Path:
         return cache_dir() / "data" / f"{_key(self, split, files, [READER, astuple(reading), *told])}.safetensors"
 
-    def pictures(self, split: str) -> PictureFolder | None:
-        """Find the pictures of a folder that holds no tables of the split."""
+    def pictures(self, split: str) -> ListedPictures | PictureFolder | None:
+        """Find the pictures of a folder that holds no encoded images of the split: those of a table, or by folders."""
         root = Path(self.path)
         if not self.folder or _saved(root) or parquet_files(root, split):
             return None
-        return picture_folder(root, split)
+        return listed_pictures(root, split) or picture_folder(root, split)
 
     def open(self, split: str) -> Dataset:
         """Open one split through `datasets`, without its progress bars."""
         pictures = self.pictures(split)
+        if isinstance(pictures, ListedPictures):
+            return pictures.dataset()
         if pictures is not None:
             return _dataset_of(pictures)
         return self._told(lambda: self._loaded(split))
@@ -121,12 +126,12 @@ class Source:
             return datasets.load_dataset("parquet", data_files=[escape(str(file)) for file in files], split="train")
         return datasets.load_dataset(self.path, self.config, split=split)
 
-    def values(self, column: str) -> set[Any]:
+    def values(self, column: str, split: str) -> set[Any]:
         """Return what occurs in a column in any split, so that all of them have the same classes."""
-        parts = self._told(lambda: self._columns(column))
+        parts = self._told(lambda: self._columns(column, split))
         return set().union(*(part.unique().to_pylist() for part in parts)) - {None}
 
-    def _columns(self, column: str) -> list[Any]:
+    def _columns(self, column: str, split: str) -> list[Any]:
         import datasets
         from pyarrow.parquet import read_schema, read_table
 
@@ -134,6 +139,8 @@ class Source:
         saved = self.folder and _saved(root)
         if self.folder and not saved and (files := parquet_files(root)):
             return [read_table(f, columns=[column])[column] for f in files if column in read_schema(f).names]
+        if self.folder and not saved and (listed := tables(root, split)):
+            return [rows[column] for _, rows in listed.values() if column in rows.column_names]
         found = datasets.load_from_disk(self.path) if saved else datasets.load_dataset(self.path, self.config)
         splits = found.values() if isinstance(found, dict) else [found]
         return [split.data.column(column) for split in splits if column in split.column_names]
@@ -178,7 +185,8 @@ def _data_files(folder: str) -> list[Path]:
         file for level in levels for file in Path(folder).glob(level) if file.suffix.lower() in DATA_SUFFIXES
     )
     if not files:
-        raise DataUnavailableError(f"The folder {folder} holds no data set in hub layout: no parquet files, no images.")
+        why = too_deep(Path(folder)) or ": no parquet files, no images"
+        raise DataUnavailableError(f"The folder {folder} holds no data set in hub layout{why}.")
     return files
 
 
@@ -250,12 +258,13 @@ def _key(source: Source, split: str, files: Sequence[Path], told: Sequence[Any])
 
 
 def _decode(
-    dataset: Dataset, file: Path, source: Source, split: str, reading: Reading, pictures: PictureFolder | None
-) -> None:
+    dataset: Dataset, file: Path, source: Source, split: str, reading: Reading,
+    pictures: ListedPictures | PictureFolder | None,
+) -> None:  # fmt: skip
     """Decode a split and write it to ``file``."""
-    images, labels, facts = decoded(dataset, reading, source.path, split, source.values)
-    told = [pictures.note if pictures else "", facts["note"]]
-    _write(file, images, labels, facts | {"note": "; ".join(filter(None, told)), "folder": json.dumps(bool(pictures))})
+    images, labels, facts = decoded(dataset, reading, source.path, split, lambda column: source.values(column, split))
+    facts["note"] = "; ".join(filter(None, [pictures.note if pictures else "", facts["note"]]))
+    _write(file, images, labels, facts | {"folder": json.dumps(isinstance(pictures, PictureFolder))})
 
 
 def _write(file: Path, images: Tensor, labels: Tensor, facts: dict[str, str]) -> None:
