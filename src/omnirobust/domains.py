@@ -134,7 +134,7 @@ class DomainGrid:
             names, None if self._views is None else tuple(v.name for v in self._views), len(self._x) if shared else None
         )
         self._sizes, self._shared = (len(names), len(self._views or (None,)), len(self._x)), shared
-        self._y = as_labels(x, y, self._sizes, shared)
+        self._y, self._others = as_labels(x, y, self._sizes, shared), False
         self._loss, self._targeted, self._wants_reach = loss, targeted, wants_reach(loss)
         self.reach = None if reach is None else reach.expand(len(x), *self._sizes)
         self._range = bounds if shared and clip == "image" else None
@@ -203,7 +203,7 @@ class DomainGrid:
             restart: another number, other draws.
             exact: in full precision, one draw an evaluation.
             x: other inputs in the place of these, shaped as those were given, within the data range.
-            labels: others, to be left, (B, models, transforms, examples).
+            labels: others, to be left, (B, models, transforms, examples); what is no class is left.
         """
         new = copy(self)
         new._restart, new._calls = restart, 0
@@ -213,7 +213,7 @@ class DomainGrid:
         if x is not None:
             new._x = as_groups(x, "examples" in self._axes)
         if labels is not None:
-            new._y, new._targeted = labels, False
+            new._y, new._targeted, new._others = labels, False, True
         return new
 
     def probed(self, batch_size: int | None = None) -> DomainGrid:
@@ -351,12 +351,14 @@ class DomainGrid:
         with self._naming(part), classifier.frozen(), torch.set_grad_enabled(grad):
             checked = classifier.classes is not None
             seen = self._forward(classifier, part, delta, grad=grad)
-            if not checked:
-                check_labels(classifier, self._y)
+            if not checked and not self._others:
+                check_labels(classifier, self._y[:, m])
             if not checked and grad:  # judging other labels may call a loss in ways that its attack does not
                 check_loss(self._loss, seen.logits.shape[1], self._targeted, delta.device)
             shape = (len(part.transforms), part.examples.stop - part.examples.start, len(delta[part.rows]))
             labels, drawn = self._of_part(self._y, m, part), max(map(len, part.slots)) > 1
+            no_class = labels >= seen.logits.shape[1] if self._others else None
+            labels = labels if no_class is None else labels.where(~no_class, 0)
             loss = self._loss_of(seen.logits, labels, m, part).to(delta.dtype)
             loss = self._mean(loss, part, shape) if drawn else loss.view(shape)
             slope = (
@@ -365,6 +367,7 @@ class DomainGrid:
         logits = seen.logits.detach()
         decided = logits if classifier.precision == "fp32" else self._beyond_doubt(logits, labels)
         hits = is_fooled(decided, labels, targeted=self._targeted)
+        hits = hits if no_class is None else hits | no_class
         every = self._mean((~hits).to(loss.dtype), part, shape) == 0 if drawn else hits.view(shape)
         return loss.detach(), every, slope
 

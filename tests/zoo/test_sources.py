@@ -112,7 +112,7 @@ def test_a_file_of_weights_and_code(tmp_path) -> None:
         ("timm:resnet18.nope", "with pretrained weights, got timm:resnet18.nope; there are resnet18.a1_in1k"),
         ("timm:", "source must have a name after timm:, got 'timm:'"),
         ("lenet", "source must be data/letter, timm:NAME, .* got 'lenet'"),
-        ("mnist/z", "name must be one of mnist/a"),
+        ("mnist/z", "source must be one of mnist/a"),
         ("own.py:fails", "source must name code that runs, got own.py:fails: RuntimeError: no weights today"),
         ("own.py", r"source must say what to take from a file, as in own.py:NAME, got 'own.py'"),
         ("./nope", "source must be data/letter, .* got './nope', which does not exist"),

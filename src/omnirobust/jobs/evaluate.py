@@ -18,7 +18,7 @@ from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustne
 from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
 from omnirobust.jobs.frame import JobProgress, run_job
-from omnirobust.jobs.models import describe_models, load_models, moved, predict
+from omnirobust.jobs.models import check_answers, describe_models, load_models, moved, predict
 from omnirobust.jobs.records import EvaluationRecord
 from omnirobust.jobs.shards import Share, share_out
 from omnirobust.runs import RunFolder, default_folder
@@ -114,7 +114,7 @@ def run_evaluation(
     if not len(images):
         raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
     models = moved(load_models(job.models, job.data, images), resolved(job.device))
-    predict(dict(zip(job.models, models.values(), strict=True)), images.x[:2], resolved(job.device))  # or say why not
+    check_answers(dict(zip(job.models, models.values(), strict=True)), images.x, resolved(job.device), images.y)
     config = describe_evaluation(job, images, models)
 
     def together(folder: RunFolder) -> None:

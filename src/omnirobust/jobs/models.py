@@ -34,7 +34,7 @@ def load_models(names: Sequence[str], data: str, images: ImageData | None = None
 
 
 def load_attacked(
-    names: Sequence[str], transfer: Sequence[str], data: str, images: ImageData | None = None
+    names: Sequence[str], transfer: Sequence[str], data: str, images: ImageData | None = None, any_classes: bool = False
 ) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     """Load models in evaluation mode.
 
@@ -45,6 +45,7 @@ def load_attacked(
         transfer: of further models, likewise.
         data: name of the data that short names refer to.
         images: of that data, whose shape and classes models are built for; None to load one where it is needed.
+        any_classes: whether models may have other classes than the data.
 
     Returns:
         Both by the names they were asked for; those of elsewhere by NAME or FILE, trainings by their folder, with as
@@ -60,9 +61,9 @@ def load_attacked(
     every = (*names, *transfer)
 
     @cache
-    def facts() -> tuple[Shape, int]:
+    def facts() -> tuple[Shape, int | None]:
         found = load(data, limit=1) if images is None else images
-        return found.shape, len(found.classes)
+        return found.shape, None if any_classes else len(found.classes)
 
     for number, (name, called) in enumerate(zip(every, told_apart(every), strict=True)):
         _, models[called] = named_model(name, facts, "models" if number < len(names) else "transfer", data=data)
@@ -110,6 +111,37 @@ def predict(models: Mapping[str, Model], x: Tensor, device: torch.device | None 
     with torch.no_grad():
         found = [_predict(Classifier(name, model), x, device or x.device) for name, model in models.items()]
         return torch.stack(found, 1)
+
+
+def check_answers(
+    models: Mapping[str, Model], x: Tensor, device: torch.device, labels: Tensor | None, argument: str = "models"
+) -> None:
+    """Send two inputs through every model, and see that it has a class for every label.
+
+    Args:
+        models: by what messages call them.
+        x: inputs, (B, *S), of which two are sent.
+        device: where the models are.
+        labels: int64, those below 0 being none; None where any classes will do.
+        argument: what messages call the models.
+
+    Raises:
+        ValueError: if a model cannot take such inputs, returns no logits, or has too few classes.
+    """
+    last = -1 if labels is None or not labels.numel() else int(labels.max())
+    for name, model in models.items():
+        classifier = Classifier(name, model)
+        try:
+            with torch.no_grad():
+                _predict(classifier, x[:2], device)
+        except ValueError as error:
+            if argument == "models":
+                raise
+            raise ValueError(f"{argument} must name models of such images: {error}") from error
+        if last >= (classifier.classes or 0):
+            raise ValueError(
+                f"{argument} must have a class for every label, 0 to {last}, got {name}, which has {classifier.classes}"
+            )
 
 
 def _predict(classifier: Classifier, x: Tensor, device: torch.device) -> Tensor:

@@ -122,7 +122,7 @@ def success_of(
     Args:
         models: K models, or K = models x transforms x E domains.
         inputs: (B, *S), or (B, E, *S) where ``shared``.
-        y: labels, see ``DomainGrid``.
+        y: labels, see ``DomainGrid``; one that is no class of a model is missed.
         transforms: those that inputs go through, or None.
         shared: whether E inputs are judged together.
         draws: how often random transformations and models are drawn.
@@ -140,6 +140,8 @@ def success_of(
         models, inputs, y, loss=margin, transforms=transforms, shared=shared, targeted=targeted, seed=seed,
         clip="intersection",  # inputs are judged as they are
     ).probed()  # fmt: skip
+    if not targeted:
+        grid = grid.renewed(0, labels=grid.labels)
     none = torch.zeros_like(inputs[:, 0] if shared else inputs)
     hits = []
     for _ in range(draws if grid.random else 1):

@@ -11,7 +11,7 @@ from omnirobust._device import resolved
 from omnirobust.data import ImageData, load
 from omnirobust.groups import make_groups
 from omnirobust.jobs.job import AttackJob
-from omnirobust.jobs.models import load_attacked, moved, predict
+from omnirobust.jobs.models import check_answers, load_attacked, moved, predict
 from omnirobust.jobs.transforms import Transform, load_transforms
 
 CPU = torch.device("cpu")
@@ -118,11 +118,10 @@ def load_setting(job: AttackJob) -> Setting:
         raise ValueError(f"target must be in [0, {len(found.classes)}), got {job.target}")
     device = resolved(job.device)
     transforms = load_transforms(job.transforms) if job.transforms else None
-    models, others = (moved(part, device) for part in load_attacked(job.models, job.transfer, job.data, found))
+    models, others = _loaded(job, found, device)
     order = _order(job, found)
     images = replace(found, x=found.x[order], y=found.y[order])
-    every = (*models.values(), *others.values())
-    clean = predict(dict(zip((*job.models, *job.transfer), every, strict=True)), images.x, device)
+    clean = predict(models | others, images.x, device)
     missing = images.missing if bool((images.y >= 0).all()) else ()
     images = labelled(images, clean[:, 0], next(iter(models)))
     if job.target is not None:
@@ -130,6 +129,19 @@ def load_setting(job: AttackJob) -> Setting:
     return Setting(
         job, images, order + job.start, len(found) - len(order), models, others, transforms, clean, device, missing
     )
+
+
+def _loaded(
+    job: AttackJob, found: ImageData, device: torch.device
+) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+    """Return the models attacked and those only scored, on their device, and see that they fit the data."""
+    own = job.labels == "predicted"
+    models, others = load_attacked(job.models, job.transfer, job.data, found, any_classes=own)
+    labels = None if own else found.y if job.target is None else torch.tensor([job.target])
+    for argument, names, part in (("models", job.models, models), ("transfer", job.transfer, others)):
+        moved(part, device)
+        check_answers(dict(zip(names, part.values(), strict=True)), found.x, device, labels, argument)
+    return models, others
 
 
 def _check_target(target: int, images: ImageData, said: Tensor) -> None:

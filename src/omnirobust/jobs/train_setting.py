@@ -21,7 +21,6 @@ from omnirobust._states import check_given_back, check_state
 from omnirobust.data import ImageData, load
 from omnirobust.jobs.models import (
     build_source,
-    load_models,
     named_code,
     read_source,
     split_name,
@@ -38,6 +37,7 @@ from omnirobust.training.outputs import check_labels, logits_of, needs_second_de
 from omnirobust.training.schemes import Scheme
 from omnirobust.zoo.architectures import architecture_letter, seeded_build
 from omnirobust.zoo.recipes import Recipe
+from omnirobust.zoo.sources import named_model
 
 Source = Mapping[str, Any]
 """How a network is built again: "architecture", a letter of the zoo, or "code", one's own; and shape and classes."""
@@ -76,6 +76,7 @@ def load_training(job: TrainingJob) -> TrainingSetting:
     train, validation = _split(job, every)
     for name, threat in zip(job.scheme.names, job.scheme.threats, strict=True):
         _check_threat(name, threat, train.x)
+    _check_test(job, every)
     model, source = _initial(job, every)
     try_out(model, train, job.scheme)
     try_step(model, train, job.scheme, job.recipe)
@@ -110,6 +111,25 @@ def _check_threat(name: str, threat: ThreatModel, x: Tensor) -> None:
         )
     if radius < least or radius == 0:
         raise ValueError(f"threat must have a radius {'>= 1' if least else '> 0'}, got {name}, which changes nothing")
+
+
+def _check_test(job: TrainingJob, train: ImageData) -> None:
+    """Refuse a training whose result could not be judged at its end."""
+    if not job.test_images or not job.scheme.threats:
+        return
+    try:
+        test = load(job.data, "test", limit=job.test_images, label=job.label, resize=job.resize)
+    except ValueError as error:
+        raise ValueError(
+            f"test_images must be 0 where there is no test split to judge on, got {job.test_images}: {error}"
+        ) from error
+    if not len(test) or test.shape != train.shape or len(test.classes) > len(train.classes):
+        raise ValueError(
+            f"test_images must be 0 unless the test split is like the train split, got {job.test_images}: "
+            f"{len(test)} images {test.shape} of {len(test.classes)} classes, not {train.shape} of {len(train.classes)}"
+        )
+    for name, threat in zip(job.scheme.names, job.scheme.threats, strict=True):
+        _check_threat(name, threat, test.x)
 
 
 def _initial(job: TrainingJob, images: ImageData) -> tuple[nn.Module, Source]:
@@ -159,11 +179,11 @@ def _fill(model: nn.Module, start: str, data: str) -> None:
     """Give the network the weights of a trained one."""
     start = split_name(start)[1]
     file = trained_file(split_network(start)[0], "from")
+    begun = named_model(start, lambda: (None, None), "from", data=data)[1] if file is None else model
     try:
         if file is not None:
             read_model(file, model)
         else:
-            (begun,) = load_models([start], data).values()
             model.load_state_dict(begun.state_dict())
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"from must be a model of the same network, got {start}, damaged or of another") from error

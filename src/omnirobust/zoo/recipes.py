@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal, TypeAlias
 
 import torch
@@ -48,7 +49,7 @@ class Recipe:
             check_count(name, getattr(self, name), least, whole=False)
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer must be adam or sgd, got {self.optimizer!r}")
-        if self.lr <= 0:
+        if not 0 < self.lr < inf:
             raise ValueError(f"lr must be > 0, got {self.lr}")
         if self.stop_at is not None and not self.holdout:
             raise ValueError(f"holdout must be >= 1 with stop_at, got {self.holdout}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import nn
 
+from omnirobust.stores import read_chunk
 from omnirobust.zoo.architectures import Shape, build
-from omnirobust.zoo.checkpoints import load
+from omnirobust.zoo.checkpoints import load, parse_name
 from omnirobust.zoo.pretrained import load_hf, load_timm
 from omnirobust.zoo.trained import (
     fill,
@@ -53,7 +56,7 @@ def load_model(
               never run unless it is named, "FOLDER:FILE.py:NAME".
 
             Models of timm and of the hub resize and normalise inside, as their own configuration says.
-        classes: number of logits. Weights for an architecture of the zoo need it; models of timm and of the hub are
+        classes: number of logits; None for those of the weights. Models of timm and of the hub are
             refused if they have another.
         shape: (channels, height, width) of the images, for weights of an architecture of the zoo.
         pretrained: False gives a model of timm random weights, which needs no download.
@@ -104,7 +107,12 @@ def _found(source: str, facts: Facts, argument: str, data: str | None, pretraine
         return load_own_model(source, argument)
     if data is None and "/" not in source:
         raise ValueError(f"{argument} must be {_KINDS}, got {source!r}")
-    return source, load(source if "/" in source else f"{Path(str(data)).name}/{source}")
+    name = source if "/" in source else f"{Path(str(data)).name}/{source}"
+    try:
+        parse_name(name)
+    except ValueError as error:
+        raise ValueError(f"{argument}{str(error).removeprefix('name')}") from error
+    return source, load(name)
 
 
 def _refuse_paths(source: str, argument: str) -> None:
@@ -118,6 +126,16 @@ def _refuse_paths(source: str, argument: str) -> None:
         raise ValueError(f"{argument} must be {_KINDS}, got {source!r}, {there}")
 
 
+def _classes_of(file: Path, make: Callable[[int], nn.Module]) -> int:
+    """Return how many classes weights are of: what differs from a network of two classes is of the last layer."""
+    with suppress(ValueError, OSError):  # of a damaged file ``fill`` tells
+        stored = read_chunk(file, undigested=True).tensors
+        for name, value in make(2).state_dict().items():
+            if name in stored and stored[name].ndim and stored[name].shape != value.shape:
+                return max(1, len(stored[name]))
+    return 2
+
+
 def _weights_of(name: str, architecture: str, facts: Facts, argument: str) -> tuple[str, nn.Module]:
     """Load weights of one's own into the architecture that is named."""
     file = trained_file(name, argument)
@@ -126,14 +144,16 @@ def _weights_of(name: str, architecture: str, facts: Facts, argument: str) -> tu
     kind, _, rest = architecture.partition(":")
     with torch.random.fork_rng(devices=[]):  # weights that are drawn only to be overwritten
         if kind == "timm":
-            model = load_timm(rest, classes, argument, pretrained=False)
+            known = classes or _classes_of(file, lambda n: load_timm(rest, n, argument, pretrained=False).model)
+            model = load_timm(rest, known, argument, pretrained=False)
             fill(model.model, file, argument, architecture)
             return short_name(file), model
         if ":" in architecture:
             model = deepcopy(load_own_model(architecture, argument)[1])  # a package gives the same object again
         else:
-            if shape is None or classes is None:
+            if shape is None:
                 raise ValueError(f"shape and classes must be given with {name}:{architecture}, got {shape}, {classes}")
-            model = build(architecture, shape, classes)
+            known = classes or _classes_of(file, partial(build, architecture, shape))
+            model = build(architecture, shape, known)
     fill(model, file, argument, f"{architecture} for such images and classes")
     return short_name(file), model
