@@ -4,7 +4,8 @@
     python scripts/count_calls.py --by-name  # and how often it enters each function
 
 Entered functions of the package are counted, a generator each time that it goes on; what Python runs for a
-comprehension, a lambda or a class body is not, nor is anything below ``_probe``: trying models out is not attacking.
+comprehension, a lambda or a class body is not, nor is anything below ``_probe`` and ``_behind``: trying models out, and
+looking for what stands behind them, is not attacking.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 import omnirobust as orb
 
 PACKAGE = Path(orb.__file__).parent
-_PROBE = str(PACKAGE / "_probe.py")
+_PROBES = {str(PACKAGE / name) for name in ("_probe.py", "_behind.py")}
 
 
 def model(seed: int) -> nn.Module:
@@ -56,7 +57,7 @@ def entered() -> Counter[tuple[str, str]]:
 
 def _of_probe(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_filename == _PROBE:
+        if frame.f_code.co_filename in _PROBES:
             return True
         frame = frame.f_back
     return False

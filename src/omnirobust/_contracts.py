@@ -1,19 +1,20 @@
 """What code of the caller's own owes the solver, checked where it is handed over: domains, weight rules, sets.
 
-Shapes are checked of all, since that costs nothing. Values are checked only of what is not the library's: on an
-accelerator looking at them waits for the device.
+What is the library's own (``is_ours``) passes by; the rest is wrapped in something that checks each of its answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import signature
-from math import prod
+from math import isfinite, prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnirobust._types import Domains, Evaluation, WeightRule, described
+from omnirobust._types import Domains, Evaluation, WeightRule, check_count, described, is_ours
 from omnirobust.threat_models import Clip, FeasibleSet, ThreatModel
 
 _ROUNDING = 1e-4
@@ -31,13 +32,60 @@ def check_domains(domains: Domains) -> int:
     return len(names)
 
 
-def evaluated(domains: Domains, delta: Tensor, K: int, grad: bool) -> Evaluation:
-    """Evaluate K domains, and see that what they return has its shapes.
+def checked_domains(domains: Domains) -> Domains:
+    """Return domains whose answers have their shapes: the library's as they are, others wrapped.
+
+    Raises:
+        ValueError: if names and axes do not agree; the wrapped ones, if an answer is not what it must be.
+    """
+    return domains if is_ours(domains) else _CheckedDomains(domains, check_domains(domains))
+
+
+def checked_rule(rule: WeightRule) -> WeightRule:
+    """Return a rule whose weights lie in the simplex: the library's as they are, others wrapped."""
+    return rule if is_ours(rule) else _CheckedRule(rule)
+
+
+@dataclass(frozen=True)
+class _CheckedDomains:
+    domains: Domains
+    K: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.domains.names
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        return self.domains.axes
+
+    def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
+        return check_evaluation(self.domains.evaluate(delta, grad=grad), self.domains, delta, self.K, grad)
+
+    def select(self, rows: Tensor) -> Domains:
+        return _CheckedDomains(self.domains.select(rows), self.K)
+
+
+@dataclass(frozen=True)
+class _CheckedRule:
+    rule: WeightRule
+
+    def init(self, B: int, K: int, **like: Any) -> Tensor:
+        knows = "dtype" in signature(self.rule.init).parameters  # a rule of the caller's own need not
+        w = self.rule.init(B, K, **like) if knows else self.rule.init(B, K)
+        return _weights(w, (B, K), f"{type(self.rule).__name__}.init({B}, {K})").to(**like)
+
+    def step(self, weights: Tensor, losses: Tensor) -> Tensor:
+        w = self.rule.step(weights, losses)
+        return _weights(w, tuple(losses.shape), f"{type(self.rule).__name__}.step").to(losses)
+
+
+def check_evaluation(e: Evaluation, domains: Domains, delta: Tensor, K: int, grad: bool) -> Evaluation:
+    """Return what K domains said of ``delta``, if it has its shapes.
 
     Raises:
         ValueError: that names what is wrong, and the class of the domains.
     """
-    e = domains.evaluate(delta, grad=grad)
     told = f"{type(domains).__name__}.evaluate must return"
     if not isinstance(e, Evaluation):
         raise ValueError(f"{told} an Evaluation, got {type(e).__name__}")
@@ -71,20 +119,8 @@ def first_weights(rule: WeightRule, B: int, K: int, like: Tensor) -> Tensor:
     Raises:
         ValueError: if a rule of the caller's own gives none.
     """
-    init: Callable[..., Tensor] = rule.init
-    knows = "dtype" in signature(init).parameters  # a rule of the caller's own need not
-    w = init(B, K, dtype=like.dtype, device=like.device) if knows else init(B, K)
-    return w if _is_ours(rule) else _weights(w, (B, K), f"{type(rule).__name__}.init({B}, {K})").to(like)
-
-
-def next_weights(rule: WeightRule, weights: Tensor, losses: Tensor) -> Tensor:
-    """Return a rule's answer (B, K) to losses (B, K).
-
-    Raises:
-        ValueError: if a rule of the caller's own gives none.
-    """
-    w = rule.step(weights, losses)
-    return w if _is_ours(rule) else _weights(w, tuple(losses.shape), f"{type(rule).__name__}.step").to(losses)
+    init: Callable[..., Tensor] = checked_rule(rule).init
+    return init(B, K, dtype=like.dtype, device=like.device)
 
 
 def set_around(threat: ThreatModel, x: Tensor, *, shared: bool = False, clip: Clip = "image") -> FeasibleSet:
@@ -150,5 +186,40 @@ def _weights(w: object, size: tuple[int, ...], told: str) -> Tensor:
     return w
 
 
-def _is_ours(rule: WeightRule) -> bool:
-    return type(rule).__module__.startswith("omnirobust.")
+def start_of(init: Tensor | None, feasible: FeasibleSet, generator: torch.Generator | None) -> Tensor:
+    """Return the first perturbations of ``solve``: those given, if they fit, or zeros, or noise."""
+    if init is not None:
+        if not isinstance(init, Tensor):
+            raise ValueError(f"init must be a tensor, got {type(init).__name__}")
+        if tuple(init.shape) != tuple(feasible.shape):
+            raise ValueError(f"init must have shape {tuple(feasible.shape)}, got {tuple(init.shape)}")
+        if not bool(init.isfinite().all()):
+            raise ValueError("init must be finite, got NaN or infinity")
+        return init.detach().to(feasible.lower)
+    zeros = torch.zeros_like(feasible.lower, memory_format=torch.contiguous_format)
+    return zeros if generator is None else zeros.normal_(0, 0.1, generator=generator)
+
+
+def weights_of(rule: WeightRule, weights: Tensor | None, losses: Tensor) -> Tensor:
+    """Return the first weights of ``solve``: those given, if they fit, or the rule's own."""
+    B, K = losses.shape
+    if weights is None:
+        return first_weights(rule, B, K, losses)
+    if tuple(weights.shape) != (B, K):
+        raise ValueError(f"weights must have shape ({B}, {K}), got {tuple(weights.shape)}")
+    if bool(off_simplex(weights).any()):
+        raise ValueError("weights must be non-negative and each row must sum to 1")
+    return weights.to(losses)
+
+
+def check_settings(steps: int, step_size: float | None, keep: str, history: str) -> None:
+    """Raise a ValueError that names a setting of ``solve`` that is out of range."""
+    check_count("steps", steps, 0)
+    if steps >= 2**31:  # what is kept of each would fit no memory, nor its number a tensor
+        raise ValueError(f"steps must be < 2147483648, got {steps}")
+    if step_size is not None and not (isinstance(step_size, int | float) and isfinite(step_size) and step_size > 0):
+        raise ValueError(f"step_size must be finite and > 0, got {step_size!r}")
+    if keep not in ("last", "best"):
+        raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
+    if history not in ("means", "full"):
+        raise ValueError(f"history must be 'means' or 'full', got {history!r}")

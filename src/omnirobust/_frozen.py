@@ -18,7 +18,9 @@ _SMALL = 2**16
 
 
 class Frozen:
-    """What stands behind a callable, found once; ``hold`` puts it into evaluation mode with frozen parameters.
+    """What stands behind a callable, found once; inside ``with`` it is in evaluation mode with frozen parameters.
+
+    Afterwards every mode, parameter and buffer is what it was. Blocks may be nested.
 
     Args:
         root: a module, or any callable.
@@ -34,8 +36,11 @@ class Frozen:
         self.modules, self._loose = list(found.modules), found.tensors
         self.moved: tuple[str, ...] = ()
         self.trains = False
-        self._held: _Held | None = None
-        self._caught = isinstance(root, nn.Module)
+        self._depth, self._closely = 0, True
+        self._modes: list[tuple[nn.Module, bool]] = []  # what was put into evaluation mode and frozen, as it was before
+        self._free: list[Tensor] = []
+        self._states: list[_State] = []
+        self.caught = isinstance(root, nn.Module)
         self._compared: set[bool] = set()
 
     @property
@@ -48,94 +53,85 @@ class Frozen:
         """All parameters of the modules."""
         return [p for m in self.modules for p in m._parameters.values() if p is not None]
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Freeze all inside; afterwards every mode, parameter and buffer is what it was. Holds may be nested."""
-        if self._held is not None:
-            yield
+    def __enter__(self) -> Frozen:
+        self._depth += 1
+        if self._depth == 1:
+            # fused kernels write running statistics without a trace in the version: values are compared once with
+            # gradients and once without, and from then on where something moved
+            grad = torch.is_grad_enabled()
+            self._closely = bool(self.moved) or grad not in self._compared
+            self._compared.add(grad)
+            try:
+                self._take(self.modules)
+                if self._loose:
+                    self._take_tensors()
+            except BaseException as error:
+                self.__exit__(type(error))
+                raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        self._depth -= 1
+        if self._depth:
             return
-        # fused kernels write running statistics without a trace in the version: values are compared once with
-        # gradients and once without, and from then on where something moved
-        closely = bool(self.moved) or torch.is_grad_enabled() not in self._compared
-        self._compared.add(torch.is_grad_enabled())
-        self._held = held = _Held()
-        try:
-            for module in self.modules:
-                held.take(module)
-            held.take_tensors(self._loose, closely)
-            yield
-            self.trains |= any(m.training for m in self.modules)
-        finally:
-            self._held = None
-            moved = held.give_back(closely)
-            self.moved = self.moved or tuple(dict.fromkeys(name or "a tensor outside of modules" for name in moved))
+        self.trains |= kind is None and any(m.training for m in self.modules)
+        for module, training in self._modes:
+            if module.training != training:
+                module.training = training
+        for parameter in self._free:
+            parameter.requires_grad_(True)
+        moved = [s for s in self._states if s.changed(self._closely)] if self._states else []
+        self._modes, self._free, self._states = [], [], []
+        if moved:
+            for state in moved:
+                state.put_back()
+            self.moved = self.moved or tuple(dict.fromkeys(s.name or "a tensor outside of modules" for s in moved))
+
+    def _take(self, modules: Iterable[nn.Module]) -> None:
+        """Freeze modules, without their children."""
+        for module in modules:
+            self._modes.append((module, module.training))
+            if module.training:
+                module.training = False
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.requires_grad and not parameter.is_inference():
+                    parameter.requires_grad_(False)
+                    self._free.append(parameter)
+            if module._buffers:
+                home = _buffers(module)
+                self._states += [_State.of(home, name, b) for name, b in home.items() if b is not None and _may_move(b)]
+
+    def _take_tensors(self) -> None:
+        """Freeze tensors that belong to no module."""
+        for tensor in self._loose:
+            if tensor.is_leaf and tensor.requires_grad and not tensor.is_inference():
+                tensor.requires_grad_(False)
+                self._free.append(tensor)
+            if self._closely and tensor.numel() <= _SMALL and _may_move(tensor):
+                self._states.append(_State.of({"": tensor}, "", tensor))
 
     @contextmanager
     def catch(self) -> Iterator[None]:
-        """Freeze in a hold, the first time, what is called inside and was not found: what a first call builds, say.
+        """Freeze, the first time, what is called inside and was not found: what a first call builds, say.
 
-        A module itself holds all that it calls: there is nothing to catch.
+        A module itself holds all that it calls: there is nothing to catch, ``caught`` is true.
         """
-        if self._caught or self._held is None:
+        if self.caught or not self._depth:
             yield
             return
-        self._caught, held, known = True, self._held, {id(module) for module in self.modules}
+        self.caught, known = True, {id(module) for module in self.modules}
 
         def catch(module: nn.Module, _: object) -> None:
             if id(module) not in known:
                 known.add(id(module))
                 self.modules.append(module)
-                held.take(module)
+                self._take((module,))
 
         handle = register_module_forward_pre_hook(catch)
         try:
             yield
         finally:
             handle.remove()
-
-
-class _Held:
-    """What was put into evaluation mode and frozen, and how it was before."""
-
-    def __init__(self) -> None:
-        self._modes: list[tuple[nn.Module, bool]] = []
-        self._free: list[Tensor] = []
-        self._states: list[_State] = []
-
-    def take(self, module: nn.Module) -> None:
-        """Freeze a module, without its children."""
-        self._modes.append((module, module.training))
-        if module.training:
-            module.training = False
-        if module._parameters:
-            self._freeze(p for p in module._parameters.values() if p is not None)
-        if module._buffers:
-            home = _buffers(module)
-            self._states += [_State.of(home, name, b) for name, b in home.items() if b is not None and _may_move(b)]
-
-    def take_tensors(self, tensors: Iterable[Tensor], closely: bool) -> None:
-        """Freeze tensors that belong to no module."""
-        self._freeze(t for t in tensors if t.is_leaf)
-        if closely:
-            self._states += [_State.of({"": t}, "", t) for t in tensors if t.numel() <= _SMALL and _may_move(t)]
-
-    def _freeze(self, parameters: Iterable[Tensor]) -> None:
-        for parameter in parameters:
-            if parameter.requires_grad and not parameter.is_inference():
-                parameter.requires_grad_(False)
-                self._free.append(parameter)
-
-    def give_back(self, closely: bool) -> list[str]:
-        """Restore all; return the names of the buffers that had moved."""
-        for module, training in self._modes:
-            if module.training != training:
-                module.training = training
-        for parameter in self._free:
-            parameter.requires_grad_(True)
-        moved = [s for s in self._states if s.changed(closely)]
-        for state in moved:
-            state.put_back()
-        return [state.name for state in moved]
 
 
 def _may_move(tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from omnirobust._contracts import check_evaluation
 from omnirobust._frozen import Frozen
 from omnirobust._types import Evaluation
 
@@ -62,12 +63,13 @@ class FunctionDomains:
             ValueError: if a function does not return one value a row, or its value does not depend on ``delta``.
         """
         rows = torch.arange(len(delta), device=delta.device) if self._rows is None else self._rows
-        with self._held.hold(), self._held.catch(), torch.set_grad_enabled(grad):
+        with self._held, self._held.catch(), torch.set_grad_enabled(grad):
             found = [self._one(name, delta.detach().requires_grad_(grad), rows) for name in self._functions]
         losses, grads = zip(*found, strict=True)
         stacked = torch.stack(losses, 1)
         fooled = None if self._success is None else self._success(stacked)
-        return Evaluation(stacked, fooled, tuple(g for g in grads if g is not None) if grad else None)
+        e = Evaluation(stacked, fooled, tuple(g for g in grads if g is not None) if grad else None)
+        return check_evaluation(e, self, delta, len(self.names), grad)
 
     def _one(self, name: str, leaf: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the losses of a function at ``leaf``, and their gradient where that takes one."""

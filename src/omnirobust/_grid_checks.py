@@ -7,10 +7,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from omnirobust._counts import check_count
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier
-from omnirobust._types import described
+from omnirobust._types import check_count, described
 from omnirobust.losses import Loss, wants_reach
 
 _TRIED = 12

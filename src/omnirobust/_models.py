@@ -37,6 +37,7 @@ class Probed:
         notes: what a reader of results must know of it.
         held: what stands behind it, if that was looked for.
         dtype: that it needs its inputs in; None for theirs.
+        classes: C; None if it has answered nothing yet.
     """
 
     model: Model
@@ -44,6 +45,7 @@ class Probed:
     notes: tuple[str, ...] = ()
     held: Frozen | None = field(default=None, repr=False, compare=False)
     dtype: torch.dtype | None = None
+    classes: int | None = None
 
     def __call__(self, batch: Tensor) -> Any:
         """Call the model."""
@@ -98,20 +100,20 @@ class Classifier:
         self.precision: Precision = precision
         modules = list(self.model.modules()) if isinstance(self.model, nn.Module) else []
         self._convolutional = any(isinstance(m, nn.Conv2d) for m in modules)
-        self.classes: int | None = None
+        self.classes = model.classes if isinstance(model, Probed) else None
         self._known = isinstance(model, Probed)  # it has passed the checks of its values, on other inputs
         self._dtype = model.dtype if isinstance(model, Probed) else None
         self._read = ""
 
     def renewed(self, precision: Precision) -> Classifier:
-        """Return the same model in another ``precision``, its outputs to be checked anew."""
+        """Return the same model in another ``precision``."""
         new = copy(self)
-        new.precision, new.classes, new._known = precision, None, self._known or self.classes is not None
+        new.precision = precision
         return new
 
     def probed(self, random: bool, notes: tuple[str, ...]) -> Probed:
         """Return the model with what a probe and calls found out about it."""
-        return Probed(self.model, random, (*notes, *self.notes), self.held, self._dtype)
+        return Probed(self.model, random, (*notes, *self.notes), self.held, self._dtype, self.classes)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -138,14 +140,11 @@ class Classifier:
 
     def arrange(self, batch: Tensor) -> Tensor:
         """Return ``batch`` in the memory layout that this model runs fastest in."""
-        return _channels_last(batch) if self._wants_channels_last(batch) else batch
-
-    def _wants_channels_last(self, batch: Tensor) -> bool:
-        return self._convolutional and batch.ndim == 4 and batch.device.type == "cpu"
+        return _channels_last(batch) if self._convolutional and _is_of_images(batch) else batch
 
     def pieces(self, images: int, like: Tensor) -> int:
         """Say how many of ``images`` inputs such as ``like`` (n, *S) to send through the model at once, for speed."""
-        if not self._wants_channels_last(like) or images <= _WHOLE_BATCH:
+        if images <= _WHOLE_BATCH or not (self._convolutional and _is_of_images(like)):
             return max(images, 1)
         return max(8, _CHUNK_PIXELS // (like.shape[2] * like.shape[3]))
 
@@ -156,37 +155,47 @@ class Classifier:
             ValueError: if the output cannot be read as logits, or the model raises; the sentence names it.
             RowError: if logits are NaN or infinite.
         """
-        with self.frozen(), self.held.catch(), ExitStack() as stack:
-            if self.precision == "bf16":
-                stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
-            if self._wants_channels_last(batch):
-                stack.enter_context(_ViewsReshape())
-            output = self._call(batch)
-        read = read_logits(output, len(batch), self._label)
-        logits = read.logits
-        check_finite(logits, f"{self._label} returned NaN or infinite logits on the given inputs")
-        if self.classes is None:
-            with self.frozen(), torch.no_grad():
-                self._check(batch, read)
-        return logits if logits.dtype == batch.dtype else logits.to(batch.dtype)
+        with self.held:
+            return self.logits(batch)
 
-    def _call(self, batch: Tensor) -> Any:
-        try:
-            return self._answer(batch)
+    def logits(self, batch: Tensor) -> Tensor:
+        """Do what a call does, for those who have frozen the model already (``held``)."""
+        views = self._convolutional and _is_of_images(batch)
+        try:  # it may write into its input
+            given = batch.clone() if self._dtype is None else batch.to(self._dtype)
+            if views or self.precision == "bf16" or not self.held.caught:
+                output = self._in_context(given, views)
+            else:
+                output = self.model(given)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the code of a model raises: assertions and look-ups among it
             if self.classes is None and self._adapts(batch):
-                return self._call(batch)
+                return self.logits(batch)
             takes = "cannot take" if self.classes is None else "has answered before, and failed on"
             raise ValueError(
                 f"{self._label} {takes} inputs of shape {tuple(batch.shape)}, {batch.dtype}: {reason(error)}"
             ) from error
+        read = read_logits(output, len(batch), self._label)
+        logits = read.logits
+        check_finite(logits, f"{self._label} returned NaN or infinite logits on the given inputs")
+        if self.classes is None:
+            with torch.no_grad():
+                self._check(batch, read)
+        return logits if logits.dtype == batch.dtype else logits.to(batch.dtype)
+
+    def _in_context(self, batch: Tensor, views: bool) -> Any:
+        """Call the model under autocast, with views that may copy, or where its modules are still to be caught."""
+        with ExitStack() as stack:
+            stack.enter_context(self.held.catch())
+            if self.precision == "bf16":
+                stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
+            if views:
+                stack.enter_context(_ViewsReshape())
+            return self.model(batch)
 
     def _answer(self, batch: Tensor) -> Any:
-        return self.model(
-            batch.clone() if self._dtype is None else batch.to(self._dtype)
-        )  # it may write into its input
+        return self.model(batch.clone() if self._dtype is None else batch.to(self._dtype))
 
     def _adapts(self, batch: Tensor) -> bool:
         """Say whether the model takes inputs once they have the dtype of its parameters, and keep to that if so."""
@@ -201,11 +210,32 @@ class Classifier:
             self._dtype = None
         return self._dtype is not None
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> Frozen:
         """Put the model in evaluation mode with frozen parameters; restore modes, parameters and buffers after."""
-        with self.held.hold():
-            yield
+        return self.held
+
+    def gradient(self, loss: Tensor, leaf: Tensor, *, whose: str = "") -> Tensor:
+        """Return the gradient of the sum of ``loss`` in ``leaf`` (B, *S).
+
+        Args:
+            loss: made of this model's logits of ``leaf``, and perhaps of what else may be wrong with it.
+            leaf: the inputs.
+            whose: says whose gradient it may be besides the model's.
+
+        Raises:
+            ValueError: if the backward pass raises, or lets no gradient through; the sentence names the model.
+            RowError: if it is NaN or infinite.
+        """
+        try:
+            slope = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the code of a model raises
+            raise self._gives_none(error) from error
+        if slope is None:
+            raise ValueError(f"{self._label} does not let gradients reach its input")
+        check_finite(slope, f"{self._label} has NaN or infinite input gradients{whose}")
+        return slope.contiguous()
 
     @contextmanager
     def differentiating(self) -> Iterator[None]:
@@ -219,7 +249,10 @@ class Classifier:
         except (ValueError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever the code of a model raises
-            raise ValueError(f"{self._label} gives no input gradient: {reason(error)}") from error
+            raise self._gives_none(error) from error
+
+    def _gives_none(self, error: Exception) -> ValueError:
+        return ValueError(f"{self._label} gives no input gradient: {reason(error)}")
 
     def _check(self, batch: Tensor, read: Read) -> None:
         logits = read.logits
@@ -258,6 +291,11 @@ def _runnable(model: Model) -> Model:
 
 def _in_unit(logits: Tensor) -> bool:
     return bool(((logits >= 0) & (logits <= 1)).all())
+
+
+def _is_of_images(batch: Tensor) -> bool:
+    """Say whether a batch is one whose layout counts: images, on a processor."""
+    return batch.ndim == 4 and batch.device.type == "cpu"
 
 
 def _channels_last(batch: Tensor) -> Tensor:

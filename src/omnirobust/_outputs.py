@@ -77,7 +77,7 @@ def read_logits(output: Any, rows: int, label: str) -> Read:
     Raises:
         ValueError: if there are no logits.
     """
-    found, said = _picked(output)
+    found, said = (output, "") if isinstance(output, Tensor) else _picked(output)
     if not isinstance(found, Tensor):
         raise ValueError(
             f"{label} must return logits (B, C), alone, as .logits, under 'logits' or first in a tuple, "
@@ -102,8 +102,6 @@ def read_logits(output: Any, rows: int, label: str) -> Read:
 
 
 def _picked(output: Any) -> tuple[Any, str]:
-    if isinstance(output, Tensor):
-        return output, ""
     if hasattr(output, "logits"):
         return output.logits, ""
     if isinstance(output, Mapping):

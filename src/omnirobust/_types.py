@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -53,6 +53,11 @@ class Evaluation:
     losses: Tensor
     fooled: Tensor | None
     grads: tuple[Tensor, ...] | None = None
+
+    def select(self, rows: Tensor) -> Evaluation:
+        """Keep the problems that ``rows`` (int64) lists."""
+        fooled = None if self.fooled is None else self.fooled[rows]
+        return Evaluation(self.losses[rows], fooled, None if self.grads is None else tuple(g[rows] for g in self.grads))
 
 
 @runtime_checkable
@@ -89,6 +94,24 @@ class WeightRule(Protocol):
     def step(self, weights: Tensor, losses: Tensor) -> Tensor:
         """Return the weights (B, K) that follow ``weights`` (B, K) once ``losses`` (B, K) are seen."""
         ...
+
+
+def is_ours(part: object) -> bool:
+    """Say whether something is of a class of this library, whose answers need no checks."""
+    return type(part).__module__.startswith("omnirobust.")
+
+
+def check_count(name: str, value: Any, least: int = 1, *, whole: bool = True) -> None:
+    """Raise a ValueError unless ``value`` is at least ``least``.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        least: the smallest that will do.
+        whole: whether it must be seen to be a whole number, too; not where it was read as one.
+    """
+    if (whole and (not isinstance(value, int) or isinstance(value, bool))) or value < least:
+        raise ValueError(f"{name} must be {'a whole number ' if whole else ''}>= {least}, got {value!r}")
 
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from copy import copy
 from math import prod
 from typing import NamedTuple
@@ -16,11 +16,10 @@ from torch import Tensor
 
 from omnirobust._draws import DrawKey, row_seeds, seeded
 from omnirobust._function_domains import FunctionDomains as FunctionDomains
-from omnirobust._function_domains import gradient_of
 from omnirobust._grid_checks import as_groups, as_labels, axes_of, check_labels, check_loss, check_settings
 from omnirobust._memory import Meter
 from omnirobust._models import Classifier, Models, Precision, named_models
-from omnirobust._outputs import RowError, check_finite
+from omnirobust._outputs import RowError
 from omnirobust._parts import Part, numbered, parts_of
 from omnirobust._probe import ROWS as PROBED_ROWS
 from omnirobust._probe import probed
@@ -45,23 +44,20 @@ _OF_MODELS = 2**32
 """Draws of models are keyed from this slot on, those of transformations below it."""
 
 
+class _Cut(NamedTuple):
+    """A part of the images that goes through a model at once, and what belongs to each of them, (n,)."""
+
+    part: Part
+    labels: Tensor
+    reach: Tensor | None
+
+
 class _Pass(NamedTuple):
     """What a forward pass leaves: the images that gradients are taken at, logits, and where no clamp cut anything."""
 
     leaf: Tensor
     logits: Tensor
     uncut: Tensor | None
-
-    def gradient(self, classifier: Classifier, loss: Tensor) -> Tensor:
-        """Return the gradient of the sum of ``loss`` in the images before they were clamped.
-
-        What is wrong with it may be the model's or a transformation's.
-        """
-        name = f"model {classifier.name!r}"
-        with classifier.differentiating():
-            slope = gradient_of(loss, self.leaf, f"{name} does not let gradients reach its input").contiguous()
-        check_finite(slope, f"{name} has NaN or infinite input gradients, its own or a transformation's")
-        return slope if self.uncut is None else slope.mul_(self.uncut)
 
 
 class DomainGrid:
@@ -100,6 +96,10 @@ class DomainGrid:
     Cost of ``evaluate``: one pass of E images (times ``samples``) through each model for every transformation, and as
     many input gradients if asked for.
 
+    Attributes:
+        images: how many images go through models, for each problem, in one evaluation.
+        random: whether two evaluations at the same perturbation may differ.
+
     Reference: the paper, Section 2.2, problems (5), (6) and (7).
     """
 
@@ -128,20 +128,21 @@ class DomainGrid:
         self._classifiers = [Classifier(n, m, precision) for n, m in self.models.items()]
         self._x = as_groups(x, shared)
         self._views = None if transforms is None else as_views(transforms, self._x.flatten(0, 1)[:2])
-        self._samples, self._slots = samples, self._numbered(samples)
         names = tuple(c.name for c in self._classifiers)
         self._axes = axes_of(
             names, None if self._views is None else tuple(v.name for v in self._views), len(self._x) if shared else None
         )
         self._sizes, self._shared = (len(names), len(self._views or (None,)), len(self._x)), shared
         self._y, self._others = as_labels(x, y, self._sizes, shared), False
+        self._draw(samples)
         self._loss, self._targeted, self._wants_reach = loss, targeted, wants_reach(loss)
         self.reach = None if reach is None else reach.expand(len(x), *self._sizes)
         self._range = bounds if shared and clip == "image" else None
         if self._range is not None:  # what sticks out by a rounding would look cut, and let no gradient through
             self._x = self._x.clamp(*self._range)
         self._seed, self._restart, self._calls = seed, restart, 0
-        self._whole: dict[int, tuple[Part, ...]] = {}  # models whose images all go through them at once
+        self._whole: dict[int, _Cut] = {}  # of models whose images all go through them at once
+        self._tried: set[tuple[int, bool]] = set()  # models that have answered once, without and with gradients
         self._rows = torch.arange(first_row, first_row + len(x), device=x.device)
         self._meter = memory if isinstance(memory, Meter) else Meter(memory)
         for classifier in self._classifiers:
@@ -171,16 +172,6 @@ class DomainGrid:
         return self._y
 
     @property
-    def random(self) -> bool:
-        """Whether two evaluations at the same perturbation may differ."""
-        return any(part.random for part in (*self._classifiers, *(self._views or ())))
-
-    @property
-    def images(self) -> int:
-        """How many images go through models, for each problem, in one evaluation."""
-        return self._sizes[2] * sum(slots[-1].stop for slots in self._slots)
-
-    @property
     def reach_images(self) -> int:
         """How many images go through models, for each problem, to find the reach: none if the loss wants none."""
         return prod(self._sizes) if self._wants_reach else 0
@@ -207,13 +198,15 @@ class DomainGrid:
         """
         new = copy(self)
         new._restart, new._calls = restart, 0
-        new._classifiers = [c.renewed("fp32" if exact else c.precision) for c in self._classifiers]
         if exact:
-            new._samples, new._slots, new._whole = 1, self._numbered(1), {}
+            new._draw_once()
+            if any(c.precision != "fp32" for c in self._classifiers):
+                new._classifiers = [c.renewed("fp32") for c in self._classifiers]
         if x is not None:
-            new._x = as_groups(x, "examples" in self._axes)
+            new._x, new._whole = as_groups(x, "examples" in self._axes), {}
         if labels is not None:
             new._y, new._targeted, new._others = labels, False, True
+            new._whole, new._tried = {}, set()
         return new
 
     def probed(self, batch_size: int | None = None) -> DomainGrid:
@@ -231,13 +224,23 @@ class DomainGrid:
         new, known = copy(self), probed(self.models, images, size)
         new.models = dict(known)
         new._classifiers = [Classifier(c.name, known[c.name], c.precision) for c in self._classifiers]
-        new._slots, new._whole = new._numbered(self._samples), {}
+        if any(c.random for c in new._classifiers):
+            new._draw(self._samples)
+        new._whole = {}
         return new
 
-    def _numbered(self, samples: int) -> list[tuple[range, ...]]:
-        """Number the draws of every model under every transformation."""
+    def _draw(self, samples: int) -> None:
+        """Set how often what is random is drawn: number the draws of every model under every transformation."""
         of_views = [view.random for view in self._views or ()] or [False]
-        return [numbered([samples if c.random or r else 1 for r in of_views]) for c in self._classifiers]
+        self._samples = samples
+        self.random = any(of_views) or any(c.random for c in self._classifiers)
+        self._slots = [numbered([samples if c.random or r else 1 for r in of_views]) for c in self._classifiers]
+        self.images = self._sizes[2] * sum(slots[-1].stop for slots in self._slots)
+
+    def _draw_once(self) -> None:
+        if self.random:
+            self._draw(1)
+            self._whole = {}
 
     def select(self, rows: Tensor | slice) -> DomainGrid:
         """Keep the problems that ``rows`` (a slice or int64 indices) lists, in that order."""
@@ -257,9 +260,10 @@ class DomainGrid:
             return self
         plain, ours = self.renewed(_REACH), copy(self)
         plain._loss, plain._wants_reach = signed_margin, False
-        plain._samples, plain._slots, plain._whole = 1, self._numbered(1), {}
+        plain._whole, plain._tried = {}, set()
+        plain._draw_once()
         reach = reach_of(feasible, plain.evaluate(torch.zeros_like(self._x[0]))).view(len(self._rows), *self._sizes)
-        ours.reach = reach.mean(2, keepdim=True).expand_as(reach)
+        ours.reach, ours._whole = reach.mean(2, keepdim=True).expand_as(reach), {}
         return ours
 
     def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
@@ -287,48 +291,45 @@ class DomainGrid:
         if list(self._axes) != ["models"]:
             raise ValueError(f"logits are of grids of models alone, this one has {', '.join(self._axes)}")
         with torch.no_grad():
-            return tuple(
-                torch.cat([self._plain_logits(c, part, delta) for part in self._parts(m)])
-                for m, c in enumerate(self._classifiers)
-            )
+            found = []
+            for m, classifier in enumerate(self._classifiers):
+                with classifier.held:
+                    found.append(torch.cat([self._forward(classifier, p, delta).logits for p in self._parts(m)]))
+            return tuple(found)
 
-    def _plain_logits(self, classifier: Classifier, part: Part, delta: Tensor) -> Tensor:
-        with self._naming(part):
-            return self._forward(classifier, part, delta).logits
-
-    @contextmanager
-    def _naming(self, part: Part) -> Iterator[None]:
-        """Let errors inside name a row of ``part``, (transformations and draws, examples, rows), by its global one."""
+    def _by_global_row(self, error: RowError, part: Part) -> RowError:
+        """Name a row of ``part``, (transformations and draws, examples, rows), by its global number."""
         rows, E = self._rows[part.rows], part.examples.stop - part.examples.start
-        try:
-            yield
-        except RowError as error:
-            example, row = part.examples.start + error.row // len(rows) % E, int(rows[error.row % len(rows)])
-            where = f"image {example} of group {row}" if self._shared else f"row {row}"
-            raise RowError(error.problem, row * self._sizes[2] + example, where) from error.__cause__
+        example, row = part.examples.start + error.row // len(rows) % E, int(rows[error.row % len(rows)])
+        where = f"image {example} of group {row}" if self._shared else f"row {row}"
+        return RowError(error.problem, row * self._sizes[2] + example, where)
 
     def blocks_gradient(self, source: int, delta: Tensor) -> bool:
         """Say whether no gradient of any logit of a pair of ``sources`` reaches its input, on any row."""
         m, r = divmod(source, self._sizes[1])
         classifier = self._classifiers[m]
         for part in self._parts(m, range(r, r + 1)):
-            with self._naming(part), classifier.frozen(), torch.enable_grad():
+            with classifier.held, torch.enable_grad():
                 seen = self._forward(classifier, part, delta, grad=True)
                 pattern = torch.linspace(-1, 2, seen.logits.shape[1]).to(seen.logits)
-                if bool((seen.gradient(classifier, (seen.logits * pattern).sum(1)) != 0).any()):
+                if bool((self._slope(classifier, seen, (seen.logits * pattern).sum(1), part) != 0).any()):
                     return False
         return True
 
     def _one(self, m: int, delta: Tensor, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return losses and hits (R, E, B) of model ``m``, and gradients (R, E, B, *S), empty if not asked for."""
-        classifier, size = self._classifiers[m], (*self._sizes[1:], len(delta))
+        size, cut = (*self._sizes[1:], len(delta)), self._whole.get(m)
+        if cut is not None:
+            return self._piece(m, cut, delta, grad)
+        images = len(delta) * self.images
+        budgeted = self._meter.needed(images, self._x[0])
+        if not budgeted and self._classifiers[m].pieces(images, self._x[0]) >= images:  # nothing will ever cut it
+            everything = Part(slice(0, len(delta)), range(size[0]), slice(0, size[1]), self._slots[m])
+            self._whole[m] = cut = self._cut(m, everything)
+            return self._piece(m, cut, delta, grad)
         whole: list[Tensor] = []
-        for part in self._whole[m] if m in self._whole else self._parts(m):
-            found = self._piece(classifier, m, part, delta, grad)
-            if found[0].shape == size:
-                if m not in self._whole and not self._meter.needed(len(delta) * self.images, self._x[0]):
-                    self._whole[m] = (part,)  # no budget will ever cut it
-                return found
+        for part in self._parts(m):
+            found = self._piece(m, self._cut(m, part), delta, grad, watch=budgeted and grad and self._calls == 0)
             whole = whole or [v.new_empty(*size, *v.shape[3:]) for v in found]
             for value, target in zip(found, whole, strict=True):
                 part.put(value, target)
@@ -345,25 +346,36 @@ class DomainGrid:
         chosen = range(self._sizes[1]) if transforms is None else transforms
         return parts_of(len(self._rows), self._sizes[2], chosen, self._slots[m], limit)
 
+    def _cut(self, m: int, part: Part) -> _Cut:
+        """Gather the labels and reaches of the images of ``part``, in the order in which the model sees them."""
+
+        def each(values: Tensor) -> Tensor:
+            of_part = values[part.rows, m, :, part.examples]
+            drawn = zip(part.transforms, part.slots, strict=True)
+            return torch.cat([of_part[:, r].T.flatten().repeat(len(slots)) for r, slots in drawn])
+
+        reach = self.reach if self._wants_reach else None
+        return _Cut(part, each(self._y), None if reach is None else each(reach))
+
     def _piece(
-        self, classifier: Classifier, m: int, part: Part, delta: Tensor, grad: bool
+        self, m: int, cut: _Cut, delta: Tensor, grad: bool, watch: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        with self._naming(part), classifier.frozen(), torch.set_grad_enabled(grad):
-            checked = classifier.classes is not None
-            seen = self._forward(classifier, part, delta, grad=grad)
-            if not checked and not self._others:
-                check_labels(classifier, self._y[:, m])
-            if not checked and grad:  # judging other labels may call a loss in ways that its attack does not
-                check_loss(self._loss, seen.logits.shape[1], self._targeted, delta.device)
+        classifier, (part, labels, reach) = self._classifiers[m], cut
+        with classifier.held, torch.set_grad_enabled(grad):
+            seen = self._forward(classifier, part, delta, grad=grad, watch=watch)
+            if (m, grad) not in self._tried:
+                self._try(m, seen.logits, grad)
+                self._tried.add((m, grad))
             shape = (len(part.transforms), part.examples.stop - part.examples.start, len(delta[part.rows]))
-            labels, drawn = self._of_part(self._y, m, part), max(map(len, part.slots)) > 1
+            drawn = max(map(len, part.slots)) > 1
             no_class = labels >= seen.logits.shape[1] if self._others else None
             labels = labels if no_class is None else labels.where(~no_class, 0)
-            loss = self._loss_of(seen.logits, labels, m, part).to(delta.dtype)
+            unit = {} if reach is None else {"reach": reach}
+            loss = self._loss(seen.logits, labels, targeted=self._targeted, **unit).to(delta.dtype)
             loss = self._mean(loss, part, shape) if drawn else loss.view(shape)
-            slope = (
-                seen.gradient(classifier, loss).view(*shape, *delta.shape[1:]) if grad else loss.new_empty(*shape, 0)
-            )
+            slope = loss.new_empty(*shape, 0)
+            if grad:
+                slope = self._slope(classifier, seen, loss, part).view(*shape, *delta.shape[1:])
         logits = seen.logits.detach()
         decided = logits if classifier.precision == "fp32" else self._beyond_doubt(logits, labels)
         hits = is_fooled(decided, labels, targeted=self._targeted)
@@ -371,7 +383,15 @@ class DomainGrid:
         every = self._mean((~hits).to(loss.dtype), part, shape) == 0 if drawn else hits.view(shape)
         return loss.detach(), every, slope
 
-    def _forward(self, classifier: Classifier, part: Part, delta: Tensor, *, grad: bool = False) -> _Pass:
+    def _try(self, m: int, logits: Tensor, grad: bool) -> None:
+        if not self._others:
+            check_labels(self._classifiers[m], self._y[:, m])
+        if grad:  # judging other labels may call a loss in ways that its attack does not
+            check_loss(self._loss, logits.shape[1], self._targeted, logits.device)
+
+    def _forward(
+        self, classifier: Classifier, part: Part, delta: Tensor, *, grad: bool = False, watch: bool = False
+    ) -> _Pass:
         """Return the perturbed images (r e b, *S) and the logits (n, C) of what models see of them."""
         shifted = self._x[part.examples, part.rows] + delta[part.rows]
         if len(part.transforms) > 1:
@@ -383,13 +403,22 @@ class DomainGrid:
             uncut = leaf == moved if grad else None
         leaf.requires_grad_(grad)
         # transformations differ in what they keep: all passes of the first evaluation are watched
-        watch = grad and self._calls == 0 and self._meter.needed(len(self._rows) * self.images, leaf)
         with self._meter.watching(classifier.name, len(leaf), classifier.model) if watch else nullcontext():
             plain = self._views is None and len(part.slots[0]) == 1
             views = leaf if plain else classifier.arrange(self._seen(leaf, part))
-            return _Pass(
-                leaf, (self._drawn(classifier, views, part) if classifier.random else classifier(views)), uncut
-            )
+            try:
+                logits = self._drawn(classifier, views, part) if classifier.random else classifier.logits(views)
+            except RowError as error:
+                raise self._by_global_row(error, part) from error.__cause__
+        return _Pass(leaf, logits, uncut)
+
+    def _slope(self, classifier: Classifier, seen: _Pass, loss: Tensor, part: Part) -> Tensor:
+        """Return the gradient of the sum of ``loss`` in the images before they were clamped, (r e b, *S)."""
+        try:
+            slope = classifier.gradient(loss, seen.leaf, whose=", its own or a transformation's")
+        except RowError as error:
+            raise self._by_global_row(error, part) from error.__cause__
+        return slope if seen.uncut is None else slope.mul_(seen.uncut)
 
     def _drawn(self, classifier: Classifier, views: Tensor, part: Part) -> Tensor:
         """Return the logits that a random model gives ``views``: it is called once a draw, each under its own seed.
@@ -401,7 +430,7 @@ class DomainGrid:
         for slot, block in zip(slots, views.tensor_split(len(slots)), strict=True):
             key = DrawKey(self._seed, self._restart, self._calls, _OF_MODELS + slot)
             with seeded(sum(row_seeds(key, first)), block):  # the sum of one seed, or of none
-                drawn.append(classifier(block))
+                drawn.append(classifier.logits(block))
         return torch.cat(drawn)
 
     def _seen(self, images: Tensor, part: Part) -> Tensor:
@@ -423,18 +452,6 @@ class DomainGrid:
         drawn = [r for r, slots in zip(part.transforms, part.slots, strict=True) for _ in slots]
         sizes = {self._views[r].name: tuple(images.shape[1:]) for r, images in zip(drawn, seen, strict=True)}  # pyright: ignore[reportOptionalSubscript]
         raise ValueError(f"transforms must give images of one size, for they go through a model together; got {sizes}")
-
-    def _loss_of(self, logits: Tensor, labels: Tensor, m: int, part: Part) -> Tensor:
-        if self.reach is None or not self._wants_reach:
-            return self._loss(logits, labels, targeted=self._targeted)
-        reach = self._of_part(self.reach, m, part)
-        return self._loss(logits, labels, targeted=self._targeted, reach=reach)  # pyright: ignore[reportCallIssue]
-
-    def _of_part(self, values: Tensor, m: int, part: Part) -> Tensor:
-        """Return the labels, or reaches, of what ``_seen`` returns."""
-        of_part = values[part.rows, m, :, part.examples]
-        each = zip(part.transforms, part.slots, strict=True)
-        return torch.cat([of_part[:, r].T.flatten().repeat(len(slots)) for r, slots in each])
 
     def _mean(self, values: Tensor, part: Part, shape: tuple[int, int, int]) -> Tensor:
         """Average values (n,) over the draws of each transformation: (r, e, b)."""

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from omnirobust._counts import check_count
+from omnirobust._types import check_count
 
 GroupBy: TypeAlias = Literal["random", "class"]
 

@@ -1,4 +1,8 @@
-"""What happened at every iterate of a run."""
+"""What is kept of a run: the best iterate, the problems that are still in it, and what happened at every iterate.
+
+``BestIterate``, ``Active`` and ``Trace`` wrap any loop: ``solve`` shows them every iterate, and they know nothing of
+how it was made.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from omnirobust._choices import Keep
+from omnirobust._types import Evaluation
+
+_SHRINK = 0.75
+"""A batch becomes smaller once less than this share of it is left."""
 
 
 def is_better(count: Tensor, worst: Tensor, best_count: Tensor, best_worst: Tensor) -> Tensor:
@@ -122,6 +132,146 @@ class History:
         if self.rows is None or other.rows is None:
             raise ValueError("histories can be joined problem by problem only if both were kept in full")
         return self.rows.choose(other.rows, rows, better).means(keep_rows=True)
+
+
+class Active:
+    """The problems that are still in the batch; where fooled ones are to stop, these leave it.
+
+    Args:
+        e: the evaluation at the starting point.
+        stop: whether problems are done once all their domains are fooled.
+
+    Attributes:
+        rows: original indices of the problems in the batch, int64.
+        whole: whether these are all of them.
+        left: which of them are not done, bool; None where nothing stops.
+
+    Raises:
+        ValueError: if fooled problems are to stop and the domains know no success.
+    """
+
+    def __init__(self, e: Evaluation, stop: bool) -> None:
+        if stop and e.fooled is None:
+            raise ValueError("stop_when_fooled needs domains that know success; these give fooled = None")
+        self.rows, self.whole = torch.arange(len(e.losses), device=e.losses.device), True
+        self.left = None if e.fooled is None or not stop else ~e.fooled.all(dim=1)
+
+    def finish(self, e: Evaluation) -> None:
+        """Let those be done that ``e`` fools."""
+        if self.left is not None and e.fooled is not None:
+            self.left = self.left & ~e.fooled.all(dim=1)
+
+    def leave(self) -> Tensor | None:
+        """Return the positions that stay in the batch, once few enough are left; () when none is, else None.
+
+        Sizes shrink geometrically, so that few distinct batch sizes occur; problems that are done fill a batch up.
+        """
+        if self.left is None:
+            return None
+        size, left = len(self.left), int(self.left.sum())
+        if left == 0:
+            return self.rows[:0]
+        if left > _SHRINK * size:
+            return None
+        while _SHRINK * size >= left and size > 1:
+            size = int(_SHRINK * size)
+        kept = torch.argsort((~self.left).to(torch.uint8), stable=True)[: max(size, left)].sort().values
+        self.rows, self.left, self.whole = self.rows[kept], self.left[kept], False
+        return kept
+
+
+class BestIterate:
+    """For every problem the iterate to return: the best one so far, by ``is_better``, or the last.
+
+    Args:
+        keep: "best" or "last".
+        delta: the starting point, (B, *S).
+        w: its weights, (B, K).
+        e: its evaluation.
+    """
+
+    def __init__(self, keep: Keep, delta: Tensor, w: Tensor, e: Evaluation) -> None:
+        self._keep = keep
+        self.delta, self.weights, self.losses = delta.clone(), w.clone(), e.losses.clone()
+        self.fooled = None if e.fooled is None else e.fooled.clone()
+        self.step = torch.zeros(len(delta), dtype=torch.int64, device=delta.device)
+        self._worst = e.losses.amax(dim=1)
+        self._count = torch.zeros_like(self.step) if e.fooled is None else e.fooled.sum(dim=1)
+
+    def offer(self, t: int, active: Active, delta: Tensor, w: Tensor, e: Evaluation) -> None:
+        """Keep iterate ``t`` of the problems in the batch where it is better, and they are not done."""
+        better = active.left
+        if self._keep == "best":
+            rows, worst = active.rows, e.losses.amax(dim=1)
+            count = torch.zeros_like(rows) if e.fooled is None else e.fooled.sum(dim=1)
+            wins = is_better(count, worst, self._count[rows], self._worst[rows])
+            better = wins if better is None else better & wins
+            taken = rows[better]
+            self._count[taken], self._worst[taken] = count[better], worst[better]
+        if active.whole and (better is None or bool(better.all())):
+            self._take(t, slice(None), delta, w, e)
+        else:  # a batch that is not whole has those that are done
+            assert better is not None
+            of_batch = Evaluation(e.losses[better], None if e.fooled is None else e.fooled[better])
+            self._take(t, active.rows[better], delta[better], w[better], of_batch)
+
+    def _take(self, t: int, rows: Tensor | slice, delta: Tensor, w: Tensor, e: Evaluation) -> None:
+        self.delta[rows], self.weights[rows], self.losses[rows], self.step[rows] = delta, w, e.losses, t
+        if self.fooled is not None and e.fooled is not None:
+            self.fooled[rows] = e.fooled
+
+
+class Trace:
+    """The values of every problem at every iterate; those of a problem that is done, or on a way round, repeat.
+
+    Args:
+        steps: T.
+        w: weights at the starting point, (B, K).
+        e: the evaluation there.
+    """
+
+    def __init__(self, steps: int, w: Tensor, e: Evaluation) -> None:
+        T, fooled = steps + 1, e.fooled
+        self._seen = seen = HistoryRows(
+            e.losses.new_zeros(T, *e.losses.shape),
+            w.new_zeros(T, *w.shape),
+            None if fooled is None else fooled.new_zeros(T, *fooled.shape),
+            e.losses.new_zeros(T, len(w), dtype=torch.bool),
+        )
+        seen.losses[0], seen.weights[0] = e.losses, w
+        if seen.fooled is not None and fooled is not None:
+            seen.fooled[0], seen.best[0] = fooled, fooled.all(dim=1)
+
+    def note(self, t: int, active: Active, w: Tensor, e: Evaluation, best: BestIterate) -> None:
+        """Take down iterate ``t`` of the problems in the batch, and what all have kept."""
+        seen, left = self._seen, active.left
+        for rows, now in ((seen.losses, e.losses), (seen.weights, w), (seen.fooled, e.fooled)):
+            if rows is None or now is None:
+                continue
+            if left is None:
+                rows[t] = now
+            else:
+                rows[t] = rows[t - 1]
+                rows[t, active.rows[left]] = now[left]
+        if best.fooled is not None:
+            seen.best[t] = best.fooled.all(dim=1)
+
+    def pass_over(self, t: int, active: Active, w: Tensor) -> None:
+        """Let nothing of iterate ``t`` count but the weights."""
+        self.repeat(t, t + 1)
+        rows = active.rows if active.left is None else active.rows[active.left]
+        self._seen.weights[t, rows] = w if active.left is None else w[active.left]
+
+    def repeat(self, begin: int, end: int) -> None:
+        """Let the iterates from ``begin`` to before ``end`` be as the one before them."""
+        seen = self._seen
+        for rows in (seen.losses, seen.weights, seen.fooled, seen.best):
+            if rows is not None:
+                rows[begin:end] = rows[begin - 1]
+
+    def means(self, *, full: bool) -> History:
+        """Average over problems; keep every problem's values if ``full``."""
+        return self._seen.means(keep_rows=full)
 
 
 def join_histories(parts: Sequence[History]) -> History:

@@ -134,13 +134,13 @@ def relative_margin(logits: Tensor, labels: Tensor, *, reach: Tensor | None = No
         Unchanged by an offset, by classes that lie half a reach below another wrong one, and by a factor that
         multiplies ``reach`` too; not by a factor alone. Finite, and its gradient, for logits up to 1e38.
     """
-    z = _lifted(logits)
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     z = z.clamp_min(torch.finfo(z.dtype).min)  # of infinities there is no difference
     unit = z.new_full((1,), 1.0) if reach is None else reach.to(z) / _UNITS
     # differences first: an offset costs no digits
     ahead = (z - z.gather(1, labels.unsqueeze(1))) / (unit / _SHARPNESS).unsqueeze(1)
     others = ahead.clamp(-_LARGEST, _LARGEST).scatter(1, labels.unsqueeze(1), -torch.inf).logsumexp(dim=1)
-    return _signed(-others / _SHARPNESS, targeted)
+    return others / _SHARPNESS if targeted else -others / _SHARPNESS
 
 
 def wants_reach(loss: object) -> bool:

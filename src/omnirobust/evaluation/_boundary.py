@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnirobust._counts import check_count
 from omnirobust._models import Models, Probed
 from omnirobust._probe import notes_of, probed
 from omnirobust._progress import ProgressHook, bar
-from omnirobust._types import Evaluation, Norm
+from omnirobust._types import Evaluation, Norm, check_count
 from omnirobust._watch import HINT
 from omnirobust.domains import DomainGrid
 

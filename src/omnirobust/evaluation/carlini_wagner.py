@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnirobust._counts import check_count
 from omnirobust._models import Model, Models
 from omnirobust._progress import ProgressHook
+from omnirobust._types import check_count
 from omnirobust.domains import DomainGrid
 from omnirobust.evaluation._boundary import Distortion, blind_rows, errs, in_batches, like_rows, shortened
 from omnirobust.losses import signed_margin

@@ -14,11 +14,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from omnirobust._counts import check_count
 from omnirobust._models import Models
 from omnirobust._outputs import rows_named
 from omnirobust._progress import ProgressHook
-from omnirobust._types import NORMS, Norm
+from omnirobust._types import NORMS, Norm, check_count
 from omnirobust.attacks import attack_ensemble
 from omnirobust.domains import DomainGrid
 from omnirobust.evaluation._boundary import Distortion as Distortion

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust._contracts import check_set
-from omnirobust._counts import check_count
 from omnirobust._models import Model, Precision
 from omnirobust._probe import notes_of, probed
 from omnirobust._progress import ProgressHook, bar
+from omnirobust._types import check_count
 from omnirobust.evaluation._fresh import Drawn, Judge, most
 from omnirobust.evaluation._standing import Clean, Standing, first_look
 from omnirobust.evaluation._threats import Threats, check_universal, inner_first, named_threats, shape_or_type

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from omnirobust import losses
-from omnirobust._counts import check_count
 from omnirobust._models import Model, Precision, Probed
 from omnirobust._outputs import rows_named
+from omnirobust._types import check_count
 from omnirobust.adaptive import Adaptive
 from omnirobust.attacks import attack_ensemble
 from omnirobust.detour import RadiusSchedule

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from omnirobust._counts import check_count
 from omnirobust._device import check_name, resolved
 from omnirobust._models import Precision
+from omnirobust._types import check_count
 from omnirobust.data import ImageData, load
 from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustness
 from omnirobust.jobs.attack import describe_data

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omnirobust._counts import check_count
 from omnirobust._device import check_name
+from omnirobust._types import check_count
 from omnirobust.training.fit import Keep
 from omnirobust.training.schemes import Scheme
 from omnirobust.zoo.recipes import Recipe

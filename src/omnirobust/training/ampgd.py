@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omnirobust._contracts import first_weights, next_weights, set_around
+from omnirobust._contracts import checked_rule, first_weights, set_around
 from omnirobust._draws import DrawKey
 from omnirobust._models import Classifier, Precision
 from omnirobust._outputs import check_finite, rows_named
@@ -106,7 +106,7 @@ def _ascend(
     weights: Tensor,
 ) -> tuple[list[Tensor], Tensor]:
     """Run the R steps on perturbations and weights."""
-    rule, moving = scheme.weight_rule, steppers(scheme, feasible)
+    rule, moving = checked_rule(scheme.weight_rule), steppers(scheme, feasible)
     for r in range(1, scheme.steps + 1):
         seen = evaluate(classifier, x, y, deltas, scheme.dpar)
         shares = _shares(scheme, weights)
@@ -115,9 +115,9 @@ def _ascend(
             for k, (stepper, delta, around) in enumerate(zip(moving, deltas, feasible, strict=True))
         ]
         if scheme.kind != "worst":
-            weights = next_weights(rule, weights, seen.losses)
+            weights = rule.step(weights, seen.losses)
     if scheme.kind == "worst":
-        weights = next_weights(rule, weights, losses_at(classifier, x, y, deltas))
+        weights = rule.step(weights, losses_at(classifier, x, y, deltas))
     return deltas, weights
 
 

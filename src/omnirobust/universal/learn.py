@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from omnirobust._contracts import set_around
-from omnirobust._counts import check_count
 from omnirobust._draws import DrawKey, row_seeds
 from omnirobust._models import Models, Precision, Probed
 from omnirobust._outputs import rows_named
 from omnirobust._probe import notes_of, probed
 from omnirobust._progress import ProgressHook, bar
-from omnirobust._types import WeightRule, described
+from omnirobust._types import WeightRule, check_count, described
 from omnirobust.directions import Direction, Normalised, Sign
 from omnirobust.domains import DomainGrid, Transforms
 from omnirobust.losses import Loss, relative_margin, wants_reach

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omnirobust._counts import check_count
 from omnirobust._models import Models
 from omnirobust._probe import notes_of, probed
+from omnirobust._types import check_count
 from omnirobust.domains import DomainGrid, Transforms
 from omnirobust.losses import neg_cross_entropy
 from omnirobust.universal.results import UniversalPerturbation, UniversalScore

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from omnirobust._contracts import first_weights, next_weights
+from omnirobust._contracts import checked_rule, first_weights
 from omnirobust._types import Evaluation, WeightRule
 
 Over: TypeAlias = Literal["classes", "images", "data"]
@@ -28,7 +28,7 @@ class Weighing:
         if over not in get_args(Over):
             raise ValueError(f"over must be one of {', '.join(get_args(Over))}, got {over!r}")
         self.axis, self.members, self._kind = _kinds(y, over)
-        self._rule = rule
+        self._rule = checked_rule(rule)
         size = (pairs, len(self.members or ("all",)))
         self._weights = first_weights(rule, 1, size[0] * size[1], like).view(size)
         self.restart()
@@ -57,7 +57,7 @@ class Weighing:
         old = self._weights[:, kinds].reshape(1, -1)
         mass = old.sum()
         shares = old / mass if bool(mass > 0) else torch.full_like(old, 1 / old.shape[1])
-        new = next_weights(self._rule, shares, (sums / counts).view(1, -1))
+        new = self._rule.step(shares, (sums / counts).view(1, -1))
         self._weights[:, kinds] = (new * mass).view(sums.shape)
         self._note(kinds, sums, counts, evaluation)
         return (new.view(sums.shape) / counts)[:, place].view(1, -1)

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from omnirobust._counts import check_count
+from omnirobust._types import check_count
 from omnirobust.training.fit import Precision
 
 RecipeName: TypeAlias = Literal["paper", "fast"]
