@@ -64,7 +64,7 @@ def test_what_is_kept_is_what_a_list_of_all_iterates_says(keep: Keep, stop: bool
         hits = [[bool(v) for v in e.fooled[row]] for _, _, e in iterates if e.fooled is not None]
         end = next((t for t in range(T + 1) if all(hits[t])), T) if stop else T
         worst = [float(e.losses[row].max()) for _, _, e in iterates]
-        order = sorted(range(end + 1), key=lambda t: (-sum(hits[t]), worst[t], t))  # noqa: B023
+        order = sorted(range(end + 1), key=lambda t: (-sum(hits[t]), worst[t], t))
         kept = order[0] if keep == "best" else end
         assert int(best.step[row]) == kept
         assert torch.equal(best.delta[row], iterates[kept][0][row])

@@ -202,7 +202,8 @@ def test_a_training_without_a_test_split_is_refused_before_it_trains(here, capsy
 
 @pytest.mark.parametrize("wrong", ["table-9z", "table-a2 --images 0", "table-a2 --budget nope", "nets.py:good",
                                    "table-a2 --training-budget nope", "table-a2 --device cuda:99", "--all table-a2",
-                                   "table-a2 --images 1000000000", "table-a2 --processes 0", "nets.py:nope"])  # fmt: skip
+                                   "table-a2 --images 1000000000", "table-a2 --processes 0",
+                                   "nets.py:nope"])  # fmt: skip
 def test_reproductions_that_are_refused_leave_nothing(here, capsys, wrong):
     code, errors = run(capsys, "reproduce", *wrong.split())
     assert code == 2

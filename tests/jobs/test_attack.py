@@ -248,7 +248,7 @@ def test_what_does_not_fit_leaves_no_folder_behind(digits, tmp_path, run, there)
     attack = replace(JOB, models=(f"{own}:net",), options={**JOB.options, "steps": 1})
     threats = {"linf:0.1": orb.Linf(0.1)}
     job = attack if run is run_attack else EvaluationJob("digits", attack.models, threats, steps=1, images=10)
-    with pytest.raises(ValueError, match="models must have a class for every label, 0 to 9, got .*, which has 5"):
+    with pytest.raises(ValueError, match=r"models must have a class for every label, 0 to 9, got .*, which has 5"):
         run(job, folder, options="data: digits\n")
     assert folder.exists() is there and not list(folder.glob("*"))
     own.write_text(net.format(10))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
-from omnirobust._counts import check_count
 from omnirobust._models import Precision
+from omnirobust._types import check_count
 from omnirobust.threat_models import L2, Linf, ThreatModel
 from omnirobust.training.schemes import Kind, Scheme
 

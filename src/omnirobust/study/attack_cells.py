@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from omnirobust._counts import check_count
+from omnirobust._types import check_count
 from omnirobust.groups import GroupBy
 from omnirobust.threat_models import Clip
 from omnirobust.transforms import ImageTransform

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from omnirobust._counts import check_count
 from omnirobust._own_code import is_own, source_digest
-from omnirobust._types import NORMS, Norm, WeightRule
+from omnirobust._types import NORMS, Norm, WeightRule, check_count
 from omnirobust.settings import AttackSettings
 from omnirobust.study.attack_cells import Task
 from omnirobust.study.store import key_of
