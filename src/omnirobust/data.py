@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class ImageData:
         classes: the names of the classes, in the order of their indices.
         note: what a reader of numbers on this data must know; empty if nothing.
         choice: how the images were chosen from the set; empty if they are in its order.
+        rows: their numbers in the split, (N,) int64, where they were chosen so; None where they are in its order.
     """
 
     x: Tensor
@@ -60,6 +61,7 @@ class ImageData:
     classes: tuple[str, ...]
     note: str = ""
     choice: str = ""
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.x.ndim != 4 or self.x.dtype != torch.float32:
@@ -78,6 +80,10 @@ class ImageData:
         """Names of the classes that no image is of."""
         present = set(self.y.unique().tolist())
         return tuple(name for number, name in enumerate(self.classes) if number not in present)
+
+    def part(self, index: slice | Tensor) -> ImageData:
+        """Return some of the images."""
+        return replace(self, x=self.x[index], y=self.y[index], rows=None if self.rows is None else self.rows[index])
 
     def __len__(self) -> int:
         return len(self.x)
@@ -196,7 +202,8 @@ def _read(file: Path, name: str, split: str, start: int, limit: int | None, labe
         raise RuntimeError(f"The cached images {file} are damaged: delete the file and load {name} again.") from error
     notes = [JPEG_NOTE if name == "cifar10" and json.loads(facts["jpeg"]) else "", facts.get("note", "")]
     told = "; ".join(filter(None, notes))
-    return ImageData(as_floats(images), labels[rows], name, split, classes, told, CHOICE if chosen else "")
+    x, y = as_floats(images), labels[rows]
+    return ImageData(x, y, name, split, classes, told, CHOICE if chosen else "", rows if chosen else None)
 
 
 def _rows(stored: Any, rows: Tensor, in_order: bool) -> Tensor:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from omnirobust import data
 from omnirobust.cli import main
+from omnirobust.runs import RunFolder
 
 CODE = """
 import torch
@@ -66,6 +67,8 @@ def test_an_attack_takes_images_of_every_class_and_says_so(folder, capsys):
     attacked = load_file("run/perturbations.safetensors")
     expected = data.load("./set", start=3, limit=6, resize=(4, 4))
     assert torch.equal(attacked["clean"], expected.x) and expected.y.bincount().tolist() == [2, 2, 2]
+    rows = RunFolder.open("run").read_table("examples.parquet")["row_in_set"]
+    assert torch.equal(data.load("./set", resize=(4, 4)).x[rows], expected.x) and len(set(rows)) == 6
     assert run("attack", "ensemble", "--config", "run/config.yaml", out="again") == 0
     assert json.loads((folder / "again" / "config.json").read_text()) == config()
 
@@ -93,6 +96,12 @@ def test_evaluate_and_train_choose_alike(folder, capsys):
     job = TrainingJob("./set", Scheme("natural"), recipe, model="own.py:one", images=24, resize=(4, 4))
     parts = _split(job, data.load("./set", "train", limit=100, resize=(4, 4)))
     assert [part.y.bincount().tolist() for part in parts] == [[8, 8, 8], [2, 2, 2]]
+    rows = RunFolder.open("trained").read_table("rows.parquet")
+    assert (
+        rows["row_in_set"] == [*parts[0].rows.tolist(), *parts[1].rows.tolist()] and len(set(rows["row_in_set"])) == 30
+    )
+    assert rows["part"] == ["train"] * 24 + ["validation"] * 6
+    assert len(RunFolder.open("run").read_table("examples.parquet")["row_in_set"]) == 4
     held = json.loads((folder / "trained" / "config.json").read_text())
     assert held["data"]["images"] == 24 and held["data"]["choice"] and held["data"]["resize"] == [4, 4]
     assert json.loads((folder / "trained" / "evaluation" / "config.json").read_text())["data"]["resize"] == [4, 4]
@@ -109,3 +118,38 @@ def test_no_classes_are_needed_where_predictions_are_left(folder, capsys):
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     assert "6 images have no label: accuracy counts what one says" in config()["data"]["note"]
     assert metrics["clean_accuracy"]["one"] == 1.0 and "missing" not in metrics
+
+
+def test_a_column_of_classes_is_named_for_train_attack_and_evaluate(tmp_path, monkeypatch, capsys):
+    """A table as that of CIFAR-100, with classes and groups of them whose names have brackets."""
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as HubImage
+
+    monkeypatch.setenv("OMNIROBUST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    for split, count in (("train", 48), ("test", 12)):
+        fine = [i % 6 for i in range(count)]
+        columns = {
+            "img": [Image.fromarray(np.full((4, 4), 40 * f, np.uint8)) for f in fine],
+            "fine_label": fine, "coarse_label": [f // 2 for f in fine],
+        }  # fmt: skip
+        kinds = {
+            "fine_label": ClassLabel(names=[f"f[{i}]" for i in range(6)]),
+            "coarse_label": ClassLabel(names=["a[1]", "b", "c"]),
+        }
+        Dataset.from_dict(columns, features=Features({"img": HubImage(), **kinds})).to_parquet(f"set/{split}.parquet")
+    common = ("--data", "./set", "--label", "coarse_label")
+    train = ("train", "--data", "./set", "--model", "mlp", "--threat", "linf:0.1", "--steps", 1, "--epochs", 1,
+             "--validation", 6, "--test-images", 6, "--test-steps", 1)  # fmt: skip
+    assert run(*train, out="trained") == 2
+    assert "label must name one of the columns of classes of set, fine_label, coarse_label" in capsys.readouterr().err
+    assert run(*train, "--label", "coarse_label", out="trained") == 0
+    attack = ("attack", "ensemble", *common, "--models", "trained", "--norm", "linf", "--eps", "0.1", "--steps", 1)
+    assert run(*attack, "--images", 6) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["classes"] == ["a[1]", "b", "c"] and config()["data"]["label"] == "coarse_label"
+    assert "a[1]" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert run("evaluate", *common, "--model", "trained", "--threat", "linf:0.1", "--steps", 1, out="judged") == 0
+    assert run(*attack[:2], "--data", "./set", "--label", "fine_label", *attack[6:], out="free") == 2
+    assert not (tmp_path / "free").exists()

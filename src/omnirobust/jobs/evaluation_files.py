@@ -14,7 +14,7 @@ from omnirobust.data import ImageData
 from omnirobust.evaluation._fresh import Drawn
 from omnirobust.evaluation.metrics import BEFORE, Interval, clean_notes, compare_paired, paired_mean_difference
 from omnirobust.evaluation.robustness import RobustnessReport
-from omnirobust.jobs.records import EXAMPLES, PERTURBATIONS
+from omnirobust.jobs.records import EXAMPLES, PERTURBATIONS, row_in_set
 from omnirobust.results import joined_notes
 from omnirobust.runs import RunFolder
 from omnirobust.stores import ChunkStore
@@ -90,6 +90,7 @@ def write_results(folder: RunFolder, images: ImageData, reports: Reports, predic
     """
     tensors: dict[str, Tensor] = {"clean": images.x, "labels": images.y}
     columns: dict[str, list[Any]] = {"row": list(range(len(images))), "label": images.y.tolist()}
+    columns |= row_in_set(images)
     for model, report in reports.items():
         columns[f"{model}.correct.clean"] = report.clean_correct.tolist()
         for k, name in enumerate(report.names):

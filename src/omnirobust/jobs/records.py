@@ -10,11 +10,18 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from omnirobust.data import ImageData
 from omnirobust.runs import CONFIG, RunFolder
 
 PERTURBATIONS, EXAMPLES, HISTORY = "perturbations.safetensors", "examples.parquet", "history.safetensors"
-SPREAD, EVALUATED = "weights.parquet", "evaluation"
-"""Files of results: the last two are of a training, the weights of its epochs and the run that judges it."""
+SPREAD, EVALUATED, ROWS = "weights.parquet", "evaluation", "rows.parquet"
+"""Files of results: the last three are of a training, the weights of its epochs, the run that judges it, and the rows
+of the set that it was trained and validated on, where they were chosen."""
+
+
+def row_in_set(images: ImageData) -> dict[str, list[int]]:
+    """Return a column of the rows of the set that images were chosen from; none where they are in its order."""
+    return {} if images.rows is None else {"row_in_set": images.rows.tolist()}
 
 
 @dataclass(frozen=True)

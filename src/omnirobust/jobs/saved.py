@@ -205,4 +205,5 @@ def _images(x: Tensor, y: Tensor, classes: int, data: ImageData | None) -> Image
         raise ValueError(
             f"data must be the set that the inputs {tuple(x.shape)} are of, got one of shape {tuple(data.x.shape)}"
         )
-    return replace(data, x=x, y=y)
+    whole = len(x) == len(data) and torch.equal(x, data.x)
+    return replace(data, x=x, y=y, rows=data.rows if whole else None)

@@ -120,7 +120,7 @@ def load_setting(job: AttackJob) -> Setting:
     transforms = load_transforms(job.transforms) if job.transforms else None
     models, others = _loaded(job, found, device)
     order = _order(job, found)
-    images = replace(found, x=found.x[order], y=found.y[order])
+    images = found.part(order)
     clean = predict(models | others, images.x, device)
     missing = images.missing if bool((images.y >= 0).all()) else ()
     images = labelled(images, clean[:, 0], next(iter(models)))

@@ -15,7 +15,7 @@ from omnirobust.jobs.drawn import RandomModels, intervals, mean_rates
 from omnirobust.jobs.models import predict
 from omnirobust.jobs.rates import by_image, named
 from omnirobust.jobs.recheck import recheck, success_of
-from omnirobust.jobs.records import EXAMPLES, HISTORY, PERTURBATIONS
+from omnirobust.jobs.records import EXAMPLES, HISTORY, PERTURBATIONS, row_in_set
 from omnirobust.jobs.setting import Setting
 from omnirobust.results import AttackResult
 from omnirobust.runs import RunFolder
@@ -77,6 +77,7 @@ def _examples(setting: Setting, results: Results, predicted: Mapping[str, Tensor
     """
     N = len(setting.images)
     columns: dict[str, list[Any]] = {"row": list(range(N)), "label": setting.images.y.tolist()}
+    columns |= row_in_set(setting.images)
     if setting.job.target is not None:
         columns["target"] = [setting.job.target] * N
     if setting.shared:

@@ -17,9 +17,17 @@ from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
 from omnirobust.jobs.frame import JobProgress, run_job
 from omnirobust.jobs.models import predict, split_name, split_network, trained_file
-from omnirobust.jobs.records import EVALUATED, SPREAD, TrainingRecord
+from omnirobust.jobs.records import EVALUATED, ROWS, SPREAD, TrainingRecord
 from omnirobust.jobs.shards import wait
-from omnirobust.jobs.train_files import EPOCHS, NETWORK, join_weights, note_epoch, write_epochs, write_network
+from omnirobust.jobs.train_files import (
+    EPOCHS,
+    NETWORK,
+    join_weights,
+    note_epoch,
+    write_epochs,
+    write_network,
+    write_rows,
+)
 from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.jobs.train_setting import TrainingSetting, load_training
 from omnirobust.runs import RunFolder, default_folder
@@ -79,8 +87,9 @@ def run_training(
         result, found = done
         join_weights(folder, job.scheme.names, result.epochs)
         told = {"notes": [] if found is not None else _told(setting)}
-        spread = [SPREAD] if folder.file(SPREAD).exists() else []
-        folder.conclude(_metrics(setting, result, found) | _clean(setting) | told, [EPOCHS, NETWORK, *spread])
+        write_rows(folder, {"train": setting.train, "validation": setting.validation})
+        more = [name for name in (SPREAD, ROWS) if folder.file(name).exists()]
+        folder.conclude(_metrics(setting, result, found) | _clean(setting) | told, [EPOCHS, NETWORK, *more])
 
     return run_job(
         path, config, options, team, progress, together=together, conclude=conclude, record=TrainingRecord.open

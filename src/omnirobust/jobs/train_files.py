@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from omnirobust._files import replacing
+from omnirobust.data import ImageData
 from omnirobust.jobs.models import CARD
 from omnirobust.jobs.models import WEIGHTS as NETWORK
-from omnirobust.jobs.records import SPREAD
+from omnirobust.jobs.records import ROWS, SPREAD
 from omnirobust.runs import RunFolder
 from omnirobust.stores import write_model
 from omnirobust.training.state import CHECKPOINT, read_checkpoint
@@ -85,6 +86,14 @@ def _kept_weights(folder: RunFolder) -> dict[int, dict[str, list[Any]]]:
                 chosen = [e == epoch for e in table["epoch"]]
                 found[epoch] = {name: list(compress(values, chosen)) for name, values in table.items()}
     return found
+
+
+def write_rows(folder: RunFolder, parts: Mapping[str, ImageData | None]) -> None:
+    """Write which rows of its set each part is, by the part's name, where they were chosen."""
+    rows = {name: part.rows.tolist() for name, part in parts.items() if part is not None and part.rows is not None}
+    if rows:
+        every = [(name, row) for name, own in rows.items() for row in own]
+        folder.write_table(ROWS, {"part": [name for name, _ in every], "row_in_set": [row for _, row in every]})
 
 
 def write_network(folder: RunFolder, model: nn.Module, card: Mapping[str, Any]) -> None:

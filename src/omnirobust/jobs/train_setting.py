@@ -93,8 +93,8 @@ def _split(job: TrainingJob, every: ImageData) -> tuple[ImageData, ImageData | N
             f"images must be at most {kept}, the train split less {job.recipe.holdout} for validation, got {job.images}"
         )
     count = kept if job.images is None else job.images
-    held_out = replace(every, x=every.x[kept:], y=every.y[kept:]) if job.recipe.holdout else None
-    return replace(every, x=every.x[:count], y=every.y[:count]), held_out
+    held_out = every.part(slice(kept, None)) if job.recipe.holdout else None
+    return every.part(slice(count)), held_out
 
 
 def _check_threat(name: str, threat: ThreatModel, x: Tensor) -> None:
