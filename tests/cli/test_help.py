@@ -32,6 +32,17 @@ def test_no_help_imports_what_takes_time() -> None:
     subprocess.run([sys.executable, "-c", ASK.format(commands=COMMANDS)], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_every_command_is_asked() -> None:
+    import typer
+
+    def paths(command, words=()):
+        yield words
+        for name, below in getattr(command, "commands", {}).items():
+            yield from paths(below, (*words, name))
+
+    assert set(paths(typer.main.get_command(app))) == set(COMMANDS)
+
+
 @pytest.mark.parametrize("width", [40, 60, 80])
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_option_names_are_never_cut(words, width, monkeypatch, capsys) -> None:

@@ -171,6 +171,8 @@ def test_what_a_page_cannot_say_is_refused(digits, tmp_path):
     for copied in (deepcopy(result), pickle.loads(pickle.dumps(result))):
         with pytest.raises(ValueError, match="result must be what an attack returned, no copy or pickle"):
             copied.save(out)
+    with pytest.raises(ValueError, match=r"file must be the path of a page, such as page\.html, got the folder"):
+        result.report(tmp_path)
     with pytest.raises(ValueError, match="data must be the set that the inputs"):
         result.save(out, data=data.load("digits", limit=2))
     assert not out.exists()

@@ -96,11 +96,16 @@ def _counted(record: AttackRecord) -> int:
 
 def _does(record: AttackRecord) -> str:
     models, transforms, groups = len(record.models), len(record.transforms), record.groups
-    who = {1: "the model", 2: "both models"}.get(models, f"all {_spelled(models)} models")
-    seen = f" under {'the transformation' if transforms == 1 else f'all {_spelled(transforms)} transformations'}"
-    shared = "" if groups is None else f" for all {_spelled(groups['size'])} images of a group"
+    who = _all(models, "model")
+    seen = f" under {_all(transforms, 'transformation')}"
+    shared = "" if groups is None else f" for {_all(groups['size'], 'image')} of a group"
     verb = "fools" if record.target is None else "brings"
     return f"{verb} {who}{goal(record)}{seen if transforms else ''}{shared}"
+
+
+def _all(number: int, noun: str) -> str:
+    """Name a whole number of things: "the model", "both models", "all three models"."""
+    return {1: f"the {noun}", 2: f"both {noun}s"}.get(number, f"all {_spelled(number)} {noun}s")
 
 
 def _spelled(number: int) -> str:

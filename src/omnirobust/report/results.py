@@ -23,7 +23,13 @@ def save(result: Result, out: str | Path, **said: Any) -> Path:
 
 
 def report(result: Result, file: str | Path, **said: Any) -> Path:
-    """Write the page of a result, and return its path."""
+    """Write the page of a result, and return its path.
+
+    Raises:
+        ValueError: if ``file`` is a folder, or the result is none that can be written.
+    """
+    if Path(file).is_dir():
+        raise ValueError(f"file must be the path of a page, such as page.html, got the folder {file}")
     with TemporaryDirectory() as place:
         return write_page(_written(result, Path(place) / "run", **said).path, Path(file))
 
