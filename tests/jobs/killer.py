@@ -1,9 +1,10 @@
 """Run commands in children of this process and kill them, at every write or at random moments; used by test_kills.
 
-    python killer.py FOLDER [KILLS]
+    python killer.py FOLDER [KILLS [COMMAND ...]]
 
-Every command is run once undisturbed, then again in another folder, killed and given again until it ends. What differs
-at the end, or is left over, is printed as JSON: by command, a list of files.
+Every command is run once undisturbed, then, for each of its writes, in another folder, where it is killed before that
+write and given again; last in one folder, killed at random moments and at later and later writes. What differs at the
+end, or is left over, is printed as JSON: by command, a list of files, and how many writes there were.
 """
 
 import csv
@@ -95,23 +96,38 @@ def content(folder: Path) -> dict[str, object]:
     return found
 
 
-def run(name: str, command: str, folder: Path, kills: int) -> list[str]:
-    whole, killed = folder / f"{name}-whole", folder / f"{name}-killed"
+def run(name: str, command: str, folder: Path, kills: int) -> dict[str, object]:
+    """Return the files that differ, or are left over, and how many writes a run takes."""
+    whole = folder / f"{name}-whole"
     words = [*command.format(own=folder / "own.py").split(), "--out"]
     began = time.monotonic()
     if (code := child([*words, str(whole)])) != 0:
-        return [f"exit code {code}", told(Path(f"{whole}.err"))]
-    took = time.monotonic() - began
-    for _ in range(kills):
-        child([*words, str(killed)], after=random.uniform(0, took))
-    for move in range(1, 40):  # each goes on from what the one before has left
-        if child([*words, str(killed)], dies=move) != -signal.SIGKILL:
+        return {"different": [f"exit code {code}", told(Path(f"{whole}.err"))]}
+    took, wrong, move = time.monotonic() - began, list[str](), 1
+    while not wrong:  # a fresh run that dies before write number ``move``
+        killed = folder / f"{name}-{move}"
+        if (code := child([*words, str(killed)], dies=move)) != -signal.SIGKILL:
             break
-    code = child([*words, str(killed)])  # finds the run finished, and takes away what is left
-    if code != 0:
+        wrong = [f"write {move}: {file}" for file in again(words, whole, killed)]
+        move += 1
+    if not wrong:
+        killed = folder / f"{name}-killed"
+        for _ in range(kills):
+            child([*words, str(killed)], after=random.uniform(0, took))
+        for each in range(1, 60):  # each goes on from what the one before has left
+            if child([*words, str(killed)], dies=each) != -signal.SIGKILL:
+                break
+        wrong = again(words, whole, killed)
+    return {"different": wrong, "writes": move - 1, "code": code}
+
+
+def again(words: list[str], whole: Path, killed: Path) -> list[str]:
+    """Give the command again; return what differs from an undisturbed run then, and what is left over."""
+    if (code := child([*words, str(killed)])) != 0:
         return [f"exit code {code}", told(Path(f"{killed}.err"))]
     one, two = content(whole), content(killed)
-    left = [f.name for f in folder.iterdir() if f.name.startswith(".") or f.name.endswith(".part")]
+    hidden = [f for folder in (killed.parent, killed) for f in folder.glob("*") if f.name.startswith(".")]
+    left = [f.name for f in hidden] + [f.name for f in killed.rglob("*.part")]
     return [*left, *sorted({file for file in {*one, *two} if one.get(file) != two.get(file)})]
 
 
@@ -120,4 +136,5 @@ if __name__ == "__main__":
     where, often = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     random.seed(often)
     (where / "own.py").write_text(OWN)
-    sys.stdout.write(json.dumps({name: run(name, command, where, often) for name, command in JOBS.items()}))
+    chosen = {name: JOBS[name] for name in sys.argv[3:] or JOBS}
+    sys.stdout.write(json.dumps({name: run(name, command, where, often) for name, command in chosen.items()}))

@@ -11,7 +11,7 @@ import typer
 
 from omnirobust.cli import attack, evaluate, jobs, train, zoo
 from omnirobust.cli.arguments import expand_lists
-from omnirobust.cli.console import INTERRUPTED, one_sentence, tell_error
+from omnirobust.cli.console import INTERRUPTED, interruptions, one_sentence, outlets, tell_error
 
 LISTS = ("--model", "--models", "--threat", "--transfer", "--transforms", "--only")
 """Options that take several values, with or without repeating the option."""
@@ -53,20 +53,22 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    The code is 0 if all is well, 2 on bad input, 3 if another process of the run stopped, 130 when interrupted.
+    The code is 0 if all is well, 2 on bad input, 3 if another process of the run stopped, 130 when interrupted. A
+    closed pipe ends nothing.
     """
-    warnings.filterwarnings("ignore", "(.*: g|G)radient masking")  # the notes below the table say it
-    try:
-        code = app(expand_lists(sys.argv[1:] if argv is None else argv, LISTS), standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):
-        code = 130
-    except Exception as error:
-        sentence = one_sentence(error)
-        if sentence is None:
-            raise
-        if sentence:  # empty when a command without arguments has shown its help
-            tell_error(sentence)
-        sys.exit(getattr(error, "exits", 2))
-    if code == 130:  # typer returns it when it has caught the interruption itself
-        tell_error(INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else 0)
+    with outlets(), interruptions() as interrupted:
+        warnings.filterwarnings("ignore", "(.*: g|G)radient masking")  # the notes below the table say it
+        try:
+            code = app(expand_lists(sys.argv[1:] if argv is None else argv, LISTS), standalone_mode=False)
+        except (typer.Abort, KeyboardInterrupt):
+            code = 130
+        except Exception as error:
+            sentence = "" if interrupted else one_sentence(error)
+            if sentence is None:
+                raise
+            if sentence:  # empty when a command without arguments has shown its help
+                tell_error(sentence)
+            code = 130 if interrupted else getattr(error, "exits", 2)
+        if code == 130:  # typer returns it when it has caught the interruption itself
+            tell_error(INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
