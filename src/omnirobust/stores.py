@@ -110,7 +110,7 @@ def read_chunk(file: Path, *, undigested: bool = False) -> Chunk:
         if known != _digest(tensors, json.dumps(facts)) and not (known is None and undigested):
             raise ValueError("digest")
         return Chunk(tensors, facts)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"The file {file} is damaged.") from error
 
 
@@ -134,7 +134,7 @@ def read_model(file: Path, model: nn.Module) -> None:
     found = read_chunk(file, undigested=True)
     try:
         fill_state(model, found.tensors, found.facts.get(_EXTRA, {}))
-    except (RuntimeError, LookupError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"The file {file} is of another model.") from error
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_model
 from torch import nn
 
+import omnirobust
 from omnirobust import zoo
 from omnirobust.cli import main
 from omnirobust.jobs.models import load_models
@@ -169,3 +172,69 @@ def test_reports_of_a_stranger_s_run_run_none_of_its_code(here, capsys):
     assert ran()
     assert run(capsys, "report", "first")[0] == run(capsys, "report", "first", "second")[0] == 0
     assert not ran()
+
+
+CALLS = {
+    "load_own": {"jobs/rules.py", "jobs/transforms.py", "study/own.py", "zoo/trained.py"},  # names that the user gave
+    "load_own_model": {"zoo/sources.py", "zoo/trained.py"},
+    "import_module": {"__init__.py", "_written.py", "_own_code.py", "zoo/pretrained.py"},
+    "exec_module": {"_own_code.py"},
+    "load_state_dict": {"_states.py", "jobs/train_setting.py", "study/training_cells.py", "training/fit.py",
+                        "training/loop.py", "training/normalised.py", "training/state.py"},
+}  # fmt: skip
+"""Where texts become calls, or state is given to modules: whoever adds a place sees here that no file may choose it."""
+
+
+def test_texts_become_calls_in_known_places_only():
+    found: dict[str, set[str]] = {}
+    root = Path(omnirobust.__file__).parent
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            place = str(file.relative_to(root))
+            assert name not in ("exec", "__import__", "Unpickler") or isinstance(node.func, ast.Attribute), place
+            assert name != "eval" or (isinstance(node.func, ast.Attribute) and not node.args), place
+            text = ast.unparse(node)
+            assert not text.startswith(("pickle.", "torch.load(")) or "weights_only=True" in text, place
+            assert not text.startswith("yaml.load(") or "Loader=PlainLoader" in text or "Loader=_NoRepeats" in text
+            assert "trust_remote_code" not in text or "trust_remote_code=False" in text, place
+            if name in CALLS:
+                found.setdefault(name, set()).add(place)
+    assert found == CALLS
+
+
+def test_a_name_makes_no_code_of_a_card_run(here, capsys):
+    card("theirs/net.py:build")
+    for words in (
+        [*ATTACK, "--models", "x=theirs"],
+        [*EVALUATE, "--models", "x=theirs"],
+        [*TRAIN, "--from", "x=theirs"],
+    ):
+        exits, _, err = run(capsys, *words, "--out", "o")
+        assert exits == 2 and "must name the code to run, got theirs" in err and not Path("o").exists()
+    assert not ran()
+    assert run(capsys, *EVALUATE, "--models", "x=theirs:net.py:build", "--out", "o")[0] == 0 and ran()
+    config = json.loads(Path("o/config.json").read_text())
+    assert list(config["models"]) == ["x"] and list(config["own_code"]) == ["net.py"]
+
+
+def test_an_evaluation_of_code_that_was_edited_is_another(here, capsys):
+    words = [*EVALUATE, "--models", "theirs:net.py:build", "--out", "o"]
+    assert run(capsys, *words)[0] == 0
+    Path("theirs/net.py").write_text(NET + "# another\n")
+    exits, _, err = run(capsys, *words)
+    assert exits == 2 and "made with own_code.net.py" in err
+
+
+def test_what_a_stranger_writes_beside_weights_is_read_as_values_or_refused(here):
+    from safetensors.torch import save_file
+
+    weights = {"1.weight": torch.ones(10, 64), "1.bias": torch.ones(10)}
+    for extra in ('{"extra": 5}', '{"extra": {"1.bias": {"exec": "x"}}}', '{"extra": {"a": {"list": 1, "tuple": 2}}}',
+                  '{"extra": {"a": {"tensor": "no"}}}', "5", "[" * 100000,
+                  '{"extra": {"a": {"list": 3}}}'):  # fmt: skip
+        save_file(weights, "theirs/model.safetensors", metadata={"facts": extra})
+        with pytest.raises(ValueError, match="must hold weights of"):
+            zoo.load_model("theirs:net.py:build")

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from omnirobust._files import from_home
-from omnirobust._own_code import digests
 from omnirobust._types import WeightRule
 from omnirobust.attacks import attack_product
 from omnirobust.data import ImageData
 from omnirobust.jobs.frame import JobProgress, run_job
 from omnirobust.jobs.job import AttackJob
-from omnirobust.jobs.models import describe_models, named_code
+from omnirobust.jobs.models import describe_code, describe_models, named_code
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.rules import told_rule
 from omnirobust.jobs.setting import Setting, load_setting
@@ -101,20 +100,13 @@ def describe_job(setting: Setting) -> dict[str, Any]:
         "data": describe_data(images, job.start, job.label, job.resize),
         "models": describe_models(setting.models),
         "transfer": describe_models(setting.others),
-        **_describe_own_code(job),
+        **describe_code([*map(named_code, (*job.models, *job.transfer)), *(job.transforms or ()), job.own_rule]),
         "labels": job.labels,
         "target": job.target,
         "rules": {name: told_rule(rule) for name, rule in job.rules().items()},
         **_describe_domains(setting),
         "attack": _describe_attack(job),
     }
-
-
-def _describe_own_code(job: AttackJob) -> dict[str, Any]:
-    """Return digests of the files of the user's own code, if there are any."""
-    models = map(named_code, (*job.models, *job.transfer))
-    found = digests([*models, *(job.transforms or ()), job.own_rule])
-    return {"own_code": found} if found else {}
 
 
 def describe_data(

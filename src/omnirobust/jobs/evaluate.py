@@ -18,7 +18,15 @@ from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustne
 from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
 from omnirobust.jobs.frame import JobProgress, run_job
-from omnirobust.jobs.models import check_answers, describe_models, load_models, moved, predict
+from omnirobust.jobs.models import (
+    check_answers,
+    describe_code,
+    describe_models,
+    load_models,
+    moved,
+    named_code,
+    predict,
+)
 from omnirobust.jobs.records import EvaluationRecord
 from omnirobust.jobs.shards import Share, share_out
 from omnirobust.runs import RunFolder, default_folder
@@ -201,6 +209,7 @@ def describe_evaluation(job: EvaluationJob, images: ImageData, models: dict[str,
         "job": "evaluate",
         "data": describe_data(images, job.start, job.label, job.resize),
         "models": describe_models(models),
+        **describe_code(map(named_code, job.models)),
         "threats": {
             name: {"norm": threat.name, "eps": threat.eps, "bounds": list(threat.bounds)}
             for name, threat in job.threats.items()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from omnirobust._draws import seeded
 from omnirobust._frozen import Frozen
 from omnirobust._models import Classifier, Model
 from omnirobust._outputs import rows_named
+from omnirobust._own_code import digests
 from omnirobust.data import ImageData, load
 from omnirobust.stores import fingerprint, model_fingerprint
 from omnirobust.zoo.architectures import Shape
@@ -95,6 +97,12 @@ def _fingerprint(model: Model) -> str:
     if isinstance(model, nn.Module):
         return model_fingerprint(model)
     return fingerprint({f"{number:04d}": values for number, values in enumerate(Frozen(model).parameters)})
+
+
+def describe_code(names: Iterable[str]) -> dict[str, Any]:
+    """Return digests of the files of the user's own code among what a job names, under one key; nothing without any."""
+    found = digests(names)
+    return {"own_code": found} if found else {}
 
 
 def predict(models: Mapping[str, Model], x: Tensor, device: torch.device | None = None) -> Tensor:
