@@ -21,7 +21,7 @@ from omnirobust.zoo import build
 from .conftest import make_images, make_model
 
 KEYS = {
-    "table-1a": (40, "261bbe3097e94cf27db0", "9888b9390c2aa5a23fca"),
+    "table-1a": (40, "261bbe3097e94cf27db0", "a103b124d77e09911224"),
     "table-1b": (64, "7528c923ef0d2899af5a", "335f44982b4f9f96c9bb"),
     "table-a3": (32, "3d4d32a3ad7fe6fa304c", "04d18048c0714750b6e0"),
     "table-a4": (32, "261bbe3097e94cf27db0", "1682d22041f82bbec5b1"),
