@@ -44,9 +44,9 @@ VARIANTS: dict[str, str] = {
     "paper-by-class": "the paper's attack on groups of images of one class, as the released code makes them on MNIST",
     "paper-clip": "the paper's attack on groups at random, each image clamped to the data range on its own",
     "paper-true": "the paper's attack, true labels",
-    "default": "this library's default attack with as many gradient evaluations: in Table 1(a) with its loss, which asks "
-    "for one more of each model, in all others with the standardised margin that was the default before; labels as in "
-    "`paper`; groups at random, each image clamped to the data range on its own",
+    "default": "this library's default attack with as many gradient evaluations: in Table 1(a) with its loss, which "
+    "asks for one more of each model, in all others with the standardised margin that was the default before; labels "
+    "as in `paper`; groups at random, each image clamped to the data range on its own",
     "default-by-class": "this library's default attack on groups of images of one class",
     "default-true": "this library's default attack, true labels",
     "paper-acd": "the paper's attack on the models A, C and D alone",
