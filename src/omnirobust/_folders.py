@@ -134,4 +134,7 @@ def too_deep(root: Path) -> str:
     """Say how many pictures lie where none are looked for; empty if there are none."""
     found = [f.relative_to(root) for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()]
     found = sorted(file for file in found if not any(map(_hidden, file.parts)))
-    return f": {len(found)} pictures lie deeper than SPLIT/CLASS/PICTURE, {found[0]} first" if found else ""
+    if not found:
+        return ""
+    lie = "1 picture lies" if len(found) == 1 else f"{len(found)} pictures lie"
+    return f": {lie} deeper than SPLIT/CLASS/PICTURE, {found[0]} first"

@@ -7,7 +7,7 @@ import pytest
 import omnirobust as orb
 from omnirobust.jobs import EvaluationJob, run_evaluation
 from omnirobust.report import build_report
-from omnirobust.report.robustness import comparisons, heading, notes, stacked
+from omnirobust.report.robustness import accuracies, comparisons, heading, notes, stacked
 
 LITTLE = "Under linf:0.06 nothing {}: this radius tells models little. Try {}, --threat linf:{}."
 
@@ -77,3 +77,12 @@ def test_a_radius_at_which_everything_or_nothing_falls_is_named_with_the_one_to_
         found["accuracy"]["linf:0.06"] |= {"estimate": rate}
         found["accuracy"]["l0:2"] |= {"estimate": 0.5}
     assert [note for note in notes(record) if note.startswith("Under")] == ([] if told is None else [told])
+
+
+def test_long_names_of_threats_are_drawn_aslant_and_cut_in_the_middle(record):
+    long = "a threat with a name that is far too long for the place below a bar"
+    record.config["threats"][long] = record.config["threats"].pop("l0:2")
+    for found in record.metrics["models"].values():
+        found["accuracy"][long] = found["accuracy"].pop("l0:2")
+    svg = accuracies(record).svg
+    assert "rotate(-30" in svg and long not in svg and "a threat wi\u2026below a bar" in svg

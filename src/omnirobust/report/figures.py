@@ -157,12 +157,12 @@ def _columns(lengths: Sequence[int]) -> int:
     return 1
 
 
-def legend_name(name: str) -> str:
+def legend_name(name: str, most: int = _LETTERS_OF_NAME) -> str:
     """Return what a legend calls a line: a long name by its beginning and its end, where such names differ."""
     name = f" {name}" if name.startswith("_") else name  # matplotlib leaves out what begins so
-    if len(name) <= _LETTERS_OF_NAME:
+    if len(name) <= most:
         return name
-    kept = (_LETTERS_OF_NAME - 1) // 2
+    kept = (most - 1) // 2
     return f"{name[:kept]}\u2026{name[-kept:]}"
 
 

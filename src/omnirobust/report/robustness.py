@@ -17,6 +17,9 @@ from omnirobust.report.figures import colour, drawn_svg, legend_above, legend_na
 from omnirobust.report.happened import judged
 from omnirobust.report.words import count, percent
 
+_LETTERS = 48
+"""That fit below the bars, side by side."""
+
 
 def render_evaluation(record: EvaluationRecord) -> str:
     """Return the page of an evaluation as HTML."""
@@ -102,7 +105,9 @@ def accuracies(record: EvaluationRecord) -> Chart:
             below, above = ([100 * abs(r[end] - r["estimate"]) for r in rates] for end in ("low", "high"))
             ax.bar(at, high, width=0.9 * width, color=colour(k), label=legend_name(name))
             ax.errorbar(at, high, yerr=[below, above], fmt="none", ecolor="#1b1f24", elinewidth=1, capsize=2)
-        ax.set_xticks(range(len(groups)), groups)
+        slant = sum(map(len, groups)) > _LETTERS
+        ticks = [legend_name(name, _LETTERS // 2) for name in groups]
+        ax.set_xticks(range(len(groups)), ticks, rotation=30 * slant, ha="right" if slant else "center")
         ax.set(ylabel="accuracy, %", ylim=(0, 102))
         ax.grid(visible=False, axis="x")
         legend_above(ax)

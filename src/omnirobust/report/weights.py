@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from omnirobust.report.figures import STYLE, colour, inline
+from omnirobust.report.figures import STYLE, colour, inline, legend_name
 
 _INK, _FAINT = "#1b1f24", "#a3a9b1"
 _WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#ffffff", "#b9d8ec", "#5ba3d0"])
@@ -31,6 +31,9 @@ _INCH = 0.62
 
 _LETTER = 0.1
 """Width of a letter of the names of the lines, in widths of an image."""
+
+_TICK = 24
+"""Letters of a name beside a bar or a map."""
 
 _MOST_BARS = 12
 """Members of a factor that a panel can hold with their names."""
@@ -229,7 +232,9 @@ def _summed(grid: np.ndarray, *kept: int) -> np.ndarray:
 
 
 def _short(name: str, members: Sequence[str]) -> list[str]:
-    return [m.removeprefix("image_") for m in members] if name == "examples" else list(members)
+    return (
+        [m.removeprefix("image_") for m in members] if name == "examples" else [legend_name(m, _TICK) for m in members]
+    )
 
 
 def _bars(ax: Axes, name: str, members: Sequence[str], weights: np.ndarray, shades: Sequence[str]) -> None:
@@ -240,7 +245,7 @@ def _bars(ax: Axes, name: str, members: Sequence[str], weights: np.ndarray, shad
     ax.barh(places, means[chosen], height=0.66, color=[f"{shades[k]}88" for k in chosen])
     ax.hlines(places, *low_high, color=_INK, lw=1.2)
     ax.axvline(1 / len(members), color="#6b6b6b", lw=1, ls="dashed")
-    ax.set_yticks(places, [str(members[k]) for k in chosen])
+    ax.set_yticks(places, [legend_name(str(members[k]), _TICK) for k in chosen])
     most = 1.08 * max(float(low_high.max()), float(means.max()), 1.5 / len(members))
     ax.set(ylim=(len(chosen) - 0.4, -0.6), xlim=(0, most))
     cut = "" if len(chosen) == len(members) else f": the {len(chosen)} largest of {len(members)}"
