@@ -14,11 +14,25 @@ import random
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from omnirobust.cli import main
+
+LOADED = (
+    "jobs",
+    "report",
+    "report.compare",
+    "study",
+    "study.runner",
+    "paper",
+    "cli.app",
+    "cli.tables",
+    "training.logs",
+)
+"""What the parent loads, so that its children need not each."""
 
 JOBS = {
     "attack": "attack ensemble --data digits --models a c --norm linf --eps 0.1 --steps 2 --images 9 --batch-size 4",
@@ -44,6 +58,7 @@ digits = Experiment("digits", "Two small models", rows)
 
 def child(words: list[str], dies: int | None = None, after: float | None = None) -> int:
     """Run a command in a child: it dies before it moves file number ``dies`` into place, or ``after`` seconds."""
+    Path(words[-1]).parent.mkdir(exist_ok=True)  # runs of one name: tables call a training by its folder
     pid = os.fork()
     if pid == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -82,6 +97,8 @@ def content(folder: Path) -> dict[str, object]:
             found[name] = [{**row, "seconds": ""} for row in csv.DictReader(file.open())]
         elif name == "metrics.json" and (metrics := json.loads(file.read_text())).get("history"):
             found[name] = [{**row, "seconds": 0} for row in metrics["history"]], metrics["epochs"], metrics["test"]
+        elif file.suffix == ".json" and "seconds" in (measured := json.loads(file.read_text())):
+            found[name] = {**measured, "seconds": 0}
         elif file.suffix == ".pt":
             state = torch.load(file, weights_only=True)["model"]
             found[name] = {key: value.tolist() for key, value in state.items()}
@@ -98,20 +115,20 @@ def content(folder: Path) -> dict[str, object]:
 
 def run(name: str, command: str, folder: Path, kills: int) -> dict[str, object]:
     """Return the files that differ, or are left over, and how many writes a run takes."""
-    whole = folder / f"{name}-whole"
+    whole = folder / "whole" / name
     words = [*command.format(own=folder / "own.py").split(), "--out"]
     began = time.monotonic()
     if (code := child([*words, str(whole)])) != 0:
         return {"different": [f"exit code {code}", told(Path(f"{whole}.err"))]}
     took, wrong, move = time.monotonic() - began, list[str](), 1
     while not wrong:  # a fresh run that dies before write number ``move``
-        killed = folder / f"{name}-{move}"
+        killed = folder / str(move) / name
         if (code := child([*words, str(killed)], dies=move)) != -signal.SIGKILL:
             break
         wrong = [f"write {move}: {file}" for file in again(words, whole, killed)]
         move += 1
     if not wrong:
-        killed = folder / f"{name}-killed"
+        killed = folder / "killed" / name
         for _ in range(kills):
             child([*words, str(killed)], after=random.uniform(0, took))
         for each in range(1, 60):  # each goes on from what the one before has left
@@ -133,6 +150,8 @@ def again(words: list[str], whole: Path, killed: Path) -> list[str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    for name in (*(f"omnirobust.{part}" for part in LOADED), "pyarrow.parquet", "rich.table", "sklearn.datasets"):
+        import_module(name)
     where, often = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     random.seed(often)
     (where / "own.py").write_text(OWN)
