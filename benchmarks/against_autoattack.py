@@ -21,7 +21,7 @@ from omnirobust import data, zoo
 from omnirobust.evaluation import RobustnessReport, evaluate_robustness
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS
 from omnirobust.paper.trainings import training_experiments
-from omnirobust.study.training_cells import TrainingLaboratory
+from omnirobust.study.laboratory import Laboratory
 
 TRAINED = {"table-4a": ("MLP", ("minmax", "minmax_dpar")), "table-4b": ("LeNet", ("avg", "minmax", "minmax_dpar"))}
 OF_THE_ZOO = {"linf 0.08": orb.Linf(0.08), "l2 1.2": orb.L2(1.2), "l1 6": orb.L1(6.0)}
@@ -31,11 +31,12 @@ OF_THE_TRAINING = {"linf 0.2": orb.Linf(0.2), "l2 2": orb.L2(2.0)}
 def models(cells: Path) -> Iterator[tuple[str, nn.Module, dict[str, orb.ThreatModel]]]:
     """Yield the name of every network, the network, and what attackers of it may do."""
     yield "LeNet, natural", zoo.load("mnist/c"), OF_THE_ZOO
-    laboratory = TrainingLaboratory(cells)
+    laboratory = Laboratory(cells)
     for table, (name, kinds) in TRAINED.items():
         for training, _ in training_experiments()[table].work(TRAINING_BUDGETS["quick"]):
             if training.seed == 0 and training.opt in kinds:
-                yield f"{name}, {training.opt.replace('_', ' + ')}", laboratory.train(training).model, OF_THE_TRAINING
+                model = laboratory.measure(training, 0).model
+                yield f"{name}, {training.opt.replace('_', ' + ')}", model, OF_THE_TRAINING
 
 
 def row(what: str, ours: torch.Tensor, theirs: torch.Tensor) -> str:

@@ -20,11 +20,11 @@ from omnirobust._device import check_name, resolved
 from omnirobust.evaluation import evaluate_robustness, minimal_eps, minimal_l2, robustness_curve
 from omnirobust.jobs import AttackJob, EvaluationJob, Grouping, TrainingJob, run_attack, run_evaluation, run_training
 from omnirobust.paper import judging as training_judging
+from omnirobust.paper.judging import Judging
 from omnirobust.paper.registry import experiments
-from omnirobust.paper.training_budgets import Effort, Judging, training_of
+from omnirobust.paper.training_budgets import Effort, training_of
 from omnirobust.stores import ResultStore
 from omnirobust.study.laboratory import Laboratory
-from omnirobust.study.training_cells import TrainingLaboratory
 from omnirobust.training import Scheme
 from omnirobust.transforms import NAMES, named
 from omnirobust.universal import learn_universal, score_universal, usgd
@@ -287,8 +287,8 @@ def test_trainings_resume_and_are_judged(far, tmp_path, scheme):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
-def images(name, limit):
-    found = data.load("digits", "test", limit=limit)
+def images(name, split, limit):
+    found = data.load("digits", split, limit=limit)
     return replace(found, name=name)
 
 
@@ -311,8 +311,8 @@ def test_trainings_of_the_paper_are_judged(far, tmp_path, monkeypatch, how):
     monkeypatch.setattr(training_judging, "LEARNED_FROM", 20)
     training = training_of("a", "minmax", 1.0, 0, Effort(epochs=1, images=64, steps=2, holdout=16))
     judging = Judging(training, how, "l2", 1.0, 2)
-    laboratory = TrainingLaboratory(tmp_path, lambda split, _: data.load("digits", split), far)
-    for found in laboratory.judge(judging, 10).values():
+    laboratory = Laboratory(tmp_path, load_images=lambda name, split, _: data.load("digits", split), device=far)
+    for found in laboratory.measure(judging, 10).values():
         assert found.device == NEAR
         assert len(found) == 10
 

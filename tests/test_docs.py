@@ -30,7 +30,7 @@ def test_every_piece_of_the_page_on_extending_runs(digits, tmp_path, monkeypatch
             with pytest.raises(SystemExit) as left:
                 main(ran[-1])
             assert left.value.code == 0, capsys.readouterr().err
-    assert [words[0] for words in ran] == ["attack", "attack", "reproduce", "reproduce"]
+    assert [words[0] for words in ran] == ["attack", "attack", "reproduce", "reproduce", "reproduce"]
     assert torch.allclose(space["solution"].weights.sum(1), torch.ones(len(space["x"])))
     page = Path("runs/towards-worst/reproduction.md").read_text(encoding="utf-8")
     assert "| linf | avg | 30.00 |" in page and "Going to the worst model fools both" in page
@@ -38,6 +38,9 @@ def test_every_piece_of_the_page_on_extending_runs(digits, tmp_path, monkeypatch
     points = re.findall(r"^\| ([\d.]+) \| (\w+) \| [\d.]+ \(", swept.split("| share | norm | mine |")[1], re.MULTILINE)
     assert points == [(share, norm) for norm in ("l2", "linf") for share in ("0.05", "0.2", "0.5", "1.0")]
     assert Path("runs/how-far/figures/how-far.svg").read_text(encoding="utf-8").count(">mine<") == 1
+    trained = Path("runs/trained-against-both/reproduction.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| A \| ([a-z-]+) \| (seed \d) \| [\d.]+ \|", trained, re.MULTILINE)
+    assert found == [(name, f"seed {n}") for name in ("natural", "average", "min-max") for n in (0, 1)]
     # As far from one goal as from another: by symmetry (0, h) with 1 + h^2 = (2 - h)^2
     assert torch.allclose(space["same"].delta, torch.tensor([0.0, 0.75]).expand(2, 2), atol=0.05)
     assert space["Momentum"]().start(None, 0.1, 5).step_size == 0.1

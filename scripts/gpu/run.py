@@ -64,10 +64,10 @@ def steps(out: Path, device: str, budget: str, only: Sequence[str]) -> list[Step
 
 def _others() -> list[str]:
     """Return the other experiments: attacks first, then those on robust training, which take longest."""
-    from omnirobust.paper.registry import experiments
-    from omnirobust.paper.trainings import training_experiments
+    from omnirobust.paper.architectures import NAME
+    from omnirobust.paper.registry import collection
 
-    return [name for name in (*experiments(), *training_experiments()) if name not in TABLES]
+    return [name for name in collection().members if name not in (*TABLES, NAME)]
 
 
 def train(name: str, device: str) -> None:
@@ -85,9 +85,10 @@ def train(name: str, device: str) -> None:
 
 def measure(names: Sequence[str], out: Path, device: str, budget: str, anew: bool = True) -> None:
     """Measure experiments, those of their rows whose models are trained; all share their cells."""
+    from omnirobust.paper.registry import collection
     from omnirobust.study.runner import reproduce
 
-    reproduce(names, budget=budget, out=out / "reproduction", device=device, measure=anew)
+    reproduce(names, experiments=collection(), budget=budget, out=out / "reproduction", device=device, measure=anew)
 
 
 def speed(out: Path, device: str) -> None:

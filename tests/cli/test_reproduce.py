@@ -29,7 +29,7 @@ def mnist(tmp_path, monkeypatch):
         save_file({"images": images, "labels": torch.arange(100) % 10}, file, metadata=facts)
     monkeypatch.setenv("OMNIROBUST_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("OMNIROBUST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("omnirobust.study.runner.draw", lambda outcome, folder: [])  # pictures take seconds
+    monkeypatch.setattr("omnirobust.study.rows.draw", lambda outcome, folder: ())  # pictures take seconds
 
 
 def run(capsys, *words: str) -> tuple[int, str, str]:

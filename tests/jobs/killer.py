@@ -42,7 +42,8 @@ JOBS = {
     "reproduce": "reproduce {own}:digits --images 24 --budget smoke",
 }
 OWN = """
-from omnirobust.study.spec import Cell, Experiment, Row
+from omnirobust.study.attack_cells import Cell
+from omnirobust.study.spec import Experiment, Row
 from omnirobust.settings import PAPER
 from omnirobust.weights import Uniform
 from dataclasses import replace

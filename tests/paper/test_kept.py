@@ -7,18 +7,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from omnirobust.paper.judging import Judging
 from omnirobust.paper.registry import experiments
-from omnirobust.paper.training_budgets import TRAINING_BUDGETS, Effort, Judging, training_of
+from omnirobust.paper.training_budgets import TRAINING_BUDGETS, Effort, training_of
 from omnirobust.paper.trainings import training_experiments
 from omnirobust.settings import PAPER
+from omnirobust.study.attack_cells import Cell
 from omnirobust.study.laboratory import Laboratory
-from omnirobust.study.spec import Cell
-from omnirobust.study.store import key_of
-from omnirobust.study.training_cells import TrainingLaboratory, describe
-from omnirobust.weights import Fixed
+from omnirobust.study.store import Measured, key_of
 from omnirobust.zoo import build
 
-from .conftest import make_images, make_model
+from .conftest import load_images, make_model
 
 KEYS = {
     "table-1a": (40, "261bbe3097e94cf27db0", "a103b124d77e09911224"),
@@ -47,9 +46,19 @@ def summed(keys: list[str]) -> tuple[int, str, str]:
     return len(keys), keys[0], hashlib.sha256("".join(keys).encode()).hexdigest()[:20]
 
 
+class Told:
+    """A laboratory that knows no weights but those that a published cell may have had."""
+
+    def fingerprint(self, name: str) -> str:
+        return f"weights of {name}"
+
+    def recall(self, cell: Cell, images: int) -> Measured:
+        none = torch.empty(4, 0)
+        return Measured(none, none, torch.tensor([[0.25, 0.75]]).expand(4, 2), none, none, none, none)
+
+
 def key(cell: Cell) -> str:
-    rule = cell.attack.rule if cell.rule is None else Fixed(torch.tensor([0.25, 0.75]))
-    return cell.key(rule, {name: f"weights of {name}" for name in {*cell.models, *cell.judged}})
+    return key_of(cell.resolved(Told(), 4).describe(Told()))
 
 
 def test_the_keys_of_attacks_are_those_of_the_published_cells():
@@ -61,8 +70,8 @@ def test_the_keys_of_trainings_are_those_of_the_published_cells(name):
     keys = []
     for experiment in training_experiments().values():
         for training, asked in experiment.work(TRAINING_BUDGETS[name]):
-            keys.append(key_of(describe(training)))
-            keys += [key_of(describe(judging) | {"n": images}) for judging, images in asked]
+            keys.append(key_of(training.describe()))
+            keys += [key_of(judging.settings | {"n": images}) for judging, images in asked]
     assert summed(keys) == TRAININGS[name]
 
 
@@ -101,7 +110,7 @@ def test_an_attack_of_before_is_recalled(tmp_path):
         "labels": torch.tensor([[1, 2], [3, 4], [5, 6]]),
     }  # fmt: skip
     written(tmp_path, settings, "rows-000000-000003", tensors, {"seconds": 2.5, "torch": "2.13.0"})
-    lab = Laboratory(tmp_path, make_model, make_images)
+    lab = Laboratory(tmp_path, make_model, load_images)
     cell = Cell(("mnist/a", "mnist/b"), "linf", 0.05, PAPER["linf"], steps=2)
     found = lab.recall(cell, 3)
     assert found is not None
@@ -131,13 +140,13 @@ def test_a_training_of_before_is_recalled_and_judged_no_second_time(tmp_path):
     judged["model"] = weights_hash(type(net).__qualname__, state)
     written(tmp_path, judged, "rows-000000-000002", right, {"seconds": 0.5})
 
-    lab = TrainingLaboratory(tmp_path, lambda *_: pytest.fail("images were asked for"))
+    lab = Laboratory(tmp_path, load_images=lambda *_: pytest.fail("images were asked for"))
     training = training_of("a", "minmax", 1.0, 0, Effort(epochs=2, images=64, steps=2))
-    found = lab.trained(training)
+    found = lab.recall(training, 0)
     assert found is not None
     assert found.seconds == 3.0
     assert all(torch.equal(found.model.state_dict()[name], value) for name, value in state.items())
-    measured = lab.judge(Judging(training, "pgd", "linf", 0.2, 2), 2)
+    measured = lab.measure(Judging(training, "pgd", "linf", 0.2, 2), 2)
     assert {name: value.tolist() for name, value in measured.items()} == {n: v.tolist() for n, v in right.items()}
 
 

@@ -3,12 +3,12 @@
 import pytest
 
 from omnirobust import L2, Linf
+from omnirobust.paper.judging import Judging
 from omnirobust.paper.printed_trainings import TABLE_A7, TABLE_A8
 from omnirobust.paper.training_budgets import (
     EPS_GRID,
     TRAINING_BUDGETS,
     Effort,
-    Judging,
     Training,
     fewer,
     training_of,

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from omnirobust.evaluation import area_under
-from omnirobust.paper.training_budgets import EPS_GRID, TRAINING_BUDGETS, Opt, training_of
+from omnirobust.paper.judging import judgings
+from omnirobust.paper.training_budgets import EPS_GRID, TRAINING_BUDGETS, Opt, Training, training_of
 from omnirobust.paper.training_contrasts import TrainingClaim, judge, over, over_radii
 from omnirobust.paper.training_figure_claims import epochs_to, figure_3, figure_a3, figure_a4, inside
-from omnirobust.paper.training_findings import Findings, judgings
+from omnirobust.paper.training_findings import Findings
 from omnirobust.paper.training_table_claims import table_4, table_a7, table_a8
 from omnirobust.study.sample import Sample
 from omnirobust.study.training_cells import Trained
@@ -33,7 +34,10 @@ class Made:
     curve: object = lambda training: [0.5]
     missing: set[Opt] = field(default_factory=set)
 
-    def recall(self, judging, images):
+    def recall(self, cell, images):
+        return self.trained(cell) if isinstance(cell, Training) else self.judged(cell)
+
+    def judged(self, judging):
         training = judging.training
         if training.opt in self.missing:
             return None

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from omnirobust import data
+from omnirobust.paper import collection
 from omnirobust.paper.printed_trainings import TABLE_A7, TABLE_A8
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS, Effort, TrainingBudget
 from omnirobust.paper.trainings import training_experiments, urgency
-from omnirobust.study import reproduce, runner
-from omnirobust.study.training_cells import TrainingLaboratory
+from omnirobust.study import Laboratory, reproduce
 
 NAMES = (
     "table-4a",
@@ -68,21 +68,22 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     seen: list[tuple[str, int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(runner.TRAINING_BUDGETS, "smoke", TINY)
+        patch.setitem(TRAINING_BUDGETS, "smoke", TINY)
         found = run(folder, MADE, folder / "out", docs=folder / "docs", progress=lambda *told: seen.append(told))
         yield folder, found, seen
 
 
 def run(folder, names, out, **others):
-    laboratory = TrainingLaboratory(folder / "cells", lambda split, limit: data.load("digits", split, limit=limit))
-    return reproduce(names, budget="smoke", out=out, training_laboratory=laboratory, **others)
+    laboratory = Laboratory(
+        folder / "cells", load_images=lambda name, split, limit: data.load("digits", split, limit=limit)
+    )
+    return reproduce(names, experiments=collection(), budget="smoke", out=out, laboratory=laboratory, **others)
 
 
 def test_everything_is_measured_and_told(done):
     _, found, seen = done
-    assert not found.outcomes
-    assert {o.experiment.name for o in found.trainings} == set(MADE)
-    assert all(o.complete and o.missing == 0 for o in found.trainings)
+    assert {o.experiment.name for o in found.outcomes} == set(MADE)
+    assert all(o.complete and o.missing == 0 for o in found.outcomes)
     for name in MADE:
         counts = [(at, total) for told, at, total in seen if told == name]
         assert counts[-1][0] == counts[-1][1] > 0
@@ -100,7 +101,7 @@ def test_the_page_has_printed_values_beside_ours_and_a_verdict_for_every_claim(d
         facts = json.loads((folder / "out" / f"{name}.json").read_text())
         assert facts["complete"]
         assert {claim["verdict"] for claim in facts["claims"]} <= {"true", "false", "undecided", "not measured"}
-    outcome = next(o for o in found.trainings if o.experiment.name == "table-4a")
+    outcome = next(o for o in found.outcomes if o.experiment.name == "table-4a")
     clean = outcome.findings.accuracy("a", "minmax", 2.0, "clean")
     line = next(x for x in page.splitlines() if x.startswith("| min-max | 1 steps |"))
     assert f"| {100 * clean.mean:.1f} (" in line
@@ -134,8 +135,8 @@ def test_what_is_missing_is_said(done, tmp_path):
 
 def test_another_budget_is_another_training(done, monkeypatch):
     folder, _, _ = done
-    monkeypatch.setitem(runner.TRAINING_BUDGETS, "quick", replace(TINY, efforts={**TINY.efforts, "a": Effort(1, 8, 1)}))
-    outcome = run(folder, ["table-4a"], folder / "quick", measure=False, training_budget="quick").trainings[0]
+    monkeypatch.setitem(TRAINING_BUDGETS, "quick", replace(TINY, efforts={**TINY.efforts, "a": Effort(1, 8, 1)}))
+    outcome = run(folder, ["table-4a"], folder / "quick", measure=False, training_budget="quick").outcomes[0]
     assert outcome.progress == (0, 18)
     with pytest.raises(ValueError, match="training_budget must be one of smoke, quick, paper, got 'huge'"):
         run(folder, ["table-4a"], folder / "quick", training_budget="huge")

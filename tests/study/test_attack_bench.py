@@ -10,14 +10,13 @@ from omnirobust.evaluation.carlini_wagner import minimal_l2
 from omnirobust.groups import make_groups
 from omnirobust.settings import DEFAULT, PAPER_TRANSFORMS, PAPER_UNIVERSAL
 from omnirobust.study.attack_bench import groups_of
-from omnirobust.study.attack_cells import Distortion, Transformed, Universal
-from omnirobust.study.laboratory import CHUNK, Laboratory, finished_model
-from omnirobust.study.spec import Cell
+from omnirobust.study.attack_cells import CHUNK, Cell, Distortion, Transformed, Universal
+from omnirobust.study.laboratory import Laboratory, finished_model
 from omnirobust.threat_models import Linf
 from omnirobust.transforms import CentralCrop, FlipHorizontal, Identity
 from omnirobust.zoo.checkpoints import save
 
-from .conftest import make_images, make_model
+from .conftest import load_images, make_images, make_model
 from .test_store import same
 
 EPS = 0.08
@@ -52,8 +51,8 @@ def test_groups_are_what_the_universal_attack_says(laboratory, clip):
 
 
 def test_the_box_decides(tmp_path):
-    def black_and_white(name, limit):
-        data = make_images(name, limit)
+    def black_and_white(name, split, limit):
+        data = load_images(name, split, limit)
         return replace(data, x=data.x.round())
 
     laboratory = Laboratory(tmp_path, make_model, black_and_white)
@@ -67,7 +66,7 @@ def test_groups_of_more_images_begin_with_those_of_fewer(laboratory, tmp_path):
     more = laboratory.measure(GROUPS, 2 * CHUNK)
     assert (len(few), len(more)) == (CHUNK // 4, CHUNK // 2)
     assert same(more.rows(slice(len(few))), few)
-    other = Laboratory(tmp_path / "other", make_model, make_images)
+    other = Laboratory(tmp_path / "other", make_model, load_images)
     assert torch.equal(other.measure(GROUPS, 2 * CHUNK).fooled, more.fooled)
     assert laboratory.recall(GROUPS, 2 * CHUNK + 50).fooled.shape == more.fooled.shape
 
@@ -158,7 +157,7 @@ def test_models_without_weights_wait_and_impossible_or_damaged_ones_do_not(tmp_p
             raise ValueError("name must be one of those with a recipe")
         return make_model(name)
 
-    lab = Laboratory(tmp_path, load, make_images)
+    lab = Laboratory(tmp_path, load, load_images)
     assert lab.untrained(GROUPS) == ()
     assert lab.untrained(replace(GROUPS, models=("mnist/a", "mnist/c"), task=None)) == ("mnist/c",)
     with pytest.raises(ValueError, match="The weights are damaged"):

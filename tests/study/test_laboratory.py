@@ -17,13 +17,13 @@ from omnirobust import attack_ensemble, zoo
 from omnirobust._types import NORMS
 from omnirobust.paper.ensembles import ensemble, experiments, heuristic
 from omnirobust.settings import PAPER
-from omnirobust.study import laboratory as measure_module
-from omnirobust.study.laboratory import CHUNK, Laboratory, chunks
-from omnirobust.study.spec import Cell, MeanWeightsOf
+from omnirobust.study import attack_cells
+from omnirobust.study.attack_cells import CHUNK, Cell, MeanWeightsOf, chunks
+from omnirobust.study.laboratory import Laboratory
 from omnirobust.threat_models import ThreatModel
 from omnirobust.weights import Fixed, Uniform
 
-from .conftest import make_images, make_model
+from .conftest import load_images, make_images, make_model
 from .test_store import same
 
 NAMES = ("mnist/a", "mnist/b", "mnist/c", "mnist/d")
@@ -64,7 +64,7 @@ def test_what_was_measured_is_not_measured_again(laboratory, tmp_path):
     first = laboratory.measure(CELL, CHUNK + 10)
     calls = {name: laboratory._bench.model(name).calls for name in NAMES}
     assert same(laboratory.measure(CELL, CHUNK + 10), first)
-    assert same(Laboratory(tmp_path / "cells", make_model, make_images).measure(CELL, CHUNK + 10), first)
+    assert same(Laboratory(tmp_path / "cells", make_model, load_images).measure(CELL, CHUNK + 10), first)
     assert calls == {name: laboratory._bench.model(name).calls for name in NAMES}
     whole = laboratory.recall(CELL, CHUNK)
     assert same(whole, first.rows(slice(CHUNK)))
@@ -91,8 +91,8 @@ def test_recall_finds_static_weights_that_were_taken_over_fewer_images(laborator
 
 def test_true_labels_reuse_the_images_whose_labels_agree(tmp_path):
     cell = replace(CELL, labels="true")
-    alone = Laboratory(tmp_path / "alone", make_model, make_images).measure(cell, 60)
-    laboratory = Laboratory(tmp_path / "both", make_model, make_images)
+    alone = Laboratory(tmp_path / "alone", make_model, load_images).measure(cell, 60)
+    laboratory = Laboratory(tmp_path / "both", make_model, load_images)
     predicted = laboratory.measure(CELL, 60)
     seen: list[int] = []
     reused = laboratory.measure(cell, 60, seen.append)
@@ -157,11 +157,12 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from conftest import make_images, make_model
-from omnirobust.study import laboratory as measure
+from conftest import load_images, make_model
 from omnirobust.paper.ensembles import ensemble
-measure.CHUNK = 10
-lab = measure.Laboratory(Path(sys.argv[2]), make_model, make_images)
+from omnirobust.study import attack_cells
+from omnirobust.study.laboratory import Laboratory
+attack_cells.CHUNK = 10
+lab = Laboratory(Path(sys.argv[2]), make_model, load_images)
 print("ready", flush=True)
 lab.measure(ensemble("paper", "l2", "minmax"), 200)
 print("finished", flush=True)
@@ -181,17 +182,17 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     process.stdout.close()
     left = list((tmp_path / "killed").glob("*/rows-*.safetensors"))
     assert 3 <= len(left) < 20
-    monkeypatch.setattr(measure_module, "CHUNK", 10)
+    monkeypatch.setattr(attack_cells, "CHUNK", 10)
     cell = ensemble("paper", "l2", "minmax")
-    resumed = Laboratory(tmp_path / "killed", make_model, make_images).measure(cell, 200)
-    whole = Laboratory(tmp_path / "whole", make_model, make_images).measure(cell, 200)
+    resumed = Laboratory(tmp_path / "killed", make_model, load_images).measure(cell, 200)
+    whole = Laboratory(tmp_path / "whole", make_model, load_images).measure(cell, 200)
     assert same(resumed, whole)
 
 
 def test_a_cell_that_another_process_is_at_is_left_to_it(tmp_path):
-    ours, theirs = (Laboratory(tmp_path, make_model, make_images) for _ in range(2))
+    ours, theirs = (Laboratory(tmp_path, make_model, load_images) for _ in range(2))
     weighted = replace(CELL, attack=PAPER["linf"], rule=MeanWeightsOf(CELL))
-    with theirs._lock(theirs._folder(CELL, CELL.attack.rule)):
+    with theirs._lock(theirs._folder(CELL)):
         assert not ours.attempt(CELL, 20)
         assert not ours.attempt(weighted, 20)  # which needs the other one first
         assert not list(tmp_path.glob("*/rows-*"))
@@ -205,7 +206,7 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(tmp_path):
 
 
 def test_what_is_measured_needs_no_lock(tmp_path):
-    Laboratory(tmp_path, make_model, make_images).measure(CELL, 20)
+    Laboratory(tmp_path, make_model, load_images).measure(CELL, 20)
     shutil.rmtree(tmp_path / ".locks")
-    assert Laboratory(tmp_path, make_model, make_images).attempt(CELL, 20)
+    assert Laboratory(tmp_path, make_model, load_images).attempt(CELL, 20)
     assert not (tmp_path / ".locks").exists()

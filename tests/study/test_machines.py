@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from omnirobust.study import machines
+from omnirobust.study import store as machines
 
 
 def test_machines_are_noted_once(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,14 +22,18 @@ from omnirobust.experiments import (
     experiments,
     reproduce,
 )
+from omnirobust.paper import collection
 from omnirobust.settings import PAPER
 from omnirobust.study import figures, outcome
 from omnirobust.study.attack_bench import Bench
-from omnirobust.study.laboratory import Laboratory
+from omnirobust.study.laboratory import Laboratory, finished_model
 from omnirobust.study.own import check_experiment, with_own
 from omnirobust.weights import Uniform
 
-from .conftest import make_images, make_model
+from .conftest import load_images, make_model
+
+TOLD = SimpleNamespace(fingerprint=lambda name: f"weights of {name}")
+"""In place of a laboratory."""
 
 CELL = Cell(("mnist/a", "mnist/b"), "linf", 0.1, PAPER["linf"], steps=3)
 ROWS = tuple(
@@ -114,13 +119,13 @@ def test_an_experiment_is_measured_judged_and_written(tmp_path, laboratory, monk
 
 def test_a_file_declares_one_and_an_edited_rule_is_measured_again(tmp_path, own, monkeypatch):
     def load(name):
-        return make_model(name) if ":" not in name else Laboratory(tmp_path)._bench._load_model(name)
+        return make_model(name) if ":" not in name else finished_model(name)
 
     made = counting(monkeypatch)
     for edit in (False, False, True):
         if edit:  # of one rule's code: a comment is enough
             own.write_text(OWN.replace("  # edited", "  # again"))
-        laboratory = Laboratory(tmp_path / "cells", load, make_images)
+        laboratory = Laboratory(tmp_path / "cells", load, load_images)
         found = reproduce([f"{own}:experiment"], images=12, out=tmp_path / "out", laboratory=laboratory)
     assert found.outcomes[0].experiment.name == "from-a-file" and found.outcomes[0].complete
     assert set(found.outcomes[0].rates("new").accuracy("linf", "0")) == {"A", "build"}
@@ -133,7 +138,7 @@ def test_a_file_declares_one_and_an_edited_rule_is_measured_again(tmp_path, own,
 
 
 def test_an_experiment_of_ones_own_stands_beside_the_papers(tmp_path, laboratory):
-    found = reproduce([GOOD, "table-a2"], images=12, out=tmp_path, laboratory=laboratory)
+    found = reproduce([GOOD, "table-a2"], experiments=collection(), images=12, out=tmp_path, laboratory=laboratory)
     assert [o.experiment.name for o in found.outcomes] == ["mine", "table-a2"]
     page = found.page.read_text()
     assert "### mine: claims" in page and "### table-a2: the paper's claims" in page
@@ -190,7 +195,7 @@ def test_a_curve_goes_through_all_points_of_its_sweep(laboratory):
             "name must be of a-z and 0-9, joined by - . or _, .*; got '../mine'",
         ),
         ({"name": "table-1a"}, "name must be that of no other experiment, got 'table-1a'"),
-        ({"kind": "accuracy"}, "kind of mine must be one of table, sweep, groups, got 'accuracy'"),
+        ({"kind": "odd"}, "kind of mine must be one of table, sweep, accuracy, groups, weights, robustness, got 'odd'"),
         ({"sweeps": "eps"}, "sweeps of mine must name the swept quantity for a sweep alone, got 'eps'"),
         ({"rows": ()}, r"rows of mine must be a tuple of at least one Row, got tuple \(\)"),
         ({"rows": list(ROWS)}, "rows of mine must be a tuple of at least one Row, got list"),
@@ -311,7 +316,7 @@ def test_a_claim_that_fails_is_named(tmp_path, laboratory):
 
 def test_settings_of_the_library_have_no_source_and_own_functions_do():
     attack = replace(PAPER["linf"], loss=lambda logits, labels, *, targeted=False: logits.sum(1))
-    own = replace(CELL, attack=attack).describe(Uniform())["attack"]["loss"]
-    assert CELL.describe(Uniform())["attack"]["loss"] == losses.margin.__qualname__
+    own = replace(CELL, attack=attack).describe(TOLD)["attack"]["loss"]
+    assert CELL.describe(TOLD)["attack"]["loss"] == losses.margin.__qualname__
     assert own.startswith("test_settings_of_the_library") and len(own.partition("source ")[2]) == 8
     assert torch.is_tensor(PAPER["linf"].rule.init(1, 2))

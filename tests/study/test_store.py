@@ -5,7 +5,9 @@ import json
 import torch
 from torch import nn
 
-from omnirobust.study.store import CellFolder, Measured, fingerprint, join
+from omnirobust.stores import Chunk
+from omnirobust.study.protocol import Span
+from omnirobust.study.store import CellFolder, Measured, fingerprint, join, key_of
 
 
 def measured(n: int, seed: int = 0) -> Measured:
@@ -25,31 +27,33 @@ def same(a: Measured, b: Measured) -> bool:
     return all(torch.equal(getattr(a, f), getattr(b, f)) for f in a.__dataclass_fields__)
 
 
-def test_a_chunk_comes_back_as_it_was(tmp_path):
-    folder = CellFolder(tmp_path, "k", {"eps": 0.2})
-    assert folder.get(0, 5) is None
-    folder.put(0, 5, measured(5).tensors, {"seconds": 1.5})
-    folder.put(5, 8, measured(3, 1).tensors, {"seconds": 0.25})
-    found = folder.get(0, 5)
+def test_a_part_comes_back_as_it_was(tmp_path):
+    folder = CellFolder(tmp_path, {"eps": 0.2})
+    assert folder.part(Span(0, 5)) is None
+    folder.put(Span(0, 5), Chunk(measured(5).tensors, {"seconds": 1.5}))
+    folder.put(Span(5, 8), Chunk(measured(3, 1).tensors, {"seconds": 0.25}))
+    found = folder.part(Span(0, 5))
     assert found is not None
-    assert same(found, measured(5))
-    assert folder.get(0, 4) is None
+    assert same(Measured.of(found.tensors), measured(5))
+    assert folder.part(Span(0, 4)) is None
+    assert folder.complete([Span(0, 5), Span(5, 8)]) and not folder.complete([Span(0, 5), Span(5, 9)])
     assert folder.seconds() == 1.75
-    assert json.loads((tmp_path / "k" / "settings.json").read_text()) == {"eps": 0.2}
+    assert folder.path.name == key_of({"eps": 0.2})
+    assert json.loads((folder.path / "settings.json").read_text()) == {"eps": 0.2}
 
 
 def test_a_damaged_or_unfinished_file_counts_as_missing(tmp_path):
-    folder = CellFolder(tmp_path, "k", {})
-    folder.put(0, 5, measured(5).tensors, {"seconds": 1})
-    (file,) = (tmp_path / "k").glob("rows-*.safetensors")
+    folder = CellFolder(tmp_path, {})
+    folder.put(Span(0, 5), Chunk(measured(5).tensors, {"seconds": 1}))
+    (file,) = folder.path.glob("rows-*.safetensors")
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"not safetensors at all"):
         file.write_bytes(content)
-        assert folder.get(0, 5) is None
+        assert folder.part(Span(0, 5)) is None
         assert folder.seconds() == 0
     file.unlink()
     file.with_name(file.name + ".77.part").write_bytes(whole)
-    assert folder.get(0, 5) is None
+    assert folder.part(Span(0, 5)) is None
 
 
 def test_merging_and_joining_keep_the_order():

@@ -1,155 +1,134 @@
-"""Trainings and judgings on embedded digits: kept, resumed after a kill, and right by their own definition."""
+"""Rows that train and judge: equal to ``fit`` and ``evaluate_robustness`` by hand, trained once, shown and judged."""
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
-import torch
-from torch import nn
 
 from omnirobust import L2, Linf, data
-from omnirobust.paper.judging import gradient_cosines, judge_images, last_iterates
-from omnirobust.paper.training_budgets import Effort, Judging, training_of
-from omnirobust.study import training_cells
-from omnirobust.study.training_cells import TrainingLaboratory, describe
+from omnirobust.evaluation import evaluate_robustness
+from omnirobust.study import Claim, Experiment, Laboratory, Printed, Robustness, Row, Training, outcome, reproduce
+from omnirobust.study import training_cells as cells
+from omnirobust.study.own import check_experiment
+from omnirobust.study.store import key_of
+from omnirobust.training import Scheme, fit
+from omnirobust.zoo.architectures import build, seeded_build
 
-EFFORT = Effort(epochs=2, images=256, steps=2, holdout=64)
-TRAINING = training_of("a", "minmax", 1.0, 0, EFFORT)
-
-
-def digits(split, limit):
-    return data.load("digits", split, limit=limit)
-
-
-@pytest.fixture
-def laboratory(tmp_path):
-    return TrainingLaboratory(tmp_path, digits)
-
-
-def test_a_training_is_kept_with_its_weights_and_its_history(laboratory, tmp_path):
-    assert laboratory.trained(TRAINING) is None
-    found = laboratory.train(TRAINING)
-    again = TrainingLaboratory(tmp_path, lambda *_: pytest.fail("images were asked for")).trained(TRAINING)
-    assert again is not None
-    for name, value in found.model.state_dict().items():
-        assert torch.equal(value, again.model.state_dict()[name])
-    assert [row["epoch"] for row in again.history] == [1, 2]
-    assert all(0 <= row["robust"] <= 1 for row in again.history)
-    assert again.weights.shape == (256, 2)
-    assert torch.allclose(again.weights.sum(1), torch.ones(256), atol=2e-3)
-    assert again.seconds > 0
-    (folder,) = (f for f in tmp_path.iterdir() if f.name != "machines")
-    assert json.loads((folder / "settings.json").read_text()) == json.loads(json.dumps(describe(TRAINING)))
-    assert not (folder / "fit").exists()
+THREATS = {"linf": Linf(0.03), "l2": L2(0.2)}
+MINMAX = Training("a", Scheme("minmax", tuple(THREATS.values()), 2), 2, data="digits", images=1000, seed=3)
+PLAIN = replace(MINMAX, scheme=Scheme())
+JUDGED = Robustness(MINMAX, tuple(THREATS.items()), steps=3)
+CLAIM = Claim(
+    "order",
+    "Whatever withstands both withstands each.",
+    lambda r: all(r.robust(*key) <= min(r.accuracy(*key).values()) for key in r.keys()),  # noqa: SIM118
+    lambda r: f"{r.robust('A', 'minmax'):.2f}",
+)
+ROWS = (Row(("A", "plain"), "seed 3", replace(JUDGED, training=PLAIN)), Row(("A", "minmax"), "seed 3", JUDGED))
+STUDY = Experiment(
+    "mine", "Trained", ROWS, "robustness", heads=("network", "scheme"), claims=(CLAIM,),
+    printed={("A", "plain"): Printed({"clean": 98.5, "l2": 12.25}, source="notes", images=50)},
+)  # fmt: skip
 
 
-def test_a_killed_training_goes_on_to_the_same_model(tmp_path):
-    whole = TrainingLaboratory(tmp_path / "whole", digits).train(TRAINING)
-    epochs = []
-
-    def kill():
-        epochs.append(1)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        TrainingLaboratory(tmp_path / "killed", digits).train(TRAINING, kill)
-    lab = TrainingLaboratory(tmp_path / "killed", digits)
-    assert lab.trained(TRAINING) is None
-    found = lab.train(TRAINING, lambda: epochs.append(2))
-    assert epochs == [1, 2]  # one epoch each: the first was not repeated
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, found.model.state_dict()[name])
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "RESAMPLES", 10)
+        yield
 
 
-def test_more_images_than_there_are_are_refused(laboratory, tmp_path):
-    greedy = training_of("a", "minmax", 1.0, 0, replace(EFFORT, images=1290))
-    with pytest.raises(ValueError, match="images and holdout must be at most 1297 together"):
-        laboratory.train(greedy)
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, reproduce([STUDY], images=120, out=folder, device="cpu")
 
 
-def test_settings_and_weights_tell_cells_apart(laboratory, tmp_path):
-    others = [training_of("a", "minmax", 2.0, 0, EFFORT), training_of("a", "minmax", 1.0, 1, EFFORT)]
-    for training in (TRAINING, *others):
-        laboratory.train(training)
-    laboratory.judge(Judging(TRAINING, "pgd", "linf", 0.2, 2), 10)
-    laboratory.judge(Judging(TRAINING, "pgd", "linf", 0.1, 2), 10)
-    assert len([f for f in tmp_path.iterdir() if f.name != "machines"]) == 5
+def test_a_row_is_what_training_and_judging_by_hand_give(done):
+    _, found = done
+    train, test = data.load("digits", "train"), data.load("digits", "test", limit=120)
+    model = seeded_build(3, partial(build, "a", (1, 8, 8), 10))
+    model = fit(model, (train.x[:1000], train.y[:1000]), MINMAX.scheme, epochs=2, seed=3).model.eval()
+    report = evaluate_robustness(model, test.x, test.y, THREATS, steps=3)
+    rates = found.outcomes[0].rates("seed 3")
+    assert rates.accuracy("A", "minmax") == pytest.approx({"clean": report.clean} | report.accuracy)
+    assert rates.robust("A", "minmax") == pytest.approx(report.union)
+    assert 0 < report.union < report.clean
 
 
-def test_a_judging_is_kept_chunk_by_chunk(laboratory, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_cells, "CHUNK", 20)
-    judging = Judging(TRAINING, "pgd", "l2", 1.0, 3)
-    assert laboratory.recall(judging, 50) is None
-    first = laboratory.judge(judging, 20)
-    assert len(laboratory.recall(judging, 50)["right"]) == 20
-    whole = laboratory.judge(judging, 50)
-    assert torch.equal(whole["right"][:20], first["right"])
-    monkeypatch.setattr(training_cells, "judge_images", lambda *_: pytest.fail("judged again"))
-    again = laboratory.judge(judging, 50)
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
-    # an image's result does not depend on the chunk that it was judged in
-    model, test = laboratory.train(TRAINING).model, digits("test", 50)
-    alone = judge_images(model, judging, test.x, test.y, 0, None)
-    assert torch.equal(alone["right"], whole["right"])
-    file = next(tmp_path.glob("*/rows-000020-000040.safetensors"))
-    file.write_bytes(b"damaged")
-    assert len(laboratory.recall(judging, 50)["right"]) == 20
+def test_it_is_shown_and_judged(done):
+    folder, found = done
+    (mine,) = found.outcomes
+    assert [j.verdict for j in mine.judgements] == ["true"] and mine.complete
+    facts = json.loads((folder / "mine.json").read_text())
+    row = facts["rows"][1]
+    assert row["accuracy"] == pytest.approx(mine.rates("seed 3").accuracy("A", "minmax"))
+    assert row["robust_low"] < row["robust"] < row["robust_high"]
+    page = found.page.read_text()
+    assert "| network | scheme | training | clean | linf | l2 | all at once | 95 % | images |" in page
+    assert "| A | plain | *printed* | 98.50 | – | 12.25 | – | – | 50 |" in page
+    ours = [f"{100 * v:.1f}" for v in (*(row["accuracy"][name] for name in JUDGED.columns), row["robust"])]
+    assert f"| A | minmax | seed 3 | {' | '.join(ours)} | " in page
+    assert mine.summary.seconds > 0
+
+
+def test_what_is_trained_is_trained_once_and_more_images_add_to_fewer(done, monkeypatch):
+    folder, found = done
+    monkeypatch.setattr(cells, "fit", lambda *_, **__: pytest.fail("trained again"))
+    told: list[tuple[int, int]] = []
+    again = reproduce(
+        [STUDY], images=120, out=folder, device="cpu", progress=lambda name, at, of: told.append((at, of))
+    )
+    assert again.page.read_text() == found.page.read_text()
+    assert told[-1] == (2 * 2 + 2, 2 * 2 + 2)  # epochs, and a chunk of images a row
+    other = replace(STUDY, rows=(Row(("A", "minmax"), "weaker", replace(JUDGED, steps=1)),), printed={}, claims=())
+    reproduce([other], images=20, out=folder, device="cpu")
+
+
+def test_everything_that_decides_a_training_is_in_its_key(tmp_path):
+    lab = Laboratory(tmp_path)
+    others = (
+        replace(MINMAX, network="c"), replace(MINMAX, scheme=Scheme()), replace(MINMAX, epochs=3),
+        replace(MINMAX, data="mnist"), replace(MINMAX, images=None), replace(MINMAX, seed=4),
+        replace(MINMAX, holdout=5), replace(MINMAX, precision="bf16"),
+    )  # fmt: skip
+    keys = [key_of(training.describe(lab)) for training in (MINMAX, *others)]
+    assert len(set(keys)) == len(keys)
+    assert key_of(replace(MINMAX).describe(lab)) == keys[0]
+
+
+def test_an_edited_network_of_ones_own_is_another_training(tmp_path):
+    file, lab = tmp_path / "own_network_for_test.py", Laboratory(tmp_path)
+    keys = set()
+    for text in ("# one\n", "# two\n"):
+        file.write_text(text)
+        keys.add(key_of(replace(MINMAX, network=f"{file}:build").describe(lab)))
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize(
-    ("how", "norm", "eps"), [("pgd", "linf", 0.2), ("strong", "l2", 0.3), ("universal", "linf", 0.3)]
+    ("make", "sentence"),
+    [
+        (lambda: replace(MINMAX, epochs=0), "epochs must be >= 1, got 0"),
+        (lambda: replace(MINMAX, network="z"), "arch must be one of a, b, .*, got 'z'"),
+        (lambda: replace(MINMAX, images=0), "images must be >= 1 or None, got 0"),
+        (lambda: replace(JUDGED, threats=()), "threats must name at least one threat model, got none"),
+        (lambda: replace(JUDGED, steps=0), "steps must be >= 1, got 0"),
+        (lambda: check_experiment(replace(STUDY, kind="table"), ()), "cells of mine must be of Cell for kind 'table'"),
+    ],
 )
-def test_what_is_right_withstands_a_perturbation_of_that_size(laboratory, how, norm, eps):
-    found = laboratory.judge(Judging(TRAINING, how, norm, eps, 2), 30)
-    model, test = laboratory.train(TRAINING).model, digits("test", 30)
-    clean = model(test.x).argmax(1) == test.y
-    assert torch.equal(found["clean"], clean)
-    assert not (found["right"] & ~clean).any()
-    assert 0 < found["right"].sum() < clean.sum()
-    assert (found[norm] <= eps * (1 + 1e-5)).all()
-    if how == "universal":
-        assert len(set(found["l2"].tolist())) == 1
+def test_what_does_not_fit_is_told(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
 
 
-def test_strong_leaves_no_more_than_the_attack_of_the_training(laboratory):
-    pgd, strong = (laboratory.judge(Judging(TRAINING, how, "linf", 0.05, 5), 100)["right"] for how in ("pgd", "strong"))
-    assert 0 < strong.sum() <= pgd.sum() < 100
+def test_too_many_images_are_one_sentence_that_names_the_row(tmp_path):
+    with pytest.raises(ValueError, match=r"rows of mine must run, got 'seed 3', \('A', 'plain'\): images must be at m"):
+        reproduce([replace(STUDY, rows=ROWS[:1], claims=())], images=9000, out=tmp_path, device="cpu")
 
 
-class Two(nn.Module):
-    """A linear classifier of two classes: the gradient of its loss has one direction for each label."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(2, 64, generator=torch.Generator().manual_seed(0)))
-
-    def forward(self, x):
-        return x.flatten(1) @ self.weight.T
-
-
-def test_gradients_of_two_attacks_on_a_linear_model_are_one():
-    x, y = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(9) % 2
-    found = gradient_cosines(Two(), x, y, (Linf(0.1), L2(0.5)), 3)
-    assert torch.allclose(found, torch.ones(9), atol=1e-5)
-    deltas = last_iterates(Two(), x, y, (Linf(0.1), L2(0.5)), 3)
-    assert not torch.allclose(deltas[0], deltas[1])
-
-
-def test_attacks_that_ascend_the_regulariser_have_gradients_less_alike():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        smooth = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
-    test = digits("test", 60)
-    threats = (Linf(0.2), L2(1.0))
-    plain, diverse = (gradient_cosines(smooth, test.x, test.y, threats, 10, dpar=dpar) for dpar in (0.0, 10.0))
-    assert diverse.mean() < plain.mean() - 0.02
-
-
-def test_gradients_are_kept_by_the_attack_that_made_them(laboratory):
-    asked = [Judging(TRAINING, how, "l2", 1.0, 3) for how in ("gradients", "gradients_dpar")]
-    plain, diverse = (laboratory.judge(judging, 20)["cosine"] for judging in asked)
-    model, test = laboratory.train(TRAINING).model, digits("test", 20)
-    for found, dpar in ((plain, 0.0), (diverse, 0.1)):
-        again = gradient_cosines(model, test.x, test.y, (Linf(0.2), L2(1.0)), 3, dpar=dpar)
-        assert torch.allclose(found, again, atol=1e-5)
-    assert not torch.allclose(plain, diverse)
+def test_a_mapping_of_threats_is_as_good():
+    assert Robustness(MINMAX, THREATS, 3) == JUDGED  # pyright: ignore[reportArgumentType]
+    assert JUDGED.columns == ("clean", "linf", "l2")
+    assert JUDGED.needs == (MINMAX,)

@@ -80,16 +80,17 @@ def reproduce(
         in_processes(["reproduce", *(chosen or ["--all"]), *options], processes)
         measure = False  # all is there: it remains to write it down
     from omnirobust.jobs import shards
+    from omnirobust.paper.registry import collection
     from omnirobust.study.page import in_brief
     from omnirobust.study.runner import reproduce as run
 
     with progress_bars(shown=shards.rank() == 0) as progress:
         found = run(
             chosen, images=images, budget=budget, out=out, progress=progress, docs=docs, measure=measure,
-            training_budget=training_budget, device=device,
+            training_budget=training_budget, device=device, experiments=collection(),
         )  # fmt: skip
     if shards.launched():
         return
     for name in dict.fromkeys(name for outcome in found.outcomes for name in outcome.untrained):
         say(f"To be trained, and then reproduced by the same command: omnirobust zoo train {name}")
-    say(*map(in_brief, found.everything), f"Results: {found.page}", f"Report:  {found.site}")
+    say(*map(in_brief, found.outcomes), f"Results: {found.page}", f"Report:  {found.site}")

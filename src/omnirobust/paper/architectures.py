@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from omnirobust.paper.registry import experiments
+from omnirobust.paper import ensembles, groups, transforms
+from omnirobust.study.protocol import Scale, Study, Summary
 from omnirobust.study.tables import NONE, table
 from omnirobust.zoo.architectures import ALIASES, DEEP, GlobalAverage, Shape, build
 
@@ -158,7 +159,9 @@ def _hidden(n: Network) -> tuple[int, ...]:
 
 def _on_mnist() -> list[str]:
     """Return those of E to H that some experiment attacks on MNIST."""
-    attacked = {name for e in experiments().values() for row in e.rows for name in row.cell.models}
+    weights = (groups.weights_table(name) for name in groups.DIGITS)
+    every = (*ensembles.experiments().values(), groups.table_2(), *transforms.tables(), *weights)
+    attacked = {name for e in every for row in e.rows for name in row.cell.takes}
     return sorted(attacked & {f"mnist/{letter}" for letter in DEEP})
 
 
@@ -213,6 +216,13 @@ class ArchitectureOutcome:
 
     name = NAME
     title = TITLE
+    untrained = ()
+
+    @property
+    def summary(self) -> Summary:
+        """What is said of it in one line."""
+        count, verdicts = len(self.networks), tuple(self.verdict(claim) for claim in CLAIMS)
+        return Summary(NONE, count, count, None, verdicts, len(CLAIMS))
 
     def verdict(self, claim: ArchitectureClaim) -> Literal["true", "false"]:
         """Say whether a claim holds: there is nothing to be uncertain of."""
@@ -239,6 +249,21 @@ class ArchitectureOutcome:
         ]
         rows = [asdict(network) for network in self.networks.values()]
         return {"experiment": NAME, "title": TITLE, "complete": True, "rows": rows, "claims": claims}
+
+
+class ArchitectureStudy(Study[ArchitectureOutcome]):
+    """Table A1, as the engine sees it: there is nothing to measure."""
+
+    name = NAME
+    title = TITLE
+
+    def recall(self, laboratory: object, scale: Scale) -> ArchitectureOutcome:
+        """Return the networks that the zoo builds."""
+        return ArchitectureOutcome(networks())
+
+    def markdown(self, outcome: ArchitectureOutcome, figures: Sequence[str]) -> str:
+        """Return its section."""
+        return outcome.markdown()
 
 
 def _line(network: Network) -> Sequence[str]:

@@ -16,7 +16,8 @@ from omnirobust.directions import Sign
 from omnirobust.paper.losses import ClippedMargin, LabelLogit, Margin, as_measured
 from omnirobust.paper.printed import W_PRIOR
 from omnirobust.settings import DEFAULT_OF, PAPER, PAPER_CIFAR10, AttackSettings
-from omnirobust.study.spec import REFERENCE, Cell, Experiment, Labels, MeanWeightsOf, Row
+from omnirobust.study.attack_cells import Cell, Labels, MeanWeightsOf
+from omnirobust.study.spec import REFERENCE, Experiment, Row
 from omnirobust.weights import Fixed, ProjectedAscent, Uniform
 
 
@@ -190,7 +191,8 @@ def _table_a2() -> Experiment:
         for name in MNIST.models
         for attack, steps in (("clean", 0), ("fgsm", 1))
     ]
-    return Experiment("table-a2", "Accuracy of the four MNIST models, clean and under FGSM", tuple(rows), "accuracy")
+    title = "Accuracy of the four MNIST models, clean and under FGSM"
+    return Experiment("table-a2", title, tuple(rows), "accuracy", heads=("model", "images are"))
 
 
 def _table_a4() -> Experiment:

@@ -5,17 +5,13 @@ Claims of CIFAR-10 are judged on those of its four models that were measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import inf, isfinite
-from typing import Literal
 
 from torch import Tensor
 
 from omnirobust.evaluation.rank_correlation import spearman
-from omnirobust.study.claims import Claim, Rates, percent
-from omnirobust.study.spec import Key
+from omnirobust.study.claims import Claim, Key, Rates, Statistic, percent
 
 SIZES = ("2", "4", "5", "10")
 
@@ -155,21 +151,6 @@ def agreement(r: Rates, *names: str) -> float:
     for top in others:
         same &= top == first
     return float(same.double().mean())
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """A number that the tables come to.
-
-    Attributes:
-        name: as the printed ones are named.
-        kind: "correlation", or "share" of the groups.
-        value: what it is of measured rows; a KeyError means that one was not measured.
-    """
-
-    name: str
-    kind: Literal["correlation", "share"]
-    value: Callable[[Rates], float]
 
 
 def _correlations() -> list[Statistic]:

@@ -8,8 +8,8 @@ from omnirobust._types import Norm
 from omnirobust.paper.ensembles import MNIST
 from omnirobust.paper.losses import as_measured
 from omnirobust.settings import DEFAULT, PAPER_UNIVERSAL
-from omnirobust.study.attack_cells import Distortion, Universal
-from omnirobust.study.spec import Cell, Experiment, Row
+from omnirobust.study.attack_cells import Cell, Distortion, Universal
+from omnirobust.study.spec import Experiment, Row
 from omnirobust.weights import Uniform
 
 SIZES = (2, 4, 5, 10)

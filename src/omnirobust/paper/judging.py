@@ -1,6 +1,10 @@
-"""What is measured of a trained model on test images: accuracy under attacks, and how alike their gradients are."""
+"""Cells that judge a trained model on test images: accuracy under attacks, and how alike their gradients are."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +12,10 @@ from torch import Tensor, nn
 from omnirobust.data import ImageData
 from omnirobust.evaluation import evaluate_robustness
 from omnirobust.losses import neg_cross_entropy
-from omnirobust.paper.training_budgets import DPAR, EPS_LINF, Judging
+from omnirobust.paper.training_budgets import DPAR, EPS_LINF, EPS_UNIVERSAL, How, Training, TrainingBudget
+from omnirobust.stores import Chunk
+from omnirobust.study.protocol import AnyCell, Span, WorkHook, Workplace
+from omnirobust.study.store import fingerprint, joined
 from omnirobust.threat_models import L2, Linf, ThreatModel
 from omnirobust.training import Scheme, attack_batch, cosines
 from omnirobust.universal import usgd
@@ -18,6 +25,95 @@ LEARNED_FROM = 5000
 
 SEED = 1
 """Of the attacks that judge."""
+
+
+CHUNK = 1000
+"""Test images judged together and kept in one file."""
+
+STRONG_CHUNK = 250
+"""The same for the strong evaluation, which takes longer."""
+
+UNIVERSAL_EPOCHS = 5
+"""Passes over the training images from which a universal perturbation is learned."""
+
+
+@dataclass(frozen=True)
+class Judging(AnyCell[dict[str, Tensor]]):
+    """What is measured of one trained model on test images, by name: see ``judge_images``.
+
+    Attributes:
+        training: the model.
+        how: "pgd": the attack of the training with ``steps`` steps, against one threat. "strong": this library's
+            evaluation of robustness, against one threat. "universal": one perturbation, learned by uSGD on training
+            images. "gradients": the cosine between the input gradients of the linf and the l2 attack at their ends;
+            "gradients_dpar": the same of attacks that ascend the regulariser of DPAR too.
+        norm: of the threat; "linf" for "universal", "l2" for gradients.
+        eps: radius: of l2, or for "linf" of linf; of l2 for gradients.
+        steps: of every attack, >= 1; for "universal" passes over the training images.
+    """
+
+    training: Training
+    how: How
+    norm: Literal["linf", "l2"]
+    eps: float
+    steps: int
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat."""
+        return Linf(self.eps) if self.norm == "linf" else L2(self.eps)
+
+    @property
+    def needs(self) -> tuple[Training]:
+        """The training."""
+        return (self.training,)
+
+    def resolved(self, laboratory: Workplace, images: int) -> Judging | None:
+        """Return this once the model is trained."""
+        return None if laboratory.recall(self.training, images) is None else self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        own = {"how": self.how, "norm": self.norm, "eps": self.eps, "steps": self.steps}
+        return own | {"training": self.training.describe()}
+
+    def describe(self, laboratory: Workplace) -> dict[str, Any]:
+        """Return the settings, and a hash of the trained weights."""
+        return self.settings | {"model": fingerprint(self._model(laboratory))}
+
+    def spans(self, images: int) -> list[Span]:
+        """Return chunks of images; one universal perturbation is learned for all."""
+        chunk = {"strong": STRONG_CHUNK, "universal": max(images, 1)}.get(self.how, CHUNK)
+        return [Span(begin, min(begin + chunk, images)) for begin in range(0, images, chunk)]
+
+    def measure(self, span: Span, laboratory: Workplace, on_work: WorkHook) -> Chunk:
+        """Judge the model on some test images."""
+        test = laboratory.images(self.training.plan.data, "test")
+        x, y = (t[span.begin : span.end].to(laboratory.device) for t in (test.x, test.y))
+        learn = laboratory.images(self.training.plan.data, "train") if self.how == "universal" else None
+        return Chunk(judge_images(self._model(laboratory), self, x, y, span.begin, learn), {})
+
+    def result(self, parts: Sequence[Chunk], laboratory: Workplace) -> dict[str, Tensor]:
+        """Join chunks."""
+        return joined([part.tensors for part in parts])
+
+    def _model(self, laboratory: Workplace) -> nn.Module:
+        found = laboratory.recall(self.training, 0)
+        assert found is not None
+        return found.model
+
+
+def judgings(training: Training, how: How, eps_l2: float, budget: TrainingBudget) -> tuple[Judging, ...]:
+    """Return what has to be measured for the columns of a row: one threat each."""
+    steps = budget.strong_steps if how == "strong" else budget.pgd_steps
+    match how:
+        case "universal":
+            return (Judging(training, how, "linf", EPS_UNIVERSAL, UNIVERSAL_EPOCHS),)
+        case "gradients" | "gradients_dpar":
+            return (Judging(training, how, "l2", eps_l2, steps),)
+        case _:
+            return Judging(training, how, "linf", EPS_LINF, steps), Judging(training, how, "l2", eps_l2, steps)
 
 
 def judge_images(

@@ -5,30 +5,8 @@ Lifts are relative: 100 (ASR_all - ASR_all of the average) / ASR_all of the aver
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from omnirobust.study.spec import Key
-
-
-@dataclass(frozen=True)
-class Printed:
-    """One printed row, in percent.
-
-    Attributes:
-        accuracy: model letter to its accuracy on the attacked images; a letter may be left out.
-        asr_all: share of images that fool every model at once; None where the table has no such column.
-        asr_avg: share of (image, model) pairs that are fooled; None likewise.
-        lift: relative gain of asr_all over the average; None likewise.
-        source: where they are printed, such as "Table 1(a)".
-        images: on how many images they were measured.
-    """
-
-    accuracy: dict[str, float] = field(default_factory=dict)
-    asr_all: float | None = None
-    asr_avg: float | None = None
-    lift: float | None = None
-    source: str = ""
-    images: int = 10_000
+from omnirobust.study.claims import Key
+from omnirobust.study.spec import Printed
 
 
 def _rows(source: str, values: dict[Key, tuple[float | None, ...]], models: str = "ABCD") -> dict[Key, Printed]:

@@ -1,16 +1,19 @@
-"""Every experiment by name: its rows, its printed values, and what the paper claims of it."""
+"""Every experiment by name: its rows, its printed values, what the paper claims of it, and what its page says."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from omnirobust.paper import ensembles, groups, printed, transforms
+from omnirobust.paper import architectures, ensembles, figures, groups, printed, transforms
 from omnirobust.paper.ensemble_claims import TABLE_1A, TABLE_1B, TABLE_A2, TABLE_A3, TABLE_A4
+from omnirobust.paper.errata import slips
 from omnirobust.paper.figure_claims import FIGURE_1, FIGURE_2, FIGURE_A1
-from omnirobust.paper.group_claims import TABLE_2, TABLE_A9
+from omnirobust.paper.group_claims import STATISTICS, TABLE_2, TABLE_A9
+from omnirobust.paper.training_study import TrainingStudy
+from omnirobust.paper.trainings import training_experiments
 from omnirobust.paper.transforms import TABLE_3, TABLE_A5, TABLE_A6
 from omnirobust.study.claims import Claim
-from omnirobust.study.spec import Experiment
+from omnirobust.study.spec import Collection, Experiment
 
 CLAIMS: dict[str, tuple[Claim, ...]] = {
     "table-1a": TABLE_1A,
@@ -31,14 +34,6 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 """Experiment name to what the paper claims of it."""
 
 
-def experiments() -> dict[str, Experiment]:
-    """Return every experiment of the paper by name, in the order in which they are worth computing."""
-    weights = [groups.weights_table(name) for name in groups.DIGITS]
-    others = (groups.table_2(), *transforms.tables(), *weights)
-    every = (*ensembles.experiments().values(), *others)
-    return {e.name: replace(e, claims=CLAIMS[e.name], printed=printed.PRINTED.get(e.name, {})) for e in every}
-
-
 VARIANTS: dict[str, str] = {
     "paper": "the paper's attack, each model to leave its own clean prediction (as in the released code)",
     "paper-by-class": "the paper's attack on groups of images of one class, as the released code makes them on MNIST",
@@ -56,3 +51,61 @@ VARIANTS: dict[str, str] = {
     "released": "the paper's attack with the released code's loss, which masks every wrong logit with 0",
 }
 """Name of each version of the attack, the first to be computed first, and what it means."""
+
+_NOTES = """\
+"any iterate" counts images for which some step fooled every model. A claim is "true" or "false" where the images (or
+groups of them) at hand and at least 95 % of their resamples (bootstrap, all rows paired) agree, and "undecided"
+otherwise, as it always is on fewer than 100.\
+"""
+_NOTES = """\
+Models are those of the zoo, trained from scratch; the paper's own weights are not public. Every attack takes the same
+number of gradient evaluations as the paper's: steps times models, images of a group, or transformations. "any iterate"
+counts images for which some step fooled every model, where the paper keeps the last. A claim is "true" or "false" where
+the images (or groups of them) at hand and at least 95 % of their resamples (bootstrap, all rows paired) agree, and
+"undecided" otherwise, as it always is on fewer than 100. What the paper says of every model is judged on those that
+are measured so far, which the last column names; "true" is then true of these. The paper does not print its starting
+point: as in its released code it is normal noise of standard deviation 0.1, and zero for groups of images. Of w_clip
+the paper prints only a threshold of 40: we read it as a loss that goes flat once a model is fooled by ten logits, kappa
+less threshold, beside the reading that the confidence kappa becomes 40.\
+"""
+
+_COUNTED = """\
+Claims are counted once, on the paper's attack where an experiment has several versions, and for robust training under
+the attack of the training; "open" is undecided or not yet measured. Minutes are by the wall clock, of attacks that an
+experiment asks for, also where another one has them measured; of robust training, of the trainings.\
+"""
+
+
+def experiments() -> dict[str, Experiment]:
+    """Return every experiment on attacks by name, in the order in which they are worth computing."""
+    weights = [groups.weights_table(name) for name in groups.DIGITS]
+    others = (groups.table_2(), *transforms.tables(), *weights)
+    return {e.name: _declared(e) for e in (*ensembles.experiments().values(), *others)}
+
+
+def _declared(experiment: Experiment) -> Experiment:
+    """Return rows with what is said and shown of them."""
+    name, known = experiment.name, replace(experiment, claimed_by="the paper's", versions=VARIANTS)
+    if experiment.kind == "weights":
+        known = replace(
+            known,
+            statistics=STATISTICS,
+            printed_statistics=printed.STATISTICS[name],
+            figure=figures.groups,
+            pictures=figures.PICTURED,
+        )
+    drawn = figures.DRAWN if experiment.kind == "sweep" else ()
+    figure = figures.figure_1 if name == "figure-1" else known.figure
+    return replace(known, claims=CLAIMS[name], printed=printed.PRINTED.get(name, {}), drawn=drawn, figure=figure)
+
+
+def collection() -> Collection:
+    """Return all that the paper shows, by name: attacks, the networks, robust training."""
+    trainings = {name: TrainingStudy(experiment) for name, experiment in training_experiments().items()}
+    return Collection(
+        {**experiments(), architectures.NAME: architectures.ArchitectureStudy(), **trainings},
+        "# The paper's experiments, reproduced",
+        _NOTES,
+        _COUNTED,
+        slips(),
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 from omnirobust._models import Precision
 from omnirobust._types import check_count
-from omnirobust.threat_models import L2, Linf, ThreatModel
+from omnirobust.study import training_cells as study
+from omnirobust.study.protocol import Workplace
+from omnirobust.threat_models import L2, Linf
 from omnirobust.training.schemes import Kind, Scheme
 
 Opt: TypeAlias = Literal[
@@ -77,8 +79,8 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Training:
-    """One trained model.
+class Training(study.TrainingCell):
+    """One trained model of MNIST.
 
     Attributes:
         arch: letter of the network.
@@ -121,37 +123,23 @@ class Training:
                 preset = "paper" if self.opt.endswith("_printed") else None
                 return Scheme(kind, both, steps, dpar=DPAR if diverse else 0.0, preset=preset)
 
+    @property
+    def plan(self) -> study.Training:
+        """The same in the words of any training."""
+        effort = self.effort
+        return study.Training(
+            self.arch, self.scheme, effort.epochs, "mnist", effort.images, self.seed, effort.holdout, effort.precision
+        )
+
+    def describe(self, laboratory: Workplace | None = None) -> dict[str, Any]:
+        """Return the settings as plain values, the scheme in full."""
+        own = {"arch": self.arch, "opt": self.opt, "eps_l2": self.eps_l2, "seed": self.seed}
+        return own | {"effort": asdict(self.effort), "scheme": self.scheme.fingerprint()}
+
 
 def training_of(arch: Arch, opt: Opt, eps_l2: float, seed: int, effort: Effort) -> Training:
     """Return the training of a row of Table A8: those without an l2 attack are the same at every radius."""
     return Training(arch, opt, 0.0 if opt in WITHOUT_L2 else eps_l2, seed, effort)
-
-
-@dataclass(frozen=True)
-class Judging:
-    """What is measured of one trained model on test images.
-
-    Attributes:
-        training: the model.
-        how: "pgd": the attack of the training with ``steps`` steps, against one threat. "strong": this library's
-            evaluation of robustness, against one threat. "universal": one perturbation, learned by uSGD on training
-            images. "gradients": the cosine between the input gradients of the linf and the l2 attack at their ends;
-            "gradients_dpar": the same of attacks that ascend the regulariser of DPAR too.
-        eps: radius: of l2, or for "linf" of linf; of l2 for gradients.
-        norm: of the threat; "linf" for "universal", "l2" for gradients.
-        steps: of every attack, >= 1; for "universal" passes over the training images.
-    """
-
-    training: Training
-    how: How
-    norm: Literal["linf", "l2"]
-    eps: float
-    steps: int
-
-    @property
-    def threat(self) -> ThreatModel:
-        """The threat."""
-        return Linf(self.eps) if self.norm == "linf" else L2(self.eps)
 
 
 @dataclass(frozen=True)

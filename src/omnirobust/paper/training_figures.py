@@ -11,16 +11,15 @@ from omnirobust.paper.training_budgets import Opt
 from omnirobust.paper.training_contrasts import label
 from omnirobust.paper.training_figure_claims import inside
 from omnirobust.paper.training_findings import Metric
-from omnirobust.paper.training_outcome import METRICS, TrainingOutcome
+from omnirobust.paper.training_outcome import METRICS, TrainingOutcome, tried
 from omnirobust.study.figures import canvas
 from omnirobust.study.sample import Sample
-from omnirobust.study.training_words import tried
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 from omnirobust.paper.training_budgets import Arch
+from omnirobust.paper.training_outcome import MISSING, band, evaluation, plain, short
 from omnirobust.study.tables import NONE, table
-from omnirobust.study.training_words import MISSING, band, evaluation, plain, short
 
 LINES: dict[Opt, tuple[str, str]] = {
     "linf": ("#0072b2", "-"),

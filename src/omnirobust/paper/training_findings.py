@@ -10,40 +10,23 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from omnirobust.paper.judging import judgings
 from omnirobust.paper.training_budgets import (
-    EPS_LINF,
-    EPS_UNIVERSAL,
     WITHOUT_L2,
     Arch,
     How,
-    Judging,
     Opt,
     Training,
     TrainingBudget,
     training_of,
 )
+from omnirobust.study.protocol import Workplace
 from omnirobust.study.sample import Sample
-from omnirobust.study.training_cells import Trained, TrainingLaboratory
+from omnirobust.study.training_cells import Trained
 
 Metric: TypeAlias = Literal["clean", "linf", "l2", "max", "avg", "uni", "avg3"]
 """Accuracy: clean; under linf or l2; Acc_adv^max and Acc_adv^avg of the two; under a universal perturbation; the mean
 of linf, l2 and that."""
-
-
-def judgings(training: Training, how: How, eps_l2: float, budget: TrainingBudget) -> tuple[Judging, ...]:
-    """Return what has to be measured for the columns of a row: one threat each."""
-    steps = budget.strong_steps if how == "strong" else budget.pgd_steps
-    match how:
-        case "universal":
-            return (Judging(training, how, "linf", EPS_UNIVERSAL, UNIVERSAL_EPOCHS),)
-        case "gradients" | "gradients_dpar":
-            return (Judging(training, how, "l2", eps_l2, steps),)
-        case _:
-            return Judging(training, how, "linf", EPS_LINF, steps), Judging(training, how, "l2", eps_l2, steps)
-
-
-UNIVERSAL_EPOCHS = 5
-"""Passes over the training images from which a universal perturbation is learned."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,7 @@ class Findings:
         budget: says which seeds, images and radii.
     """
 
-    laboratory: TrainingLaboratory
+    laboratory: Workplace
     budget: TrainingBudget
     _known: dict[tuple[object, ...], Sample] = field(default_factory=dict, compare=False, repr=False)
 
@@ -116,13 +99,13 @@ class Findings:
 
     def seconds(self, arch: Arch, opt: Opt, eps_l2: float) -> float:
         """Return how long the trainings of a row took in all, as far as they are done."""
-        done = [self.laboratory.trained(t) for t in self.trainings(arch, opt, eps_l2)]
+        done = [self.laboratory.recall(t, 0) for t in self.trainings(arch, opt, eps_l2)]
         return sum(found.seconds for found in done if found is not None)
 
     def _trained(self, arch: Arch, opt: Opt, eps_l2: float, part: Callable[[Trained], Tensor | None]) -> Sample:
         rows: dict[int, Tensor] = {}
         for training in self.trainings(arch, opt, eps_l2):
-            found = self.laboratory.trained(training)
+            found = self.laboratory.recall(training, 0)
             values = None if found is None else part(found)
             if values is not None and len(values):
                 rows[training.seed] = values

@@ -1,17 +1,20 @@
-"""What came out of an experiment on robust training: what is there of it, and its claims judged."""
+"""What came out of an experiment on robust training: what is there of it, claims judged, and numbers in words."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from omnirobust.paper.training_budgets import Arch, How, Opt
+from omnirobust.paper.judging import Judging
+from omnirobust.paper.training_budgets import Arch, How, Opt, Training
 from omnirobust.paper.training_contrasts import TrainingJudgement, judge
 from omnirobust.paper.training_findings import Findings, Metric
 from omnirobust.paper.trainings import TrainingExperiment
+from omnirobust.study.protocol import Summary
 from omnirobust.study.sample import Sample
-from omnirobust.study.training_runner import is_measured
+from omnirobust.study.tables import NONE
 
 METRICS: dict[str, tuple[Metric, ...]] = {
     "table-4": ("clean", "linf", "l2", "max", "avg"),
@@ -36,6 +39,35 @@ class TrainingOutcome:
     experiment: TrainingExperiment
     findings: Findings
 
+    untrained = ()
+    """What models of the zoo it waits for: none."""
+
+    @property
+    def name(self) -> str:
+        """The name of the experiment."""
+        return self.experiment.name
+
+    @property
+    def title(self) -> str:
+        """Its title."""
+        return self.experiment.title
+
+    @property
+    def summary(self) -> Summary:
+        """What is said of it in one line; claims are counted under the first evaluation."""
+        done, wanted = self.progress
+        there = [self.findings.laboratory.recall(training, 0) for training, _ in self._work]
+        return Summary(
+            f"{wanted} trainings",
+            done,
+            wanted,
+            sum(trained.seconds for trained in there if trained is not None),
+            tuple(j.verdict for j in self.judgements if j.how == self.hows[0]),
+            len(self.experiment.claims),
+            f"evaluation {self.hows[0]}" if len(self.hows) > 1 else "",
+            "trainings",
+        )
+
     @property
     def hows(self) -> tuple[How, ...]:
         """The evaluations that claims are judged by."""
@@ -44,8 +76,19 @@ class TrainingOutcome:
     @cached_property
     def progress(self) -> tuple[int, int]:
         """How many trainings are measured whole, and of how many."""
-        lab, work = self.findings.laboratory, list(self.experiment.work(self.findings.budget))
-        return sum(is_measured(lab, training, asked) for training, asked in work), len(work)
+        return sum(self._is_measured(training, asked) for training, asked in self._work), len(self._work)
+
+    @cached_property
+    def _work(self) -> list[tuple[Training, tuple[tuple[Judging, int], ...]]]:
+        return list(self.experiment.work(self.findings.budget))
+
+    def _is_measured(self, training: Training, asked: Sequence[tuple[Judging, int]]) -> bool:
+        """Say whether a training and everything that is asked of it are there."""
+        lab = self.findings.laboratory
+        if lab.recall(training, 0) is None:
+            return False
+        found = [lab.recall(judging, images) for judging, images in asked]
+        return all(f is not None and len(f["clean"]) == n for f, (_, n) in zip(found, asked, strict=True))
 
     @property
     def complete(self) -> bool:
@@ -105,3 +148,49 @@ class TrainingOutcome:
             facts[metric] = {"estimate": band.estimate, "low": band.low, "high": band.high}
             facts |= {"seeds": len(sample.seeds), "images": sample.images}
         return facts
+
+
+MISSING = "to be measured"
+
+EVALUATIONS: dict[How, str] = {"pgd": "{pgd} steps", "strong": "strong"}
+
+
+def evaluation(outcome: TrainingOutcome, how: How) -> str:
+    """Return what an evaluation is called."""
+    if outcome.experiment.kind == "curves":
+        return "held-out images"
+    return EVALUATIONS[how].format(pgd=outcome.findings.budget.pgd_steps)
+
+
+def tried(measure: Callable[[], Sample]) -> Sample | None:
+    """Return what ``measure`` finds; None if that was not measured."""
+    try:
+        return measure()
+    except KeyError:
+        return None
+
+
+def band(sample: Sample | None) -> str:
+    """Write a share in percent with its interval."""
+    if sample is None:
+        return MISSING
+    found = sample.interval()
+    low, high = max(found.low, 0.0), min(found.high, 1.0)
+    return f"{100 * found.estimate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def row_of(samples: Sequence[Sample | None]) -> list[str]:
+    """Return the columns of a row, in which a row that waits says so once."""
+    if any(sample is not None for sample in samples):
+        return [band(sample) for sample in samples]
+    return [MISSING, *([NONE] * (len(samples) - 1))]
+
+
+def short(sample: Sample | None) -> str:
+    """Write a share in percent."""
+    return MISSING if sample is None else f"{100 * sample.mean:.1f}"
+
+
+def plain(sample: Sample | None) -> str:
+    """Write a number to three places."""
+    return MISSING if sample is None else f"{sample.mean:.3f}"

@@ -10,10 +10,9 @@ from omnirobust.paper.training_budgets import NAMES, Effort, How, TrainingBudget
 from omnirobust.paper.training_contrasts import BETWEEN, TrainingJudgement, label
 from omnirobust.paper.training_figures import curves_table, overlap_table, sweep_table
 from omnirobust.paper.training_findings import Metric
-from omnirobust.paper.training_outcome import METRICS, TrainingOutcome
+from omnirobust.paper.training_outcome import METRICS, MISSING, TrainingOutcome, evaluation, plain, row_of, short, tried
 from omnirobust.study.sample import PRIOR, Sample
 from omnirobust.study.tables import NONE, table
-from omnirobust.study.training_words import MISSING, evaluation, plain, row_of, short, tried
 
 HEADS: dict[Metric, str] = {
     "clean": "Acc",

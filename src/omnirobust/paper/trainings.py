@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from omnirobust.paper.judging import Judging, judgings
 from omnirobust.paper.training_budgets import (
     CURVES,
     EPS_CURVES,
@@ -13,7 +14,6 @@ from omnirobust.paper.training_budgets import (
     NAMES,
     Arch,
     How,
-    Judging,
     Opt,
     Training,
     TrainingBudget,
@@ -21,7 +21,6 @@ from omnirobust.paper.training_budgets import (
 )
 from omnirobust.paper.training_contrasts import ATTACKED, TrainingClaim
 from omnirobust.paper.training_figure_claims import figure_3, figure_a3, figure_a4
-from omnirobust.paper.training_findings import judgings
 from omnirobust.paper.training_table_claims import table_4, table_a7, table_a8
 
 Kind = Literal["table-4", "table-a7", "table-a8", "sweep", "overlap", "curves"]

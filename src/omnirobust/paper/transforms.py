@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from omnirobust.paper.losses import as_measured
 from omnirobust.settings import DEFAULT, PAPER_TRANSFORMS
-from omnirobust.study.attack_cells import Transformed
+from omnirobust.study.attack_cells import Cell, Labels, Transformed
 from omnirobust.study.claims import Claim, Rates, in_order, order, percent
-from omnirobust.study.spec import Cell, Experiment, Labels, Row
+from omnirobust.study.spec import Experiment, Row
 from omnirobust.transforms import PAPER_DETERMINISTIC, PAPER_STOCHASTIC, ImageTransform
 from omnirobust.weights import Uniform
 

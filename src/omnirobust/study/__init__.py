@@ -1,23 +1,29 @@
-"""The engine of experiments: declared as data, measured, judged and written down."""
+"""The engine of experiments, anyone's: declared as data, measured, judged and written down. It knows no paper."""
 
-from omnirobust.paper.printed import Printed
-from omnirobust.study.attack_cells import Distortion, Transformed, Universal
-from omnirobust.study.claims import Claim, Rates
+from omnirobust.study.attack_cells import Cell, Distortion, MeanWeightsOf, Transformed, Universal
+from omnirobust.study.claims import Claim, Rates, Statistic
+from omnirobust.study.laboratory import Laboratory
 from omnirobust.study.runner import Reproduction, reproduce
-from omnirobust.study.spec import BUDGETS, Budget, Cell, Experiment, MeanWeightsOf, Row
+from omnirobust.study.spec import BUDGETS, Budget, Collection, Experiment, Printed, Row
+from omnirobust.study.training_cells import Robustness, Training
 
 __all__ = [
     "BUDGETS",
     "Budget",
     "Cell",
     "Claim",
+    "Collection",
     "Distortion",
     "Experiment",
+    "Laboratory",
     "MeanWeightsOf",
     "Printed",
     "Rates",
     "Reproduction",
+    "Robustness",
     "Row",
+    "Statistic",
+    "Training",
     "Transformed",
     "Universal",
     "reproduce",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from omnirobust import losses
 from omnirobust._draws import DrawKey
 from omnirobust._own_code import digests
-from omnirobust._types import NORMS, WeightRule
+from omnirobust._types import NORMS
 from omnirobust.attacks import attack_product
 from omnirobust.data import ImageData
 from omnirobust.domains import DomainGrid
@@ -20,9 +20,10 @@ from omnirobust.evaluation.distortion import minimal_eps
 from omnirobust.groups import make_groups
 from omnirobust.results import AttackResult
 from omnirobust.starts import normal_start
-from omnirobust.study.attack_cells import Distortion, Task, Transformed, Universal
-from omnirobust.study.spec import Cell
-from omnirobust.study.store import fingerprint
+from omnirobust.stores import Chunk
+from omnirobust.study.attack_cells import Cell, Distortion, Task, Transformed, Universal
+from omnirobust.study.protocol import Span, WorkHook
+from omnirobust.study.store import Measured, fingerprint
 from omnirobust.threat_models import ThreatModel
 from omnirobust.views import as_views
 from omnirobust.zoo import MissingWeightsError
@@ -64,7 +65,7 @@ class Bench:
 
     Args:
         load_model: name to model, in eval mode.
-        load_images: name of the data and N to its first N test images.
+        load_images: name of the data and N to its first N test images, or more of them.
         device: where models run. Images, and all that is returned, are on the processor.
     """
 
@@ -78,7 +79,6 @@ class Bench:
         self._load_model, self._load_images = load_model, load_images
         self._models: dict[str, nn.Module] = {}
         self._fingerprints: dict[str, str] = {}
-        self._images: dict[str, ImageData] = {}
         self._predictions: dict[tuple[str, Task | None, int, int, int], Tensor] = {}
 
     def model(self, name: str) -> nn.Module:
@@ -106,6 +106,33 @@ class Bench:
             self._fingerprints[name] = "".join([fingerprint(self.model(name)), *own])
         return self._fingerprints[name]
 
+    def measure(self, cell: Cell, span: Span, known: Chunk | None, on_work: WorkHook) -> Chunk:
+        """Measure the problems of one chunk of a cell.
+
+        Args:
+            cell: with its rule resolved.
+            span: which problems.
+            known: the same attack with predicted labels, of which the problems whose labels agree are taken.
+            on_work: is told how many (image, step) pairs were just done.
+        """
+        trial = self.trial(cell, span.begin, span.end)
+        if isinstance(cell.task, Distortion):
+            found, labels = self.distortion(cell, trial), self.labels(cell, trial, judged=False)
+            return Chunk(Measured.alone(found.isfinite(), labels, found).tensors, {})
+        if known is None:
+            return Chunk(self._attacked(cell, trial, torch.ones(len(trial.y), dtype=torch.bool), on_work).tensors, {})
+        twin = Measured.of(known.tensors)
+        changed = (self.labels(cell, trial, judged=True) != twin.labels).any(1)
+        on_work(int((~changed).sum()) * cell.group * max(cell.steps, 1))
+        if changed.any():
+            twin = twin.merged(changed, self._attacked(cell, trial, changed, on_work))
+        return Chunk(twin.tensors, {})
+
+    def _attacked(self, cell: Cell, trial: Trial, rows: Tensor, on_work: WorkHook) -> Measured:
+        result = self.attack(cell, trial, rows, _counter(int(rows.sum()) * cell.group, on_work))
+        labels = self.labels(cell, trial, judged=True)[rows]
+        return _measured(result, self.fooled(cell, trial, rows, result), labels)
+
     def trial(self, cell: Cell, begin: int, end: int) -> Trial:
         """Return the problems of a cell from ``begin`` to ``end``.
 
@@ -126,7 +153,7 @@ class Bench:
     def _indexed(self, cell: Cell, end: int) -> tuple[ImageData, Tensor]:
         """Return test images, and which of them each problem takes: ``end`` problems or more, if the data has them."""
         task = cell.task.groups if isinstance(cell.task, Distortion) else cell.task
-        have = self._split(cell.data, SPLIT if isinstance(task, Universal) else end)
+        have = self._load_images(cell.data, SPLIT if isinstance(task, Universal) else end)
         return have, groups_of(task, have.y, cell.seed) if isinstance(task, Universal) else torch.arange(len(have))
 
     def labels(self, cell: Cell, trial: Trial, *, judged: bool) -> Tensor:
@@ -140,7 +167,6 @@ class Bench:
     def attack(
         self,
         cell: Cell,
-        rule: WeightRule,
         trial: Trial,
         rows: Tensor,
         progress: Callable[[int, int], None],
@@ -159,7 +185,7 @@ class Bench:
             clip=task.clip if isinstance(task, Universal) else None,
             samples=1 if drawn is None else drawn.samples,
             draws=1 if drawn is None else drawn.draws,
-            rule=rule,
+            rule=attack.rule,
             steps=cell.steps,
             step_size=attack.step_size,
             direction=attack.direction,
@@ -217,12 +243,6 @@ class Bench:
             found += [logits.cpu() for logits in grid.logits(torch.zeros_like(x))]
         return found
 
-    def _split(self, name: str, count: int) -> ImageData:
-        have = self._images.get(name)
-        if have is None or len(have) < count:
-            have = self._images[name] = self._load_images(name, count)
-        return have
-
 
 def groups_of(task: Universal, y: Tensor, seed: int) -> Tensor:
     """Return the groups of a split with labels ``y``, as indices (G, E)."""
@@ -241,3 +261,31 @@ def _seen(task: Task | None, x: Tensor, numbers: Tensor, key: DrawKey) -> Sequen
 def _start(cell: Cell, trial: Trial) -> Tensor:
     like = trial.x[:, 0] if isinstance(cell.task, Universal) else trial.x
     return normal_start(like, cell.seed, 0, trial.begin) if cell.attack.start == "normal" else torch.zeros_like(like)
+
+
+def _counter(rows: int, on_steps: WorkHook) -> Callable[[int, int], None]:
+    seen = 0
+
+    def hook(done: int, total: int) -> None:
+        nonlocal seen
+        # The attack counts evaluations, one more than its steps.
+        if done > 1 or total == 1:
+            on_steps((done - max(seen, 1 if total > 1 else 0)) * rows)
+        seen = done
+
+    return hook
+
+
+def _measured(result: AttackResult, fooled: Tensor, labels: Tensor) -> Measured:
+    rows = result.history.rows
+    assert rows is not None
+    assert rows.fooled is not None
+    return Measured(
+        fooled=fooled,
+        any_iterate=rows.fooled.all(2).any(0),
+        weights=result.weights.float(),
+        fooled_path=rows.fooled.transpose(0, 1).contiguous(),
+        weights_path=rows.weights.transpose(0, 1).half().contiguous(),
+        labels=labels.contiguous(),
+        distortion=result.weights.new_empty(len(labels), 0),
+    )

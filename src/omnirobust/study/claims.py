@@ -1,4 +1,4 @@
-"""Judge the paper's claims on measured rows: a predicate on rates, its certainty by resampling the images."""
+"""Judge claims on measured rows: a predicate on rates, its certainty by resampling the images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from omnirobust.evaluation import lift
-from omnirobust.study.spec import Key
+from omnirobust.study.protocol import Verdict
 from omnirobust.study.store import Measured
 
-Verdict: TypeAlias = Literal["true", "false", "undecided", "not measured"]
-
+Key: TypeAlias = tuple[str, ...]
+"""What a row is called, such as ("linf", "minmax")."""
 
 ENOUGH = 100
 """Images below which no claim is decided."""
@@ -92,6 +92,10 @@ class Rates:
         letters = self._letters[key]
         return {m: 1 - f for m, f in zip(letters, self._mean(key)[1 : 1 + len(letters)], strict=True)}
 
+    def robust(self, *key: str) -> float:
+        """The share of images that no column fools: right under every threat where a trained model is judged."""
+        return 1 - self._mean(key)[-1]
+
     def lift(self, *key: str) -> float:
         """Relative gain of ASR_all over the average in the same place; 0 where it is undefined."""
         return lift(self.asr_all(*key), self.asr_all(key[0], "avg", *key[2:])) or 0.0
@@ -99,7 +103,7 @@ class Rates:
     def weights(self, *key: str) -> dict[str, float]:
         """The mean weight of each model at the end, by letter, of a row that judges the models it attacks."""
         letters = self._letters[key]
-        return dict(zip(letters, self._mean(key)[1 + len(letters) :], strict=True))
+        return dict(zip(letters, self._mean(key)[1 + len(letters) : -1], strict=True))
 
     def weights_path(self, *key: str) -> Tensor:
         """The mean weights at every iterate, (T+1, K)."""
@@ -127,9 +131,10 @@ class Rates:
 
 
 def _flags(row: Measured) -> Tensor:
-    """Return whether all judges and each are fooled, and the weights, side by side, (N, 1 + J + K)."""
+    """Return whether all judges and each are fooled, the weights, and whether any is, side by side, (N, 2 + J + K)."""
     fooled = row.fooled.float()
-    return torch.cat([fooled.amin(1, keepdim=True), fooled, row.weights.float()], 1)
+    together, some = fooled.amin(1, keepdim=True), fooled.amax(1, keepdim=True)
+    return torch.cat([together, fooled, row.weights.float(), some], 1)
 
 
 def bootstrap(rates: Rates, count: int = RESAMPLES, seed: int = 0) -> Iterator[Rates]:
@@ -150,7 +155,7 @@ def bootstrap(rates: Rates, count: int = RESAMPLES, seed: int = 0) -> Iterator[R
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of an experiment, as a predicate on its rows.
+    """What is said of an experiment, as a predicate on its rows.
 
     Attributes:
         name: short, unique within its experiment.
@@ -163,6 +168,21 @@ class Claim:
     text: str
     holds: Callable[[Rates], bool]
     shows: Callable[[Rates], str]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number that rows come to.
+
+    Attributes:
+        name: as the printed ones are named.
+        kind: "correlation", or "share" of the groups.
+        value: what it is of measured rows; a KeyError means that one was not measured.
+    """
+
+    name: str
+    kind: Literal["correlation", "share"]
+    value: Callable[[Rates], float]
 
 
 @dataclass(frozen=True)

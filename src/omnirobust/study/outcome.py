@@ -1,4 +1,4 @@
-"""What came out of an experiment: the measured rows, their rates, and the paper's claims judged on them."""
+"""What came out of an experiment: the measured rows, their rates, and the claims judged on them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from omnirobust.evaluation import Interval, compare_paired, lift, wilson_interval
 from omnirobust.losses import wants_reach
-from omnirobust.paper.group_claims import STATISTICS, Statistic
-from omnirobust.paper.printed import Printed
-from omnirobust.study.claims import RESAMPLES, Judgement, Rates, bootstrap, judge
-from omnirobust.study.spec import Experiment, Key, Row
+from omnirobust.study.attack_cells import Cell
+from omnirobust.study.claims import RESAMPLES, Judgement, Key, Rates, Statistic, bootstrap, judge
+from omnirobust.study.protocol import Summary
+from omnirobust.study.spec import Experiment, Printed, Row
 from omnirobust.study.store import Measured
+from omnirobust.study.training_cells import Robustness
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,32 @@ class Outcome:
     seconds: float
     untrained: tuple[str, ...] = ()
     pictures: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the experiment."""
+        return self.experiment.name
+
+    @property
+    def title(self) -> str:
+        """Its title."""
+        return self.experiment.title
+
+    @property
+    def summary(self) -> Summary:
+        """What is said of it in one line; claims are counted on the first variant."""
+        rows, first = self.experiment.rows, self.variants[:1]
+        counts = sorted({self.images(row) for row in rows} - {0})
+        return Summary(
+            f"{counts[0]:,} to {counts[-1]:,}" if len(counts) > 1 else f"{counts[0]:,}" if counts else "0",
+            sum(self.images(row) > 0 for row in rows),
+            len(rows),
+            self.seconds,
+            tuple(j.verdict for j in self.judgements if (j.variant,) == first),
+            len(self.experiment.claims),
+            f"variant {first[0]}" if len(self.experiment.variants) > 1 and first else "",
+            begun=self.begun,
+        )
 
     @property
     def complete(self) -> bool:
@@ -62,7 +89,7 @@ class Outcome:
 
     def waits(self, row: Row) -> bool:
         """Say whether a row waits for a model to be trained."""
-        return not set(self.untrained).isdisjoint((*row.cell.models, *row.cell.judged))
+        return not set(self.untrained).isdisjoint(row.cell.takes)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -91,7 +118,8 @@ class Outcome:
         measured = [row for row in rows if self.images(row)]
         shared: dict[str, int] = {}
         for row in measured:
-            shared[row.cell.data] = min(shared.get(row.cell.data, self.images(row)), self.images(row))
+            data = row.cell.data
+            shared[data] = min(shared.get(data, self.images(row)), self.images(row))
         kept = {
             row.key: self.measured[variant, row.key].rows(slice(row.cell.problems(shared[row.cell.data])))
             for row in measured
@@ -104,8 +132,8 @@ class Outcome:
 
     @property
     def held(self) -> str:
-        """The variant that is held against what is printed: the paper's attack, or else the first."""
-        return next((v for v in ("paper", *self.experiment.variants) if v in self.experiment.variants), "paper")
+        """The variant that is held against what is printed: the first."""
+        return self.experiment.variants[0]
 
     @cached_property
     def judgements(self) -> tuple[Judgement, ...]:
@@ -123,7 +151,7 @@ class Outcome:
     def statistics(self, variant: str) -> dict[str, Interval]:
         """Return what the weights of a variant come to, by name, with 95 % intervals over resampled groups."""
         rates = self.rates(variant)
-        known = [s for s in STATISTICS if _measurable(s, rates)]
+        known = [s for s in self.experiment.statistics if _measurable(s, rates)]
         drawn = [[s.value(some) for s in known] for some in self._resamples[variant]]
         found: dict[str, Interval] = {}
         for s, values in zip(known, zip(*drawn, strict=True), strict=True):
@@ -135,6 +163,11 @@ class Outcome:
         """Return ASR_all (of groups, ASR_gp) of a row, with Wilson's 95 % interval."""
         hit = self.measured[variant, key].fooled.all(1)
         return wilson_interval(int(hit.sum()), len(hit))
+
+    def robust(self, variant: str, key: Key) -> Interval:
+        """Return the share of images that no column of a row fools, with Wilson's 95 % interval."""
+        kept = ~self.measured[variant, key].fooled.any(1)
+        return wilson_interval(int(kept.sum()), len(kept))
 
     def gain(self, variant: str, key: Key) -> Interval | None:
         """Return how much higher ASR_all is than the average's in the same place, paired over images."""
@@ -179,25 +212,44 @@ class Outcome:
         }
 
     def _describe_row(self, row: Row) -> dict[str, Any]:
-        found, printed = self.interval(row.variant, row.key), self.printed(row.key)
-        own = self.measured[row.variant, row.key]
         facts: dict[str, Any] = {"key": list(row.key), "variant": row.variant, "images": self.images(row)}
+        if isinstance(row.cell, Robustness):
+            return facts | self._describe_robustness(row)
+        own = self.measured[row.variant, row.key]
         if own.distortion.shape[1]:
             return facts | {"median": float(own.distortion.median()), "found": float(own.fooled.double().mean())}
-        joint = "asr_all" if row.cell.task is None else "asr_gp"
+        return facts | self._describe_attack(row, row.cell)
+
+    def _describe_robustness(self, row: Row) -> dict[str, Any]:
+        found, printed = self.robust(row.variant, row.key), self.printed(row.key)
+        facts = {
+            "accuracy": _accuracy(row, self.measured[row.variant, row.key]),
+            "robust": found.estimate,
+            "robust_low": found.low,
+            "robust_high": found.high,
+            "steps": row.cell.steps,
+        }
+        return (
+            facts if printed is None else facts | {"printed": {"source": printed.source, "accuracy": printed.accuracy}}
+        )
+
+    def _describe_attack(self, row: Row, cell: Cell) -> dict[str, Any]:
+        found, printed = self.interval(row.variant, row.key), self.printed(row.key)
+        own = self.measured[row.variant, row.key]
+        joint = "asr_all" if cell.task is None else "asr_gp"
         weights = own.weights.double().mean(0).tolist()
-        names = row.cell.models if row.cell.task is None else row.cell.columns
-        facts |= {
+        names = cell.models if cell.task is None else cell.columns
+        facts: dict[str, Any] = {
             joint: found.estimate,
             f"{joint}_low": found.low,
             f"{joint}_high": found.high,
             "asr_avg": float(own.fooled.double().mean()),
-            "accuracy": dict(zip(row.cell.columns, (1 - own.fooled.double().mean(0)).tolist(), strict=True)),
+            "accuracy": _accuracy(row, own),
             "mean_weights": dict(zip(names, weights, strict=True)),
-            "steps": row.cell.steps,
-            "gradient_evaluations": (row.cell.steps + wants_reach(row.cell.attack.loss)) * len(weights),
+            "steps": cell.steps,
+            "gradient_evaluations": (cell.steps + wants_reach(cell.attack.loss)) * len(weights),
         }
-        if row.cell.task is None:
+        if cell.task is None:
             facts["asr_all_any_iterate"] = float(own.any_iterate.double().mean())
         else:
             facts["problems"] = len(own)
@@ -214,6 +266,10 @@ class Outcome:
                 "accuracy": printed.accuracy,
             }
         return facts
+
+
+def _accuracy(row: Row, measured: Measured) -> dict[str, float]:
+    return dict(zip(row.cell.columns, (1 - measured.fooled.double().mean(0)).tolist(), strict=True))
 
 
 def _measurable(statistic: Statistic, rates: Rates) -> bool:

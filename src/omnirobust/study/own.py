@@ -14,18 +14,19 @@ from math import isfinite
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
+from typing import get_args
 
 import torch
 
 from omnirobust._own_code import broken, load_own
 from omnirobust.data import DataUnavailableError
-from omnirobust.study.attack_cells import Distortion
-from omnirobust.study.claims import Claim, Rates, check_answers
-from omnirobust.study.spec import REFERENCE, Cell, Experiment, Key, Row
+from omnirobust.study.attack_cells import Cell, Distortion
+from omnirobust.study.claims import Claim, Key, Rates, check_answers
+from omnirobust.study.spec import REFERENCE, Experiment, Kind, Row
 from omnirobust.study.store import Measured
+from omnirobust.study.training_cells import Robustness
 
-KINDS = ("table", "sweep", "groups")
-"""Kinds of experiments that anyone may declare: the others show what only the paper's tables have."""
+KINDS = get_args(Kind)
 
 _NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 
@@ -109,6 +110,10 @@ def _check_rows(experiment: Experiment) -> None:
         if (row.variant, row.key) in seen:
             raise ValueError(f"rows of {name} must differ in variant or key, got {row.variant!r}, {row.key!r} twice")
         seen.add((row.variant, row.key))
+    asked = Robustness if experiment.kind == "robustness" else Cell
+    if found := [row.cell for row in rows if not isinstance(row.cell, asked)]:
+        told = f"{asked.__name__} for kind {experiment.kind!r}, got {_kind(found[0])}"
+        raise ValueError(f"cells of {name} must be of {told}")
     if experiment.kind == "groups" and any(row.cell.group == 1 for row in rows):
         raise ValueError(f"rows of {name} must attack groups of images, kind {experiment.kind!r}; got single images")
 
@@ -122,23 +127,23 @@ def _heads(experiment: Experiment) -> tuple[str, ...]:
         raise ValueError(f"sweeps of {name} must differ from its heads, got {sweeps!r} beside {heads!r}")
     if experiment.kind == "sweep":
         heads = (*heads, sweeps)
-    if len(heads) < 2:
+    if len(heads) < (1 if experiment.kind == "robustness" else 2):
         raise ValueError(f"heads of {name} must name what is attacked and its weights, got {experiment.heads!r}")
     return heads
 
 
-def with_own(names: Iterable[str | Experiment], paper: Iterable[str]) -> tuple[tuple[str, ...], dict[str, Experiment]]:
-    """Return the names of experiments, and by name those that are not the paper's.
+def with_own(names: Iterable[str | Experiment], known: Iterable[str]) -> tuple[tuple[str, ...], dict[str, Experiment]]:
+    """Return the names of experiments, and by name those that are one's own.
 
     Args:
-        names: of the paper's experiments or of one's own code; or experiments themselves.
-        paper: names of all the paper's experiments.
+        names: of known experiments or of one's own code; or experiments themselves.
+        known: names of all experiments that go by a name.
 
     Raises:
         ValueError: if an experiment of one's own does not fit.
         FileNotFoundError: if there is no such file.
     """
-    known = tuple(paper)
+    known = tuple(known)
     asked: list[str] = []
     own: dict[str, Experiment] = {}
     for name in names:
@@ -194,12 +199,14 @@ def _try(name: str, claim: Claim, rates: Rates) -> None:
     check_answers(claim, shown, [held])
 
 
-def _made_up(cell: Cell, seed: int) -> Measured:
+def _made_up(cell: Cell | Robustness, seed: int) -> Measured:
     """Return a cell on a few problems, of which some fool all columns, some none, and the others are drawn."""
-    generator = torch.Generator().manual_seed(seed)
-    J, K = len(cell.columns), len(cell.models) if cell.task is None else len(cell.columns)
+    generator, J = torch.Generator().manual_seed(seed), len(cell.columns)
     fooled = torch.rand(_PROBLEMS, J, generator=generator) < 0.5
     fooled[:3], fooled[-1] = True, False
+    if isinstance(cell, Robustness):
+        return Measured.alone(fooled, torch.zeros(_PROBLEMS, J, dtype=torch.int64))
+    K = len(cell.models) if cell.task is None else J
     weights = torch.rand(_PROBLEMS, K, generator=generator).softmax(1)
     alone = isinstance(cell.task, Distortion)
     path = (_PROBLEMS, 0 if alone else cell.steps + 1, K)
@@ -215,12 +222,12 @@ def _made_up(cell: Cell, seed: int) -> Measured:
 
 
 @contextmanager
-def telling(name: str, row: Row, hook: Callable[[int], None]) -> Iterator[None]:
+def telling(name: str, told: str, hook: Callable[[int], None]) -> Iterator[None]:
     """Turn what measuring a row of an experiment of one's own raises into a sentence that names the row.
 
     Args:
         name: of the experiment.
-        row: that is measured.
+        told: the row that is measured, in words.
         hook: is told of progress; what it raises is no matter of the row's, and passes.
 
     Raises:
@@ -234,9 +241,7 @@ def telling(name: str, row: Row, hook: Callable[[int], None]) -> Iterator[None]:
     except Exception as error:  # whatever the author's own code raises
         if any(frame.f_code is getattr(hook, "__code__", None) for frame, _ in walk_tb(error.__traceback__)):
             raise
-        rule = f" with rule {type(row.cell.attack.rule).__name__}" if row.cell.rule is None else ""
-        told = f"got {row.variant!r}, {row.key!r}{rule}: {_said(error)}"
-        raise ValueError(f"rows of {name} must run, {told}") from error
+        raise ValueError(f"rows of {name} must run, got {told}: {_said(error)}") from error
 
 
 def _said(error: Exception) -> str:

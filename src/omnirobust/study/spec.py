@@ -1,128 +1,39 @@
-"""What an experiment is, as data: cells (one attack each), rows that name them, and experiments that hold rows.
-
-A cell says everything that decides its numbers. Its ``key`` is a hash of that, and of the weights of its models.
-"""
+"""What an experiment is, as data: rows that name cells, experiments that hold rows, and how much is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
-from torch import Tensor
+from omnirobust.study.attack_cells import Cell
+from omnirobust.study.claims import Claim, Key, Statistic
+from omnirobust.study.protocol import Study
+from omnirobust.study.training_cells import Robustness
 
-from omnirobust._own_code import is_own, source_digest
-from omnirobust._types import NORMS, Norm, WeightRule, check_count
-from omnirobust.settings import AttackSettings
-from omnirobust.study.attack_cells import Task
-from omnirobust.study.store import key_of
-
-if TYPE_CHECKING:
-    from omnirobust.paper.printed import Printed
-    from omnirobust.study.claims import Claim
-
-Labels: TypeAlias = Literal["predicted", "true", "released"]
-Key: TypeAlias = tuple[str, ...]
+Kind: TypeAlias = Literal["table", "sweep", "accuracy", "groups", "weights", "robustness"]
 
 
 @dataclass(frozen=True)
-class MeanWeightsOf:
-    """A rule that another cell decides: the mean over its images of the weights it ends with, held fixed."""
-
-    cell: Cell
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One attack on one set of models: everything that decides its numbers but the number of images.
+class Printed:
+    """One printed row, in percent.
 
     Attributes:
-        models: names in the zoo of the models attacked together, K of them, or of one's own as ``zoo.load_model`` takes
-            them: "FILE.py:NAME". These must come with the same weights every time.
-        norm: of the perturbation.
-        eps: its radius, >= 0.
-        attack: the weight rule, direction, step size, loss, start and which iterate is kept.
-        rule: in place of ``attack.rule`` where another cell decides the weights.
-        labels: "predicted", each domain's own on the clean image; "true"; or "released", as the released code has it:
-            the attack is to leave its own prediction, success is counted against the true label.
-        judges: names of the models whose success is counted; empty: those attacked.
-        data: name of the data, whose test split is attacked in order.
-        steps: T, >= 0.
-        seed: keys the start.
-        precision: of the attack; success is always recomputed in fp32.
-        task: what the domains are beside the models; None for an ensemble attack, whose domains are the models.
+        accuracy: column, such as a model's letter, to its accuracy on the attacked images; a column may be left out.
+        asr_all: share of images that fool every model at once; None where the table has no such column.
+        asr_avg: share of (image, model) pairs that are fooled; None likewise.
+        lift: relative gain of asr_all over the average; None likewise.
+        source: where they are printed, such as "Table 1(a)".
+        images: on how many images they were measured.
     """
 
-    models: tuple[str, ...]
-    norm: Norm
-    eps: float
-    attack: AttackSettings
-    rule: MeanWeightsOf | None = None
-    labels: Labels = "predicted"
-    judges: tuple[str, ...] = ()
-    data: str = "mnist"
-    steps: int = 50
-    seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    task: Task | None = None
-
-    def __post_init__(self) -> None:
-        if not self.models:
-            raise ValueError("models must name at least one model, got none")
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
-        if not self.eps >= 0:
-            raise ValueError(f"eps must be >= 0, got {self.eps}")
-        if self.labels not in ("predicted", "true", "released"):
-            raise ValueError(f"labels must be 'predicted', 'true' or 'released', got {self.labels!r}")
-        check_count("steps", self.steps, 0, whole=False)
-        if self.task is not None and len(self.judged) > 1:
-            raise ValueError(f"models must name one model where there is a task, got {len(self.judged)}")
-
-    @property
-    def judged(self) -> tuple[str, ...]:
-        """The models whose success is counted."""
-        return self.judges or self.models
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What success is counted for: the letters of the models that judge, or the domains of the task."""
-        if self.task is not None:
-            return self.task.columns
-        letters = tuple(map(_letter, self.judged))
-        return letters if len(set(letters)) == len(letters) else self.judged
-
-    @property
-    def group(self) -> int:
-        """How many images each problem takes."""
-        return 1 if self.task is None else self.task.size
-
-    def problems(self, images: int) -> int:
-        """Return how many problems ``images`` test images come to."""
-        return images // self.group
-
-    @property
-    def needs(self) -> tuple[Cell, ...]:
-        """The cells that must be measured before this one."""
-        return () if self.rule is None else (self.rule.cell,)
-
-    def key(self, rule: WeightRule, fingerprints: Mapping[str, str]) -> str:
-        """Hash everything that decides the numbers.
-
-        Args:
-            rule: the rule that the attack is given, ``attack.rule`` or what ``rule`` came to.
-            fingerprints: model name to a hash of its weights.
-        """
-        settings = self.describe(rule) | {"weights": {n: fingerprints[n] for n in sorted({*self.models, *self.judged})}}
-        return key_of(settings)
-
-    def describe(self, rule: WeightRule) -> dict[str, Any]:
-        """Return the settings as plain values, ready for JSON."""
-        attack = {f.name: plain(getattr(self.attack, f.name)) for f in fields(self.attack)}
-        apart = {"attack", "rule", "judges"} | ({"task"} if self.task is None else set())
-        own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in apart}
-        return own | {"judges": list(self.judged), "attack": attack | {"rule": plain(rule)}}
+    accuracy: dict[str, float] = field(default_factory=dict)
+    asr_all: float | None = None
+    asr_avg: float | None = None
+    lift: float | None = None
+    source: str = ""
+    images: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -130,14 +41,20 @@ class Row:
     """A cell under the name by which tables, figures and claims ask for it.
 
     Attributes:
-        key: what the paper's table calls it, such as ("linf", "minmax").
-        variant: which version of the attack this is, such as "paper".
+        key: what the table calls it, such as ("linf", "minmax").
+        variant: which version of the attack this is, such as "paper"; of a training, such as "seed 0".
         cell: what is measured.
     """
 
     key: Key
     variant: str
-    cell: Cell
+    cell: Cell | Robustness
+
+    @property
+    def attack(self) -> Cell:
+        """The cell of a row that attacks."""
+        assert isinstance(self.cell, Cell)
+        return self.cell
 
 
 @dataclass(frozen=True)
@@ -149,24 +66,40 @@ class Experiment:
         title: one line.
         rows: what is measured, in the order of the table.
         kind: "table" of attacks, "sweep" over a quantity (the last entry of each row's key, a number as text),
-            "accuracy" of single models, "groups" of images that share a perturbation, or the "weights" of such groups.
-            Budgets give each kind its images.
+            "accuracy" of single models, "groups" of images that share a perturbation, the "weights" of such groups, or
+            "robustness" of models that the rows train. Budgets give each kind its images.
         sweeps: name of the swept quantity, the last entry of the rows' keys; empty for the other kinds.
         heads: what the entries of the rows' keys are, as heads of columns; of a sweep, all entries but the last.
         note: what a reader of this one must know, beside what is said of all.
         claims: what is said of the rows, to be judged.
         printed: key to the values that rows are held against.
+        claimed_by: whose the claims are, as the page says it, such as "the paper's"; empty for one's own.
+        versions: what each variant means, the first to be measured first.
+        drawn: the variants that a sweep's figure shows; empty: all.
+        statistics: of kind "weights": numbers that the rows come to.
+        printed_statistics: name of a statistic to the value that it is held against.
+        table: from the outcome to its first table, in place of the kind's.
+        figure: from the outcome and a folder to the files of its figures, in place of the kind's.
+        pictures: of how many groups the figure shows the images.
     """
 
     name: str
     title: str
     rows: tuple[Row, ...]
-    kind: Literal["table", "sweep", "accuracy", "groups", "weights"] = "table"
+    kind: Kind = "table"
     sweeps: str = ""
     heads: tuple[str, ...] = ("norm", "weights")
     note: str = ""
     claims: tuple[Claim, ...] = ()
     printed: Mapping[Key, Printed] = field(default_factory=dict)
+    claimed_by: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    drawn: tuple[str, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
+    printed_statistics: Mapping[str, float] = field(default_factory=dict)
+    table: Callable[[Any], str] | None = None
+    figure: Callable[[Any, Path], tuple[Path, ...]] | None = None
+    pictures: int = 0
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -179,11 +112,37 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Collection:
+    """Experiments that are asked for by name, and what a page that has any of them says beside.
+
+    Attributes:
+        members: name to experiment, in the order in which they are worth computing.
+        title: of the page.
+        notes: how to read it, where it has experiments of rows.
+        counted: how to read its first table.
+        closing: the last section; empty for none.
+    """
+
+    members: Mapping[str, Experiment | Study[Any]] = field(default_factory=dict)
+    title: str = "# Experiments"
+    notes: str = """\
+"any iterate" counts images for which some step fooled every model. A claim is "true" or "false" where the images (or
+groups of them) at hand and at least 95 % of their resamples (bootstrap, all rows paired) agree, and "undecided"
+otherwise, as it always is on fewer than 100.\
+"""
+    counted: str = """\
+Claims are counted once, on the first variant where an experiment has several; "open" is undecided or not yet measured.
+Minutes are by the wall clock, of cells that an experiment asks for, also where another one has them measured.\
+"""
+    closing: str = ""
+
+
+@dataclass(frozen=True)
 class Budget:
     """How much of an experiment is computed.
 
     Attributes:
-        table: test images for tables of attacks, >= 1.
+        table: test images for tables of attacks and for models that are trained, >= 1.
         sweep: test images for each point of a sweep, >= 1.
         accuracy: test images for the accuracies of single models, >= 1.
         steps: upper limit on the steps of every attack; None for the paper's.
@@ -207,7 +166,7 @@ class Budget:
                 return self.accuracy
             case "groups" | "weights":
                 return self.table if self.groups is None else self.groups
-            case "table":
+            case _:
                 return self.table
 
     def limit(self, experiment: Experiment) -> Experiment:
@@ -216,7 +175,7 @@ class Budget:
         if experiment.kind == "sweep" and self.thin > 1:
             points = sorted({float(row.key[-1]) for row in rows if row.key[-1] != REFERENCE})[:: self.thin]
             rows = tuple(r for r in rows if r.key[-1] == REFERENCE or float(r.key[-1]) in points)
-        return replace(experiment, rows=tuple(replace(r, cell=_capped(r.cell, self.steps)) for r in rows))
+        return replace(experiment, rows=tuple(replace(r, cell=r.cell.limited(self.steps)) for r in rows))
 
 
 REFERENCE = "-"
@@ -227,39 +186,3 @@ BUDGETS: dict[str, Budget] = {
     "quick": Budget(table=200, sweep=200, accuracy=10_000, groups=1000),
     "paper": Budget(table=1000, sweep=200, accuracy=10_000),
 }
-
-
-def _capped(cell: Cell, steps: int | None) -> Cell:
-    if steps is None or cell.steps <= steps:
-        return cell
-    rule = None if cell.rule is None else MeanWeightsOf(_capped(cell.rule.cell, steps))
-    return replace(cell, steps=steps, rule=rule)
-
-
-def plain(value: Any) -> Any:
-    """Return settings as plain values: dataclasses by name and fields, functions by name, tensors as lists.
-
-    What comes from the user's own code has a digest of its source too.
-    """
-    if isinstance(value, Tensor):
-        return [float(v) for v in value.flatten().double()]
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, partial):
-        return {"name": plain(value.func), "args": plain(value.args), "keywords": plain(value.keywords)}
-    if hasattr(value, "__qualname__"):
-        return f"{value.__qualname__}, source {source_digest(value)}" if is_own(value) else value.__qualname__
-    own = is_own(type(value))
-    source = {"source": source_digest(type(value))} if own else {}
-    if is_dataclass(value):
-        return {"name": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields(value)} | source
-    if own:
-        return {"name": type(value).__name__} | {name: plain(v) for name, v in vars(value).items()} | source
-    return repr(value) if callable(value) else value
-
-
-def _letter(name: str) -> str:
-    """Return what columns call a model: the letter of the zoo, or NAME of "FILE.py:NAME"."""
-    return name.rpartition(":")[2] if ":" in name else name.split("/")[-1].split("@")[0].upper()

@@ -1,11 +1,18 @@
-"""The cells' cache: one folder a cell, one file a chunk of images, so that a killed run goes on where it was."""
+"""What is kept of cells: one folder a cell, one file a part, so that a killed run goes on where it was.
+
+Beside them lies a note for each kind of machine that measured any.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust._files import replacing
+from omnirobust._own_code import is_own, source_digest
 from omnirobust._states import state_of
+from omnirobust.runs import version_of
 from omnirobust.stores import Chunk, ChunkStore
+from omnirobust.study.protocol import Span
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,24 @@ class Measured:
 
     def __len__(self) -> int:
         return len(self.fooled)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Measured:
+        """Return what a part holds; those from before there were distortions have none.
+
+        Raises:
+            TypeError: if the tensors are others.
+        """
+        return cls(**({"distortion": torch.empty(len(tensors["fooled"]), 0)} | dict(tensors)))
+
+    @classmethod
+    def alone(cls, fooled: Tensor, labels: Tensor, distortion: Tensor | None = None) -> Measured:
+        """Return who is fooled (N, J), by which labels (N, J), without what only an attack on groups has."""
+        N, J = fooled.shape
+        path = torch.zeros(N, 0, J)
+        distortion = path[:, :, 0] if distortion is None else distortion
+        weights = torch.zeros(N, J, dtype=distortion.dtype)
+        return cls(fooled, fooled.all(1), weights, path.bool(), path.half(), labels.contiguous(), distortion)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -70,58 +98,44 @@ def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class CellFolder:
-    """The chunks of one cell on disk, each of some rows: images, or problems.
+    """What is kept of one cell on disk.
 
     Args:
         root: folder of all cells.
-        key: of this one.
-        settings: what the key stands for, written beside the chunks for the reader.
+        settings: what tells the cell from others: its key is their hash, and they are written beside it for the reader.
     """
 
-    def __init__(self, root: Path, key: str, settings: dict[str, Any]) -> None:
+    def __init__(self, root: Path, settings: Mapping[str, Any]) -> None:
+        key = key_of(settings)
         self.path = root / key
         self.lock = root / ".locks" / key  # apart, so that the folder appears with its first result
         self.store = ChunkStore(self.path, undigested=True)
         self._settings = settings
 
-    def rows(self, begin: int, end: int) -> Chunk | None:
-        """Return rows ``begin`` to ``end`` if they were measured; a damaged file counts as missing."""
-        found = self.store.get(_name(begin, end))
-        whole = found is not None and all(len(value) == end - begin for value in found.tensors.values())
-        return found if whole else None
+    def part(self, span: Span) -> Chunk | None:
+        """Return a part if it was measured; a damaged file counts as missing."""
+        return self.store.get(span.file)
 
-    def get(self, begin: int, end: int) -> Measured | None:
-        """Return images ``begin`` to ``end`` of an attack if they were measured."""
-        if (found := self.rows(begin, end)) is None:
-            return None
-        tensors = {"distortion": torch.empty(end - begin, 0)} | found.tensors  # chunks from before there was any
-        names = {f.name for f in fields(Measured)}
-        return Measured(**tensors) if tensors.keys() == names else None
-
-    def complete(self, spans: list[tuple[int, int]]) -> bool:
+    def complete(self, spans: Sequence[Span]) -> bool:
         """Say whether there is a file, damaged or not, for each of ``spans``."""
-        return all(self.store.file(_name(begin, end)).is_file() for begin, end in spans)
+        return all(self.store.file(span.file).is_file() for span in spans)
 
-    def put(self, begin: int, end: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write rows ``begin`` to ``end``, whole or not at all, with ``facts`` about the run."""
+    def put(self, span: Span, part: Chunk) -> None:
+        """Write a part, whole or not at all."""
         self.note()
-        self.store.put(_name(begin, end), tensors, facts)
+        self.store.put(span.file, part.tensors, part.facts)
 
     def note(self) -> None:
-        """Write beside the chunks what the key stands for."""
+        """Write beside the parts what the key stands for."""
         described = self.path / "settings.json"
         if not described.is_file():
-            with replacing(described) as partial:
-                partial.write_text(json.dumps(self._settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            with replacing(described) as half:
+                half.write_text(json.dumps(self._settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     def seconds(self) -> float:
-        """Return the wall-clock time that all chunks took, as each file says."""
-        chunks = [self.store.get(file.stem) for file in sorted(self.path.glob("rows-*.safetensors"))]
-        return sum(float(chunk.facts["seconds"]) for chunk in chunks if chunk is not None)
-
-
-def _name(begin: int, end: int) -> str:
-    return f"rows-{begin:06d}-{end:06d}"
+        """Return the wall-clock time that all parts took, as each file says."""
+        parts = [self.store.get(file.stem) for file in sorted(self.path.glob("*.safetensors"))]
+        return sum(float(part.facts.get("seconds", 0)) for part in parts if part is not None)
 
 
 def key_of(settings: Mapping[str, Any]) -> str:
@@ -138,3 +152,59 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     digest.update(state.text.encode())
     return digest.hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Return settings as plain values: dataclasses by name and fields, functions by name, tensors as lists.
+
+    What comes from the user's own code has a digest of its source too.
+    """
+    if isinstance(value, Tensor):
+        return [float(v) for v in value.flatten().double()]
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, partial):
+        return {"name": plain(value.func), "args": plain(value.args), "keywords": plain(value.keywords)}
+    if hasattr(value, "__qualname__"):
+        return f"{value.__qualname__}, source {source_digest(value)}" if is_own(value) else value.__qualname__
+    own = is_own(type(value))
+    source = {"source": source_digest(type(value))} if own else {}
+    if is_dataclass(value):
+        return {"name": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields(value)} | source
+    if own:
+        return {"name": type(value).__name__} | {name: plain(v) for name, v in vars(value).items()} | source
+    return repr(value) if callable(value) else value
+
+
+def note_machine(cells: str | Path, device: torch.device | str = "cpu") -> None:
+    """Remember beside the cells that this machine measured some of them."""
+    text = machine(device)
+    file = Path(cells) / "machines" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # another process of the same number, on another machine, may be writing the same note
+        with suppress(FileNotFoundError), replacing(file) as half:
+            half.write_text(json.dumps({"machine": text}) + "\n", encoding="utf-8")
+
+
+def machines(cells: str | Path) -> tuple[str, ...]:
+    """Return every machine that measured cells of a folder; one whose note is damaged is left out."""
+    found: list[str] = []
+    for file in sorted((Path(cells) / "machines").glob("*.json")):
+        try:
+            found.append(str(json.loads(file.read_text(encoding="utf-8"))["machine"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return tuple(found)
+
+
+def machine(device: torch.device | str = "cpu") -> str:
+    """Say what this machine is, without its name."""
+    where = torch.device(device)
+    chip = torch.cuda.get_device_name(where) if where.type == "cuda" else "no accelerator"
+    return (
+        f"{platform.system()}, {platform.machine()}, {os.cpu_count()} processor cores, {chip}; Python "
+        f"{platform.python_version()}, torch {torch.__version__}, omnirobust {version_of('omnirobust')}"
+    )

@@ -1,18 +1,14 @@
-"""Write outcomes as Markdown: the paper's printed value beside ours, and every claim with its verdict."""
+"""Write outcomes as Markdown: the printed value beside ours, and every claim with its verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 
 from omnirobust.evaluation import Interval
-from omnirobust.paper.group_claims import STATISTICS
-from omnirobust.paper.printed import STATISTICS as PRINTED_STATISTICS
-from omnirobust.paper.printed import Printed
-from omnirobust.paper.registry import CLAIMS, VARIANTS
 from omnirobust.study.claims import Judgement
 from omnirobust.study.outcome import Outcome
-from omnirobust.study.spec import Key, Row
+from omnirobust.study.spec import Key, Printed, Row
 
 NONE = "–"
 
@@ -34,12 +30,12 @@ def markdown(outcome: Outcome, figures: Sequence[str] = ()) -> str:
         + (_to_be_trained(outcome) if outcome.untrained else ""),
         experiment.note,
         *(f"![{experiment.title}]({link})" for link in figures),
-        _TABLES[experiment.kind](outcome),
+        (experiment.table or _TABLES[experiment.kind])(outcome),
     ]
     judgements = outcome.judgements
     if judgements:
         note = "In brackets: the share of resamples on which the claim holds."
-        whose = "the paper's claims" if experiment.name in CLAIMS else "claims"
+        whose = f"{experiment.claimed_by} claims".strip()
         parts += [f"### {experiment.name}: {whose}", note, _claims_table(judgements)]
     if experiment.kind in ("table", "groups") and outcome.measured:
         parts += [f"### {experiment.name}: every row", _detail_table(outcome)]
@@ -63,9 +59,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def variants_list(variants: Iterable[str]) -> str:
+def versions_list(versions: Mapping[str, str]) -> str:
     """Return what the versions of the attack mean, as a Markdown list."""
-    return "\n".join(f"- **{name}**: {VARIANTS.get(name, NONE)}" for name in variants)
+    return "\n".join(f"- **{name}**: {meaning}" for name, meaning in versions.items())
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -103,7 +99,7 @@ def _summary_table(outcome: Outcome) -> str:
 
 
 def _joint(outcome: Outcome) -> str:
-    tasks = any(row.cell.task is not None for row in outcome.experiment.rows)
+    tasks = any(row.attack.task is not None for row in outcome.experiment.rows)
     return "ASR_gp" if tasks else "ASR_all"
 
 
@@ -129,14 +125,14 @@ def _detail_table(outcome: Outcome) -> str:
 
 def _details(outcome: Outcome, row: Row, letters: Sequence[str]) -> list[str]:
     own = outcome.measured[row.variant, row.key]
-    kept = dict(zip(row.cell.columns, (1 - own.fooled.double().mean(0)).tolist(), strict=True))
+    kept = _kept(outcome, row)
     gain = outcome.gain(row.variant, row.key)
     lifted = outcome.lift(row.variant, row.key)
     return [
         *(_percent(kept.get(m)) for m in letters),
         _percent(float(own.fooled.double().mean())),
         _percent(outcome.interval(row.variant, row.key).estimate),
-        *([_any_iterate(outcome, row)] if row.cell.task is None else ()),
+        *([_any_iterate(outcome, row)] if row.attack.task is None else ()),
         NONE if lifted is None else _signed(100 * lifted, " %"),
         NONE if gain is None else _points(gain),
         str(len(own)),
@@ -145,20 +141,20 @@ def _details(outcome: Outcome, row: Row, letters: Sequence[str]) -> list[str]:
 
 def _any_iterate(outcome: Outcome, row: Row) -> str:
     own = outcome.measured[row.variant, row.key]
-    return _percent(float(own.any_iterate.double().mean())) if row.cell.judged == row.cell.models else NONE
+    return _percent(float(own.any_iterate.double().mean())) if row.attack.judged == row.attack.models else NONE
 
 
 def _accuracy_table(outcome: Outcome) -> str:
-    head = ["model", "images are", "printed", "ours", "95 %", "ours − printed", "images"]
+    head = [*outcome.experiment.heads, "printed", "ours", "95 %", "ours − printed", "images"]
     lines = []
     for row in outcome.experiment.rows:
-        printed = outcome.printed(row.key)
-        if not outcome.images(row) or printed is None:
+        if not outcome.images(row):
             continue
-        miss = outcome.interval(row.variant, row.key)
-        value, ours = printed.accuracy[row.key[0]], 100 * (1 - miss.estimate)
+        printed, miss = outcome.printed(row.key), outcome.interval(row.variant, row.key)
+        value, ours = None if printed is None else printed.accuracy.get(row.key[0]), 100 * (1 - miss.estimate)
         band = f"{100 * (1 - miss.high):.2f} to {100 * (1 - miss.low):.2f}"
-        lines.append([*row.key, f"{value:.2f}", f"{ours:.2f}", band, f"{ours - value:+.2f}", str(outcome.images(row))])
+        shift = NONE if value is None else f"{ours - value:+.2f}"
+        lines.append([*row.key, _number(value), f"{ours:.2f}", band, shift, str(outcome.images(row))])
     return "Accuracy in percent, true labels.\n\n" + table(head, lines)
 
 
@@ -186,15 +182,39 @@ def _said(printed: Printed | None) -> str:
 
 def _weights_table(outcome: Outcome) -> str:
     """What the weights come to: printed, then one column a variant."""
-    printed = PRINTED_STATISTICS.get(outcome.experiment.name, {})
+    printed = outcome.experiment.printed_statistics
     ours = {variant: outcome.statistics(variant) for variant in outcome.variants}
     lines = [
         [s.name, s.kind, _number(printed.get(s.name)), *(_band(found.get(s.name)) for found in ours.values())]
-        for s in STATISTICS
+        for s in outcome.experiment.statistics
         if any(s.name in found for found in ours.values())
     ]
     said = "Spearman correlations, and shares of the groups whose heaviest image is also the other column's largest."
     return said + "\n\n" + table(["of", "is a", "printed", *ours], lines)
+
+
+def _robustness_table(outcome: Outcome) -> str:
+    """The accuracy of every trained model: clean, under each threat, and under all of them at once."""
+    columns = max((row.cell.columns for row in outcome.experiment.rows), key=len)
+    head = [*outcome.experiment.heads, "training", *columns, "all at once", "95 %", "images"]
+    lines = []
+    for key, rows in _rows_by_key(outcome).items():
+        printed = outcome.printed(key)
+        if printed is not None:
+            values = [_number(printed.accuracy.get(name)) for name in columns]
+            lines.append([*key, "*printed*", *values, NONE, NONE, str(printed.images)])
+        for variant, row in rows.items():
+            found = outcome.robust(variant, key)
+            band = f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+            kept = _kept(outcome, row)
+            values = [_percent(kept.get(name)) for name in columns]
+            lines.append([*key, variant, *values, _percent(found.estimate), band, str(outcome.images(row))])
+    return "Accuracy in percent.\n\n" + table(head, lines)
+
+
+def _kept(outcome: Outcome, row: Row) -> dict[str, float]:
+    own = outcome.measured[row.variant, row.key]
+    return dict(zip(row.cell.columns, (1 - own.fooled.double().mean(0)).tolist(), strict=True))
 
 
 def _band(found: Interval | None) -> str:
@@ -254,5 +274,6 @@ _TABLES: dict[str, Callable[[Outcome], str]] = {
     "accuracy": _accuracy_table,
     "sweep": _sweep_table,
     "weights": _weights_table,
+    "robustness": _robustness_table,
 }
 """Kind of experiment to its first table."""

@@ -1,38 +1,31 @@
-"""Trained models and what was measured of them, on disk: a killed training goes on, a finished one is not repeated."""
+"""Cells that train a model, and cells that judge one by threats: a killed training goes on, a finished one is kept."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
-from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from omnirobust import data as image_data
-from omnirobust.data import ImageData
-from omnirobust.paper.judging import judge_images
-from omnirobust.paper.training_budgets import Judging, Training
+from omnirobust._models import Precision
+from omnirobust._own_code import digests
+from omnirobust._states import fill_state, state_of
+from omnirobust._types import check_count
+from omnirobust.evaluation import evaluate_robustness
 from omnirobust.stores import Chunk
-from omnirobust.study.machines import note_machine
-from omnirobust.study.store import CellFolder, fingerprint, joined, key_of
-from omnirobust.training import fit
-from omnirobust.zoo.architectures import build, seeded_build
+from omnirobust.study.protocol import AnyCell, Span, WorkHook, Workplace
+from omnirobust.study.store import Measured, fingerprint, joined, plain
+from omnirobust.threat_models import ThreatModel
+from omnirobust.training import Scheme, fit
+from omnirobust.zoo.architectures import architecture_letter, seeded_build
+from omnirobust.zoo.trained import build_source, named_code
 
-LoadImages = Callable[[str, int | None], ImageData]
-"""Split ("train" or "test") and a limit to images."""
-
-CHUNK = 1000
+CHUNK = 250
 """Test images judged together and kept in one file."""
-
-STRONG_CHUNK = 250
-"""The same for the strong evaluation, which takes longer."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ class Trained:
     """A trained model.
 
     Attributes:
-        model: in eval mode.
+        model: in eval mode, on the laboratory's device.
         history: one row an epoch, as ``FitResult.history``.
         weights: the weights that each training image had last, (N, K); (0, 0) where there are none.
         seconds: of training.
@@ -52,163 +45,202 @@ class Trained:
     seconds: float
 
 
-def mnist(split: str, limit: int | None) -> ImageData:
-    """Load MNIST."""
-    return image_data.load("mnist", split, limit=limit)
+class TrainingCell(AnyCell[Trained]):
+    """A training, whatever its settings are called.
 
-
-class TrainingLaboratory:
-    """Trains and judges, and keeps both in a folder of cells.
-
-    Args:
-        cells: the folder.
-        load_images: where images come from.
-        device: where models run.
+    The optimizer is the paper's: Adam at a constant 0.001, batches of 128.
     """
 
-    def __init__(self, cells: str | Path, load_images: LoadImages = mnist, device: torch.device | str = "cpu") -> None:
-        self._cells, self._load = Path(cells), load_images
-        self._device = torch.device(device)
-        self._images: dict[str, ImageData] = {}
-        self._trained: dict[Training, Trained] = {}
+    lasting = True
 
-    def train(self, training: Training, on_epoch: Callable[[], None] = lambda: None) -> Trained:
-        """Return the trained model; one that was begun goes on, one that is there is read.
+    @property
+    @abstractmethod
+    def plan(self) -> Training:
+        """What is trained, and how."""
+
+    def spans(self, images: int) -> list[Span]:
+        """Return the one part that there is, however many test images."""
+        return [Span(0, 1, "trained")]
+
+    def work(self, span: Span) -> int:
+        """Return how many epochs it takes."""
+        return self.plan.epochs
+
+    def fits(self, chunk: Chunk, span: Span) -> bool:
+        """Say whether what was read is a training."""
+        return "weights/" in chunk.tensors and "history" in chunk.facts
+
+    def measure(self, span: Span, laboratory: Workplace, on_work: WorkHook) -> Chunk:
+        """Train; one that was begun goes on.
 
         Raises:
             ValueError: if the data has fewer images than are asked for.
             TrainingDivergedError: if a loss is not finite.
         """
-        folder, effort = self._folder(training), training.effort
-        known = self.trained(training)
-        if known is not None:
-            rmtree(folder.path / "fit", ignore_errors=True)  # of a process that was killed as it ended
-            return known
-        folder.note()
-        note_machine(self._cells, self._device)
-        images = self._split("train")
-        if (effort.images or 0) + effort.holdout > len(images):
-            raise ValueError(f"images and holdout must be at most {len(images)} together, got {effort}")
-        model = _initial(training, images.shape, len(images.classes)).to(self._device)
-        kept = len(images) - effort.holdout if effort.images is None else effort.images
-        held = (images.x[-effort.holdout :], images.y[-effort.holdout :]) if effort.holdout else None
+        plan, images = self.plan, laboratory.images(self.plan.data, "train")
+        if (plan.images or 0) + plan.holdout > len(images):
+            asked = f"images {plan.images}, holdout {plan.holdout}"
+            raise ValueError(f"images and holdout must be at most {len(images)} together, got {asked}")
+        shape, classes = list(images.shape), len(images.classes)
+        kept = len(images) - plan.holdout if plan.images is None else plan.images
         result = fit(
-            model,
+            self._initial(shape, classes).to(laboratory.device),
             (images.x[:kept], images.y[:kept]),
-            training.scheme,
-            epochs=effort.epochs,
-            validation=held,
-            out=folder.path / "fit",
-            seed=training.seed,
-            precision=effort.precision,
-            progress=lambda *_: on_epoch(),
+            plan.scheme,
+            epochs=plan.epochs,
+            validation=(images.x[-plan.holdout :], images.y[-plan.holdout :]) if plan.holdout else None,
+            out=laboratory.scratch(self),
+            seed=plan.seed,
+            precision=plan.precision,
+            progress=lambda *_: on_work(1),
         )
+        history = [dict(row) for row in result.history]
         weights = torch.zeros(0, 0) if result.weights is None else result.weights.half()
-        folder.store.put("trained", model.state_dict() | {"weights/": weights}, _facts(result.history, images))
-        rmtree(folder.path / "fit")
-        found = self.trained(training)
+        state = state_of(result.model)
+        facts = {"history": history, "shape": shape, "classes": classes, "state": state.extra}
+        return Chunk(state.tensors | {"weights/": weights}, facts)
+
+    def result(self, parts: Sequence[Chunk], laboratory: Workplace) -> Trained:
+        """Return the trained model."""
+        (part,) = parts
+        tensors, facts = dict(part.tensors), part.facts
+        weights = tensors.pop("weights/")
+        model = self._initial(facts["shape"], facts["classes"])
+        fill_state(model, tensors, facts.get("state", {}))
+        rows = tuple(facts["history"])
+        took = sum(row["seconds"] for row in rows)
+        return Trained(model.eval().to(laboratory.device), rows, weights.float(), took)
+
+    def _initial(self, shape: Sequence[int], classes: int) -> nn.Module:
+        plan, facts = self.plan, {"shape": shape, "classes": classes}
+        own = {"code": plan.network} if ":" in plan.network else {"architecture": architecture_letter(plan.network)}
+        return seeded_build(plan.seed, partial(build_source, own | facts))
+
+
+@dataclass(frozen=True)
+class Training(TrainingCell):
+    """One training.
+
+    Attributes:
+        network: a letter of the zoo's architectures, "a" to "h", or "FILE.py:NAME" of a network of one's own.
+        scheme: what the model is trained against.
+        epochs: passes over the images, >= 1.
+        data: name of the data, whose training split is taken from the first image on.
+        images: how many of them; None for all.
+        seed: of initial weights, order and random starts, >= 0.
+        holdout: images at the end of the training split on which robust accuracy is measured after every epoch; 0 for
+            none.
+        precision: of attack and training.
+    """
+
+    network: str
+    scheme: Scheme
+    epochs: int
+    data: str = "mnist"
+    images: int | None = None
+    seed: int = 0
+    holdout: int = 0
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("seed", 0), ("holdout", 0)):
+            check_count(name, getattr(self, name), least, whole=False)
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"images must be >= 1 or None, got {self.images}")
+        if ":" not in self.network:
+            architecture_letter(self.network)
+
+    @property
+    def plan(self) -> Training:
+        """The same."""
+        return self
+
+    def describe(self, laboratory: Workplace) -> dict[str, Any]:
+        """Return all settings, the scheme in full, and a digest of a network of one's own."""
+        names = ("network", "epochs", "data", "images", "seed", "holdout", "precision")
+        own = {"rule": plain(self.scheme.rule)} if self.scheme.rule is not None else {}
+        code = digests([named_code(self.network)])
+        return {n: getattr(self, n) for n in names} | {"scheme": self.scheme.fingerprint(), "code": code} | own
+
+
+@dataclass(frozen=True)
+class Robustness(AnyCell[Measured]):
+    """A trained model, judged by threats: each image counts as fooled by a threat if some attack of it succeeds.
+
+    Attributes:
+        training: of the model.
+        threats: name and threat model, K of them; a mapping is as good.
+        steps: of every attack of ``evaluate_robustness``, >= 1.
+        seed: keys the starts of the attacks.
+    """
+
+    training: TrainingCell
+    threats: tuple[tuple[str, ThreatModel], ...]
+    steps: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.threats, Mapping):
+            object.__setattr__(self, "threats", tuple(self.threats.items()))
+        if not self.threats:
+            raise ValueError("threats must name at least one threat model, got none")
+        check_count("steps", self.steps, whole=False)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What accuracy is counted for: clean images, and those under each threat."""
+        return ("clean", *(name for name, _ in self.threats))
+
+    @property
+    def data(self) -> str:
+        """The name of the data, whose test split is taken from the first image on."""
+        return self.training.plan.data
+
+    @property
+    def needs(self) -> tuple[TrainingCell]:
+        """The training."""
+        return (self.training,)
+
+    def limited(self, steps: int | None) -> Robustness:
+        """Return this with at most so many steps; trainings stay as they are."""
+        return self if steps is None or self.steps <= steps else replace(self, steps=steps)
+
+    def resolved(self, laboratory: Workplace, images: int) -> Robustness | None:
+        """Return this once the model is trained."""
+        return None if laboratory.recall(self.training, images) is None else self
+
+    def describe(self, laboratory: Workplace) -> dict[str, Any]:
+        """Return all settings, and a hash of the trained weights."""
+        threats = {name: repr(threat) for name, threat in self.threats}
+        settings = {"threats": threats, "steps": self.steps, "seed": self.seed, "data": self.data}
+        return {
+            "judged": settings,
+            "training": self.training.describe(laboratory),
+            "model": fingerprint(self._model(laboratory)),
+        }
+
+    def spans(self, images: int) -> list[Span]:
+        """Return chunks of images."""
+        return [Span(begin, min(begin + CHUNK, images)) for begin in range(0, images, CHUNK)]
+
+    def measure(self, span: Span, laboratory: Workplace, on_work: WorkHook) -> Chunk:
+        """Evaluate the model on some test images."""
+        model, test = self._model(laboratory), laboratory.images(self.data, "test")
+        if span.end > len(test):
+            raise ValueError(f"images must be at most {len(test)}, the test images of {test.name}, got {span.end}")
+        x, y = (t[span.begin : span.end].to(laboratory.device) for t in (test.x, test.y))
+        report = evaluate_robustness(
+            model, x, y, dict(self.threats), steps=self.steps, seed=self.seed, first_row=span.begin
+        )
+        right = torch.cat([report.clean_correct.unsqueeze(1), report.correct], 1)
+        return Chunk({"fooled": ~right.cpu(), "labels": y.cpu()}, {})
+
+    def result(self, parts: Sequence[Chunk], laboratory: Workplace) -> Measured:
+        """Join chunks."""
+        found = joined([part.tensors for part in parts])
+        return Measured.alone(found["fooled"], found["labels"].unsqueeze(1).expand_as(found["fooled"]))
+
+    def _model(self, laboratory: Workplace) -> nn.Module:
+        found = laboratory.recall(self.training, 0)
         assert found is not None
-        return found
-
-    def attempt(self, training: Training, asked: Sequence[tuple[Judging, int]], *, wait: bool = False) -> bool:
-        """Train, and measure all that is ``asked`` of the model, unless another process is at it; say whether it was.
-
-        The lock is one of the operating system: it goes with the process that holds it, however that ends.
-
-        Args:
-            training: the training.
-            asked: what to measure of its model, on how many images each.
-            wait: for the other process, and then see what it has left to do.
-        """
-        file = self._folder(training).lock
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(file).acquire(timeout=-1 if wait else 0):
-                self.train(training)
-                for judging, images in asked:
-                    self.judge(judging, images)
-        except Timeout:
-            return False
-        return True
-
-    def trained(self, training: Training) -> Trained | None:
-        """Return the trained model if its training has ended."""
-        if training not in self._trained:
-            if (read := self._folder(training).store.get("trained")) is None:
-                return None
-            tensors, facts = read
-            weights = tensors.pop("weights/")
-            model = _initial(training, facts["shape"], facts["classes"])
-            model.load_state_dict(tensors)
-            rows = tuple(facts["history"])
-            took = sum(row["seconds"] for row in rows)
-            self._trained[training] = Trained(model.eval().to(self._device), rows, weights.float(), took)
-        return self._trained[training]
-
-    def judge(self, judging: Judging, images: int) -> dict[str, Tensor]:
-        """Return what is measured of a model on the first test images, by name, (images, ...) each.
-
-        The model is trained if it is not.
-        """
-        model = self.train(judging.training).model
-        folder, parts = self._judged(judging, model), []
-        for begin, end in _spans(judging, images):
-            found = folder.rows(begin, end)
-            if found is None:
-                began = time.monotonic()
-                test = self._split("test")
-                x, y = (t[begin:end].to(self._device) for t in (test.x, test.y))
-                learn = self._split("train") if judging.how == "universal" else None
-                tensors = judge_images(model, judging, x, y, begin, learn)
-                folder.put(begin, end, tensors, {"seconds": time.monotonic() - began})
-                found = Chunk(tensors, {})
-            parts.append(found.tensors)
-        return joined(parts)
-
-    def recall(self, judging: Judging, images: int) -> dict[str, Tensor] | None:
-        """Return as much of the first ``images`` test images as was measured, without computing; None of nothing."""
-        trained = self.trained(judging.training)
-        if trained is None:
-            return None
-        folder = self._judged(judging, trained.model)
-        found = takewhile(bool, (folder.rows(begin, end) for begin, end in _spans(judging, images)))
-        parts = [part.tensors for part in found if part is not None]
-        return joined(parts) if parts else None
-
-    def _split(self, split: str) -> ImageData:
-        if split not in self._images:
-            self._images[split] = self._load(split, None)
-        return self._images[split]
-
-    def _folder(self, training: Training) -> CellFolder:
-        return self._cell(describe(training))
-
-    def _judged(self, judging: Judging, model: nn.Module) -> CellFolder:
-        return self._cell(describe(judging) | {"model": fingerprint(model)}, describe(judging))
-
-    def _cell(self, settings: dict[str, Any], noted: dict[str, Any] | None = None) -> CellFolder:
-        return CellFolder(self._cells, key_of(settings), settings if noted is None else noted)
-
-
-def describe(cell: Training | Judging) -> dict[str, Any]:
-    """Return the settings of a cell as plain values; those of a training name its scheme in full."""
-    if isinstance(cell, Judging):
-        own = {"how": cell.how, "norm": cell.norm, "eps": cell.eps, "steps": cell.steps}
-        return own | {"training": describe(cell.training)}
-    own = {"arch": cell.arch, "opt": cell.opt, "eps_l2": cell.eps_l2, "seed": cell.seed}
-    return own | {"effort": asdict(cell.effort), "scheme": cell.scheme.fingerprint()}
-
-
-def _spans(judging: Judging, images: int) -> list[tuple[int, int]]:
-    # one universal perturbation is learned for all images
-    chunk = {"strong": STRONG_CHUNK, "universal": max(images, 1)}.get(judging.how, CHUNK)
-    return [(begin, min(begin + chunk, images)) for begin in range(0, images, chunk)]
-
-
-def _initial(training: Training, shape: Sequence[int], classes: int) -> nn.Module:
-    channels, height, width = shape
-    return seeded_build(training.seed, partial(build, training.arch, (channels, height, width), classes))
-
-
-def _facts(history: Sequence[Mapping[str, float]], images: ImageData) -> dict[str, Any]:
-    return {"history": [dict(row) for row in history], "shape": list(images.shape), "classes": len(images.classes)}
+        return found.model
