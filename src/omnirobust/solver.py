@@ -129,6 +129,7 @@ def solve(
     w = weights_of(rule, weights, evaluation.losses)
     stepper = direction.start(feasible, step_size, steps)
     active = Active(evaluation, stop_when_fooled)
+    within = feasible  # of the problems that are still in the batch
     best, trace = BestIterate(keep, delta, w, evaluation), Trace(steps, w, evaluation)
     _see(0, active, delta, w, evaluation, domains, callback)
     for t in range(1, steps + 1):
@@ -138,10 +139,10 @@ def solve(
             if len(left) == 0:
                 trace.repeat(t, steps + 1)
                 break
-            domains, feasible = domains.select(left), feasible.select(left)
+            domains, within = domains.select(left), within.select(left)
             delta, w, evaluation = delta[left], w[left], evaluation.select(left)
             stepper.select(left)
-        delta = stepper.step(t, delta, w, evaluation, feasible)
+        delta = stepper.step(t, delta, w, evaluation, within)
         evaluation = domains.evaluate(delta, grad=t < steps)
         w = rule.step(w, evaluation.losses)
         if getattr(stepper, "outside", False):  # of X, on a way round: it counts for nothing
