@@ -67,7 +67,7 @@ def test_other_layers_are_refused():
 
 def test_it_is_reproduced_by_name_without_weights_or_images(tmp_path):
     found = reproduce(["table-a1"], experiments=collection(), out=tmp_path)
-    assert [outcome.name for outcome in found.outcomes] == ["table-a1"]
+    assert [outcome.summary.name for outcome in found.outcomes] == ["table-a1"]
     assert found.page.read_text().count("\n## table-a1: The networks\n") == 1
     facts = json.loads((tmp_path / "table-a1.json").read_text())
     assert facts["complete"]

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from omnirobust.study.site import write_site
+from omnirobust.study.page import write_site
 
 PAGE = """# A title
 

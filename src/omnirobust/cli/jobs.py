@@ -91,6 +91,6 @@ def reproduce(
         )  # fmt: skip
     if shards.launched():
         return
-    for name in dict.fromkeys(name for outcome in found.outcomes for name in outcome.untrained):
+    for name in dict.fromkeys(name for outcome in found.outcomes for name in outcome.summary.untrained):
         say(f"To be trained, and then reproduced by the same command: omnirobust zoo train {name}")
     say(*map(in_brief, found.outcomes), f"Results: {found.page}", f"Report:  {found.site}")

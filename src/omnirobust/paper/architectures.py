@@ -214,15 +214,11 @@ class ArchitectureOutcome:
 
     networks: Mapping[str, Network]
 
-    name = NAME
-    title = TITLE
-    untrained = ()
-
     @property
     def summary(self) -> Summary:
         """What is said of it in one line."""
         count, verdicts = len(self.networks), tuple(self.verdict(claim) for claim in CLAIMS)
-        return Summary(NONE, count, count, None, verdicts, len(CLAIMS))
+        return Summary(NAME, TITLE, NONE, count, count, None, verdicts, len(CLAIMS))
 
     def verdict(self, claim: ArchitectureClaim) -> Literal["true", "false"]:
         """Say whether a claim holds: there is nothing to be uncertain of."""

@@ -9,7 +9,7 @@ from omnirobust.paper.ensemble_claims import TABLE_1A, TABLE_1B, TABLE_A2, TABLE
 from omnirobust.paper.errata import slips
 from omnirobust.paper.figure_claims import FIGURE_1, FIGURE_2, FIGURE_A1
 from omnirobust.paper.group_claims import STATISTICS, TABLE_2, TABLE_A9
-from omnirobust.paper.training_study import TrainingStudy
+from omnirobust.paper.training_tables import TrainingStudy
 from omnirobust.paper.trainings import training_experiments
 from omnirobust.paper.transforms import TABLE_3, TABLE_A5, TABLE_A6
 from omnirobust.study.claims import Claim

@@ -39,25 +39,14 @@ class TrainingOutcome:
     experiment: TrainingExperiment
     findings: Findings
 
-    untrained = ()
-    """What models of the zoo it waits for: none."""
-
-    @property
-    def name(self) -> str:
-        """The name of the experiment."""
-        return self.experiment.name
-
-    @property
-    def title(self) -> str:
-        """Its title."""
-        return self.experiment.title
-
     @property
     def summary(self) -> Summary:
         """What is said of it in one line; claims are counted under the first evaluation."""
         done, wanted = self.progress
         there = [self.findings.laboratory.recall(training, 0) for training, _ in self._work]
         return Summary(
+            self.experiment.name,
+            self.experiment.title,
             f"{wanted} trainings",
             done,
             wanted,

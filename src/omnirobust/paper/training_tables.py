@@ -1,16 +1,20 @@
-"""Write the experiments on robust training as Markdown: printed beside ours, and every claim with its verdict."""
+"""The experiments on robust training as the engine sees them, and as Markdown: printed beside ours, claims judged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
+from omnirobust.paper.judging import Judging
 from omnirobust.paper.printed_trainings import TABLE_A7, TABLE_A8
-from omnirobust.paper.training_budgets import NAMES, Effort, How, TrainingBudget
+from omnirobust.paper.training_budgets import NAMES, TRAINING_BUDGETS, Effort, How, TrainingBudget, fewer
 from omnirobust.paper.training_contrasts import BETWEEN, TrainingJudgement, label
-from omnirobust.paper.training_figures import curves_table, overlap_table, sweep_table
-from omnirobust.paper.training_findings import Metric
+from omnirobust.paper.training_figures import curves_table, draw_training, overlap_table, sweep_table
+from omnirobust.paper.training_findings import Findings, Metric
 from omnirobust.paper.training_outcome import METRICS, MISSING, TrainingOutcome, evaluation, plain, row_of, short, tried
+from omnirobust.paper.trainings import TrainingExperiment, urgency
+from omnirobust.study.protocol import Job, Scale, Study, Workplace
 from omnirobust.study.sample import PRIOR, Sample
 from omnirobust.study.tables import NONE, table
 
@@ -171,3 +175,51 @@ _TABLES: dict[str, Callable[[TrainingOutcome], str]] = {
     "curves": curves_table,
 }
 """Kind of experiment to its first table."""
+
+
+_HOWS = ("pgd", "universal", "gradients", "gradients_dpar", "strong")
+
+
+class TrainingStudy(Study[TrainingOutcome]):
+    """An experiment on robust training.
+
+    Args:
+        experiment: as declared.
+    """
+
+    def __init__(self, experiment: TrainingExperiment) -> None:
+        self.experiment, self.name, self.title = experiment, experiment.name, experiment.title
+
+    def jobs(self, scale: Scale) -> list[Job]:
+        """Return its trainings, the most urgent first and after all attacks, each with what is measured of it."""
+        jobs: list[Job] = []
+        for training, asked in self.experiment.work(_budget_at(scale)):
+            rank = (1, *urgency(training))
+            cells = [(training, 0), *sorted(asked, key=_order)]
+            jobs += [Job(cell, images, rank) for cell, images in cells]
+        return jobs
+
+    def recall(self, laboratory: Workplace, scale: Scale) -> TrainingOutcome:
+        """Return what was measured."""
+        return TrainingOutcome(self.experiment, Findings(laboratory, _budget_at(scale)))
+
+    def markdown(self, outcome: TrainingOutcome, figures: Sequence[str]) -> str:
+        """Return its section."""
+        return training_markdown(outcome, figures)
+
+    def draw(self, outcome: TrainingOutcome, folder: Path) -> tuple[Path, ...]:
+        """Draw its figure."""
+        return draw_training(outcome, folder)
+
+    def preface(self, outcome: TrainingOutcome) -> str:
+        """Return what is said once of all experiments on robust training."""
+        return preface(outcome.findings.budget)
+
+
+def _budget_at(scale: Scale) -> TrainingBudget:
+    budget = TRAINING_BUDGETS[scale.training_budget]
+    return budget if scale.images is None else fewer(budget, scale.images)
+
+
+def _order(asked: tuple[Judging, int]) -> int:
+    return _HOWS.index(asked[0].how)

@@ -41,21 +41,13 @@ class Outcome:
     pictures: Tensor | None = None
 
     @property
-    def name(self) -> str:
-        """The name of the experiment."""
-        return self.experiment.name
-
-    @property
-    def title(self) -> str:
-        """Its title."""
-        return self.experiment.title
-
-    @property
     def summary(self) -> Summary:
         """What is said of it in one line; claims are counted on the first variant."""
         rows, first = self.experiment.rows, self.variants[:1]
         counts = sorted({self.images(row) for row in rows} - {0})
         return Summary(
+            self.experiment.name,
+            self.experiment.title,
             f"{counts[0]:,} to {counts[-1]:,}" if len(counts) > 1 else f"{counts[0]:,}" if counts else "0",
             sum(self.images(row) > 0 for row in rows),
             len(rows),
@@ -64,6 +56,7 @@ class Outcome:
             len(self.experiment.claims),
             f"variant {first[0]}" if len(self.experiment.variants) > 1 and first else "",
             begun=self.begun,
+            untrained=self.untrained,
         )
 
     @property

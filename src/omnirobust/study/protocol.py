@@ -182,6 +182,8 @@ class Summary:
     """What is said of an experiment in one line.
 
     Attributes:
+        name: of the experiment.
+        title: likewise.
         scale: how many images rows have, or how many trainings there are.
         done: how many rows, or trainings, have any.
         wanted: of how many.
@@ -191,8 +193,11 @@ class Summary:
         judged_by: on which version, or by which evaluation, claims are counted, where there are several.
         what: "rows" or "trainings".
         begun: how many of them have fewer images than they should.
+        untrained: models that it waits for.
     """
 
+    name: str
+    title: str
     scale: str
     done: int
     wanted: int
@@ -202,25 +207,11 @@ class Summary:
     judged_by: str = ""
     what: str = "rows"
     begun: int = 0
+    untrained: tuple[str, ...] = ()
 
 
 class AnyOutcome(Protocol):
     """What came out of an experiment."""
-
-    @property
-    def name(self) -> str:
-        """The name of the experiment."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """Its title."""
-        ...
-
-    @property
-    def untrained(self) -> tuple[str, ...]:
-        """The models that it waits for."""
-        ...
 
     @property
     def summary(self) -> Summary:

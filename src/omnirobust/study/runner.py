@@ -13,10 +13,9 @@ from omnirobust._device import resolved
 from omnirobust._files import replacing, sweep
 from omnirobust.study.laboratory import Laboratory
 from omnirobust.study.own import telling, with_own
-from omnirobust.study.page import overview
+from omnirobust.study.page import overview, write_site
 from omnirobust.study.protocol import AnyOutcome, Job, Scale, Study
 from omnirobust.study.rows import RowStudy
-from omnirobust.study.site import write_site
 from omnirobust.study.spec import BUDGETS, Collection, Experiment
 from omnirobust.study.store import machines
 from omnirobust.study.tables import versions_list
