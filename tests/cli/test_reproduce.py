@@ -40,7 +40,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
 
 
 def cells(folder):
-    return {f.relative_to(folder): f for f in sorted((folder / "cells").rglob("rows-*"))}
+    return {f.relative_to(folder): f for f in sorted((folder / "cells").rglob("rows-*.safetensors"))}
 
 
 def test_only_names_experiments(mnist, tmp_path, capsys):

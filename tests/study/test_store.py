@@ -5,9 +5,11 @@ import json
 import torch
 from torch import nn
 
+from omnirobust.settings import PAPER
 from omnirobust.stores import Chunk
+from omnirobust.study.attack_cells import Cell
 from omnirobust.study.protocol import Span
-from omnirobust.study.store import CellFolder, Measured, fingerprint, join, key_of
+from omnirobust.study.store import LATER, CellFolder, Measured, fingerprint, join, key_of
 
 
 def measured(n: int, seed: int = 0) -> Measured:
@@ -73,3 +75,14 @@ def test_a_fingerprint_tells_weights_apart():
     with torch.no_grad():
         two.weight[0, 0] += 1e-6
     assert fingerprint(one) != fingerprint(two)
+
+
+def test_what_was_measured_before_a_field_was_stored_stays(monkeypatch):
+    old = {name: value for name, value in measured(5).tensors.items() if name not in ("distortion", "any_iterate")}
+    cell = Cell(("mnist/a",), "linf", 0.1, PAPER["linf"])
+    assert not cell.fits(Chunk(old, {}), Span(0, 5))
+    monkeypatch.setitem(LATER, "any_iterate", lambda n: torch.zeros(n, dtype=torch.bool))
+    assert cell.fits(Chunk(old, {}), Span(0, 5)) and not cell.fits(Chunk(old, {}), Span(0, 6))
+    found = Measured.of(old)
+    assert torch.equal(found.fooled, measured(5).fooled)
+    assert found.distortion.shape == (5, 0) and not found.any_iterate.any()

@@ -15,7 +15,7 @@ from omnirobust.groups import GroupBy
 from omnirobust.settings import AttackSettings
 from omnirobust.stores import Chunk
 from omnirobust.study.protocol import AnyCell, Span, WorkHook, Workplace
-from omnirobust.study.store import Measured, join, plain
+from omnirobust.study.store import LATER, Measured, join, plain
 from omnirobust.threat_models import Clip
 from omnirobust.transforms import ImageTransform
 from omnirobust.weights import Fixed
@@ -251,7 +251,7 @@ class Cell(AnyCell[Measured]):
 
     def fits(self, chunk: Chunk, span: Span) -> bool:
         """Say whether a chunk has everything of an attack on that many problems."""
-        names = {"distortion", *chunk.tensors}
+        names = {*LATER, *chunk.tensors}
         return super().fits(chunk, span) and names == {f.name for f in fields(Measured)}
 
 

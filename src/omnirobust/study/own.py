@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from math import isfinite
 from pathlib import Path
@@ -204,21 +205,16 @@ def _made_up(cell: Cell | Robustness, seed: int) -> Measured:
     generator, J = torch.Generator().manual_seed(seed), len(cell.columns)
     fooled = torch.rand(_PROBLEMS, J, generator=generator) < 0.5
     fooled[:3], fooled[-1] = True, False
+    labels = torch.zeros(_PROBLEMS, J, dtype=torch.int64)
     if isinstance(cell, Robustness):
-        return Measured.alone(fooled, torch.zeros(_PROBLEMS, J, dtype=torch.int64))
-    K = len(cell.models) if cell.task is None else J
-    weights = torch.rand(_PROBLEMS, K, generator=generator).softmax(1)
+        return Measured.alone(fooled, labels)
+    weights = torch.rand(_PROBLEMS, len(cell.models) if cell.task is None else J, generator=generator).softmax(1)
     alone = isinstance(cell.task, Distortion)
-    path = (_PROBLEMS, 0 if alone else cell.steps + 1, K)
-    return Measured(
-        fooled=fooled,
-        any_iterate=fooled.all(1),
-        weights=weights,
-        fooled_path=torch.zeros((), dtype=torch.bool).expand(path),
-        weights_path=weights[:, None].half().expand(path),
-        labels=torch.zeros(_PROBLEMS, J, dtype=torch.int64),
-        distortion=weights if alone else weights[:, :0],
-    )
+    path = (_PROBLEMS, 0 if alone else cell.steps + 1, weights.shape[1])
+    fooled_path = torch.zeros((), dtype=torch.bool).expand(path)
+    weights_path = weights[:, None].half().expand(path)
+    made = Measured.alone(fooled, labels, weights if alone else None)
+    return replace(made, weights=weights, fooled_path=fooled_path, weights_path=weights_path)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
@@ -25,6 +25,10 @@ from omnirobust._states import state_of
 from omnirobust.runs import version_of
 from omnirobust.stores import Chunk, ChunkStore
 from omnirobust.study.protocol import Span
+
+LATER: dict[str, Callable[[int], Tensor]] = {"distortion": lambda n: torch.empty(n, 0)}
+"""Fields of ``Measured`` that came later, and what stands in their place of N images measured before. One that is not
+here makes all that was measured count as missing."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,13 @@ class Measured:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Measured:
-        """Return what a part holds; those from before there were distortions have none.
+        """Return what a part holds, one from before there were all fields with ``LATER``.
 
         Raises:
             TypeError: if the tensors are others.
         """
-        return cls(**({"distortion": torch.empty(len(tensors["fooled"]), 0)} | dict(tensors)))
+        n = len(tensors["fooled"])
+        return cls(**({name: made(n) for name, made in LATER.items()} | dict(tensors)))
 
     @classmethod
     def alone(cls, fooled: Tensor, labels: Tensor, distortion: Tensor | None = None) -> Measured:
