@@ -128,7 +128,17 @@ def test_too_many_images_are_one_sentence_that_names_the_row(tmp_path):
         reproduce([replace(STUDY, rows=ROWS[:1], claims=())], images=9000, out=tmp_path, device="cpu")
 
 
+def test_a_training_that_another_process_is_at_is_left_to_it(tmp_path):
+    ours, theirs = Laboratory(tmp_path), Laboratory(tmp_path)
+    with theirs._lock(theirs._folder(PLAIN)):
+        assert not ours.attempt(PLAIN, 0)
+        assert not ours.attempt(replace(JUDGED, training=PLAIN), 5)  # which needs it
+        assert ours.recall(replace(JUDGED, training=PLAIN), 5) is None
+    assert ours.attempt(replace(JUDGED, training=PLAIN, steps=1), 5)
+    assert theirs.recall(PLAIN, 0) is not None
+
+
 def test_a_mapping_of_threats_is_as_good():
-    assert Robustness(MINMAX, THREATS, 3) == JUDGED  # pyright: ignore[reportArgumentType]
+    assert Robustness(MINMAX, THREATS, 3) == JUDGED
     assert JUDGED.columns == ("clean", "linf", "l2")
     assert JUDGED.needs == (MINMAX,)

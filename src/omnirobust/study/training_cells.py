@@ -169,13 +169,13 @@ class Robustness(AnyCell[Measured]):
 
     Attributes:
         training: of the model.
-        threats: name and threat model, K of them; a mapping is as good.
+        threats: name to threat model, K of them; kept as pairs.
         steps: of every attack of ``evaluate_robustness``, >= 1.
         seed: keys the starts of the attacks.
     """
 
     training: TrainingCell
-    threats: tuple[tuple[str, ThreatModel], ...]
+    threats: Mapping[str, ThreatModel] | tuple[tuple[str, ThreatModel], ...]
     steps: int = 20
     seed: int = 0
 
@@ -189,7 +189,7 @@ class Robustness(AnyCell[Measured]):
     @property
     def columns(self) -> tuple[str, ...]:
         """What accuracy is counted for: clean images, and those under each threat."""
-        return ("clean", *(name for name, _ in self.threats))
+        return ("clean", *dict(self.threats))
 
     @property
     def data(self) -> str:
@@ -211,7 +211,7 @@ class Robustness(AnyCell[Measured]):
 
     def describe(self, laboratory: Workplace) -> dict[str, Any]:
         """Return all settings, and a hash of the trained weights."""
-        threats = {name: repr(threat) for name, threat in self.threats}
+        threats = {name: repr(threat) for name, threat in dict(self.threats).items()}
         settings = {"threats": threats, "steps": self.steps, "seed": self.seed, "data": self.data}
         return {
             "judged": settings,
