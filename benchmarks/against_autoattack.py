@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 import omnirobust as orb
-from omnirobust import data, zoo
+from omnirobust import zoo
 from omnirobust.evaluation import RobustnessReport, evaluate_robustness
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS
 from omnirobust.paper.trainings import training_experiments
 from omnirobust.study.laboratory import Laboratory
+from omnirobust.zoo import data
 
 TRAINED = {"table-4a": ("MLP", ("minmax", "minmax_dpar")), "table-4b": ("LeNet", ("avg", "minmax", "minmax_dpar"))}
 OF_THE_ZOO = {"linf 0.08": orb.Linf(0.08), "l2 1.2": orb.L2(1.2), "l1 6": orb.L1(6.0)}

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 import omnirobust as orb
-from omnirobust import data, zoo
+from omnirobust import zoo
+from omnirobust.zoo import data
 
 THREATS = {"linf": orb.Linf(0.15), "l2": orb.L2(2.0), "l1": orb.L1(12.0), "l0": orb.L0(20)}
 

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import omnirobust as orb
-from omnirobust import data, losses, zoo
-from omnirobust.settings import DEFAULT, PAPER
+from omnirobust import zoo
+from omnirobust.attacks.presets import DEFAULT, PAPER
+from omnirobust.domains import losses
+from omnirobust.zoo import data
 from timing import interleaved, ratio
 
 THREATS = {"linf": orb.Linf(0.2), "l2": orb.L2(3.0), "l1": orb.L1(20.0), "l0": orb.L0(30)}

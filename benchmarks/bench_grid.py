@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import omnirobust as orb
-from omnirobust import losses, zoo
-from omnirobust.settings import DEFAULT, PAPER_OF, Task
-from omnirobust.transforms import PAPER_DETERMINISTIC, PAPER_STOCHASTIC
+from omnirobust import zoo
+from omnirobust.attacks.presets import DEFAULT, PAPER_OF, Task
+from omnirobust.domains import losses
+from omnirobust.domains.transforms import PAPER_DETERMINISTIC, PAPER_STOCHASTIC
 from timing import interleaved, ratio
 
 STEPS = 5

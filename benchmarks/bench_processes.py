@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust import zoo
-from omnirobust._memory import Meter
-from omnirobust.stores import ResultStore
+from omnirobust.attacks.store import ResultStore
+from omnirobust.domains.memory import Meter
 
 NET = """
 import torch

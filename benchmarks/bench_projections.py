@@ -19,7 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from omnirobust.projections import lp_box_unchecked, simplex_unchecked
+from omnirobust.core.projections import lp_box_unchecked, simplex_unchecked
 from timing import interleaved, ratio
 
 SHAPES = ((1000, 784), (1000, 3072), (16, 150528))

@@ -26,8 +26,8 @@ from torch.nn.functional import cross_entropy
 
 import omnirobust as orb
 from omnirobust import zoo
-from omnirobust._draws import DrawKey
-from omnirobust._models import Classifier, Precision
+from omnirobust.core.draws import DrawKey
+from omnirobust.domains.classifier import Classifier, Precision
 from omnirobust.training import Scheme
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.moves import row_seeds

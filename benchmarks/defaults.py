@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 import omnirobust as orb
-from omnirobust import data, losses, zoo
+from omnirobust import zoo
+from omnirobust.domains import losses
+from omnirobust.zoo import data
 
 THREATS = {"linf": orb.Linf(0.2), "l2": orb.L2(3.0), "l1": orb.L1(20.0), "l0": orb.L0(30)}
 STEEPEST: dict[str, Any] = {"linf": orb.Sign("linear"), "l2": orb.Normalised("linear"), "l1": orb.Normalised("linear")}

@@ -18,9 +18,10 @@ from scipy.stats import t as student
 from torch import Tensor
 
 import omnirobust as orb
-from omnirobust import data, zoo
+from omnirobust import zoo
 from omnirobust.evaluation.metrics import paired_mean_difference
 from omnirobust.training import Scheme
+from omnirobust.zoo import data
 
 TWO = (orb.Linf(0.2), orb.L2(2.0))
 THREE = (*TWO, orb.L1(10.0))

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from omnirobust.report.weights import as_svg, group_picture, marginal_picture
 from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust import data, zoo
+from omnirobust.domains.groups import make_groups
 from omnirobust.evaluation import Explanation, Interval, explain, minimal_l2, minimal_linf
-from omnirobust.groups import make_groups
-from omnirobust.report.weights import as_svg, group_picture, marginal_picture
 from omnirobust.transforms import PAPER_DETERMINISTIC
 
 EPS = {"l0": orb.L0(30), "l1": orb.L1(20), "l2": orb.L2(3.0), "linf": orb.Linf(0.2)}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import omnirobust as orb
 from omnirobust import data, zoo
-from omnirobust.groups import make_groups
+from omnirobust.domains.groups import make_groups
 from omnirobust.transforms import named
 
 MODELS = ("cifar10/a", "cifar10/c", "cifar10/d")

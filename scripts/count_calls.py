@@ -4,7 +4,7 @@
     python scripts/count_calls.py --by-name  # and how often it enters each function
 
 Entered functions of the package are counted, a generator each time that it goes on; what Python runs for a
-comprehension, a lambda or a class body is not, nor is anything below ``_probe`` and ``_behind``: trying models out, and
+comprehension, a lambda or a class body is not, nor is anything below ``probe`` and ``behind``: trying models out, and
 looking for what stands behind them, is not attacking.
 """
 
@@ -22,7 +22,7 @@ from torch import nn
 import omnirobust as orb
 
 PACKAGE = Path(orb.__file__).parent
-_PROBES = {str(PACKAGE / name) for name in ("_probe.py", "_behind.py")}
+_PROBES = {str(PACKAGE / "domains" / name) for name in ("probe.py", "behind.py")}
 
 
 def model(seed: int) -> nn.Module:

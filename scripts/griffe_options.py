@@ -8,8 +8,8 @@ from typing import Any
 
 import griffe
 
-from omnirobust import attacks
-from omnirobust.options import OPTIONS, TYPES
+from omnirobust.attacks import recipes as attacks
+from omnirobust.attacks.options import OPTIONS, TYPES
 
 
 class SharedOptions(griffe.Extension):

@@ -15,20 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 import omnirobust as orb
-from omnirobust import _device, data, zoo
+from omnirobust import _device, zoo
 from omnirobust._device import check_name, resolved
+from omnirobust.attacks.store import ResultStore
+from omnirobust.attacks.universal import learn_universal, score_universal, usgd
+from omnirobust.domains.transforms import NAMES, named
 from omnirobust.evaluation import evaluate_robustness, minimal_eps, minimal_l2, robustness_curve
 from omnirobust.jobs import AttackJob, EvaluationJob, Grouping, TrainingJob, run_attack, run_evaluation, run_training
 from omnirobust.paper import judging as training_judging
 from omnirobust.paper.judging import Judging
 from omnirobust.paper.registry import experiments
 from omnirobust.paper.training_budgets import Effort, training_of
-from omnirobust.stores import ResultStore
 from omnirobust.study.laboratory import Laboratory
 from omnirobust.training import Scheme
-from omnirobust.transforms import NAMES, named
-from omnirobust.universal import learn_universal, score_universal, usgd
-from omnirobust.zoo import Recipe
+from omnirobust.zoo import Recipe, data
 
 FAR = torch.device("meta")
 NEAR = torch.device("cpu")
@@ -129,7 +129,7 @@ class _RandomState:
 def far(monkeypatch):
     """Have "cuda" stand for a device other than the processor."""
     plain = _device.resolved
-    for module in ("jobs.setting", "jobs.evaluate", "jobs.train", "zoo.trainer"):
+    for module in ("jobs.setting", "jobs.evaluate", "jobs.train", "jobs.train_zoo"):
         monkeypatch.setattr(f"omnirobust.{module}.resolved", lambda name: FAR if name == "cuda" else plain(name))
     real = torch.autocast
     monkeypatch.setattr(

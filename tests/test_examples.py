@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from omnirobust import zoo
-from omnirobust.data import ImageData
+from omnirobust.zoo.data import ImageData
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -35,7 +35,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.no_grad():
             return ImageData(x, model(x).argmax(1), name, split, tuple("abcdefghij"))
 
-    monkeypatch.setattr("omnirobust.data.load", load)
+    monkeypatch.setattr("omnirobust.zoo.data.load", load)
     monkeypatch.setattr("omnirobust.zoo.load", lambda name: model)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnirobust import data, zoo
-from omnirobust.zoo import recipes
+from omnirobust import zoo
+from omnirobust.zoo import data, recipes
 
 FOLDER = Path(__file__).parents[1] / "scripts" / "gpu"
 

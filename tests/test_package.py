@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import omnirobust as orb
 
 
@@ -22,9 +24,23 @@ def test_every_name_that_type_checkers_see_is_there_and_is_what_they_see() -> No
 
 
 def test_modules_are_attributes_and_what_is_not_there_is_told() -> None:
-    for name in ("zoo", "data", "losses", "transforms", "weights", "solver", "report", "universal"):
-        assert getattr(orb, name) is importlib.import_module(f"omnirobust.{name}")
+    homes = {
+        "zoo": "zoo",
+        "data": "zoo.data",
+        "losses": "domains.losses",
+        "weights": "core.weights",
+        "runs": "jobs.folder",
+    }
+    for name, home in homes.items():
+        assert getattr(orb, name) is importlib.import_module(f"omnirobust.{home}")
     assert not hasattr(orb, "attack_everything") and not hasattr(orb, "__wrapped__")
+
+
+@pytest.mark.parametrize("name", ["adapters", "data", "losses", "report", "runs", "transforms", "universal"])
+def test_modules_of_earlier_names_are_what_they_were(name) -> None:
+    home = getattr(orb, name)
+    assert importlib.import_module(f"omnirobust.{name}") is home
+    assert getattr(orb, name) is home and home.__name__ != f"omnirobust.{name}"
 
 
 def test_the_package_is_named_without_importing_torch() -> None:

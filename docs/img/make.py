@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from omnirobust.jobs import AttackRecord
-from omnirobust.report.figures import success_per_iteration, weights_per_iteration
+from omnirobust.jobs.report.figures import success_per_iteration, weights_per_iteration
 
 HERE = Path(__file__).parent
 

@@ -9,8 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from omnirobust import data
-from omnirobust.transforms import named
+from omnirobust.domains.transforms import named
+from omnirobust.zoo import data
 
 FIXED = "ori flh flv bri:0.1 gam:1.3 crop:0.8 rot:30 shift:4 scale:0.8 noise:0.05 blur:1 jpeg:30"
 DRAWN = (

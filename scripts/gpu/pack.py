@@ -1,7 +1,7 @@
 """Put data sets into a folder small enough to be carried, and take them out again where there is no hub.
 
 A set is a file for each split: the images as they were encoded, one after another, compressed together, which leaves
-60,000 small JPEGs a third of their size. ``unpack`` decodes them once, into files that ``omnirobust.data`` reads.
+60,000 small JPEGs a third of their size. ``unpack`` decodes them once, into files that ``omnirobust.zoo.data`` reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from omnirobust._files import replacing
-from omnirobust._hub import Source
+from omnirobust.zoo.hub import Source
 
 SETS = {"mnist": "mnist", "cifar10": "cifar10"}
 """Name of a set to the folder in $OMNIROBUST_DATA that holds it in hub layout."""

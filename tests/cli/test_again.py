@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 
 from omnirobust.cli import main
-from omnirobust.runs import RunFolder
+from omnirobust.jobs.folder import RunFolder
 
 
 def test_a_run_knows_its_command_as_one_types_it_and_the_page_offers_to_copy_it(digits, tmp_path, capsys):
@@ -18,7 +18,8 @@ def test_a_run_knows_its_command_as_one_types_it_and_the_page_offers_to_copy_it(
     command = RunFolder.open(tmp_path / "run").command
     assert set(shlex.split(command)) == {"omnirobust", *words}
     page = (tmp_path / "run" / "report.html").read_text()
-    assert f"<code>{command}</code><button" in page
+    shown = " ".join(f"<span>{word}</span>" for word in command.split(" "))  # lines break between words alone
+    assert f"<code>{shown}</code><button" in page
     digest = b64encode(sha256(page.split("<script>")[1].split("</script>")[0].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page
     with pytest.raises(SystemExit):

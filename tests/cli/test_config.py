@@ -16,9 +16,9 @@ from omnirobust.cli.app import LISTS, app
 from omnirobust.cli.arguments import expand_lists
 from omnirobust.cli.config import Given
 from omnirobust.cli.yaml_files import read_config
-from omnirobust.directions import Sign
+from omnirobust.core.directions import Sign
+from omnirobust.core.weights import ExponentiatedGradient
 from omnirobust.jobs import AttackJob, EvaluationJob
-from omnirobust.weights import ExponentiatedGradient
 
 FILE = """\
 data: digits

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from omnirobust import data
 from omnirobust.cli import arguments, main
 from omnirobust.jobs import AttackRecord, EvaluationRecord
+from omnirobust.zoo import data
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:

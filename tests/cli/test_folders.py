@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from omnirobust import data
 from omnirobust.cli import main
-from omnirobust.runs import RunFolder
+from omnirobust.jobs.folder import RunFolder
+from omnirobust.zoo import data
 
 CODE = """
 import torch

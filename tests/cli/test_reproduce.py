@@ -159,7 +159,7 @@ def test_bad_input_is_one_sentence(mnist, tmp_path, capsys, words, message):
 OWN = """
 from dataclasses import replace
 from omnirobust.experiments import Cell, Claim, Experiment, Row
-from omnirobust.settings import PAPER
+from omnirobust.attacks.presets import PAPER
 
 cell = Cell(("mnist/c",), "linf", 0.1, PAPER["linf"], steps=1)
 claims = (

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import omnirobust as orb
-from omnirobust import data, zoo
+from omnirobust import zoo
 from omnirobust.cli import main
 from omnirobust.jobs import TrainingRecord, load_models
 from omnirobust.jobs import train as train_job
 from omnirobust.training import Scheme, fit
+from omnirobust.zoo import data
 
 SMALL = "--images 96 --validation 32 --test-images 8 --test-steps 2 --steps 2 --batch-size 32 --device cpu"
 TWO = "--threat linf:0.1 --threat l2:0.5"

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import omnirobust as orb
-from omnirobust import data, zoo
+from omnirobust import zoo
 from omnirobust.evaluation import STRONG, AutoAttack, evaluate_robustness
+from omnirobust.zoo import data
 
 FIRST = [AutoAttack(parts=("apgd-ce",))]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import omnirobust as orb
-from omnirobust import losses
+from omnirobust.domains import losses
 from omnirobust.evaluation import GradientAttack, area_under, ball_overlap, evaluate_robustness, robustness_curve
 
 QUICK = [GradientAttack("quick", losses.smooth_margin)]

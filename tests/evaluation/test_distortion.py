@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from omnirobust import data, zoo
+from omnirobust import zoo
 from omnirobust.evaluation import minimal_eps, minimal_l2, minimal_linf
+from omnirobust.zoo import data
 
 ORDER = {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}
 SEARCHES = {

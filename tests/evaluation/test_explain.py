@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import omnirobust as orb
+from omnirobust.attacks.results import AttackResult
+from omnirobust.core.history import HistoryRows
 from omnirobust.evaluation import explain, rank, resists_alone
-from omnirobust.history import HistoryRows
-from omnirobust.results import AttackResult
 
 
 def result_with(weights: torch.Tensor, axes: dict[str, tuple[str, ...]], names: tuple[str, ...]) -> AttackResult:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import omnirobust as orb
+from omnirobust.attacks.universal import learn_universal, score_universal
+from omnirobust.domains.losses import margin
 from omnirobust.evaluation import (
     AutoAttack,
     GradientAttack,
@@ -23,10 +25,8 @@ from omnirobust.evaluation import (
     robustness_curve,
     wilson_interval,
 )
-from omnirobust.evaluation._fresh import Drawn
+from omnirobust.evaluation.fresh import Drawn
 from omnirobust.evaluation.metrics import drawn_interval
-from omnirobust.losses import margin
-from omnirobust.universal import learn_universal, score_universal
 
 W = torch.randn(4, 27, generator=torch.Generator().manual_seed(0))
 FEW = [GradientAttack("margin", margin), GradientAttack("noise", margin, start="normal")]

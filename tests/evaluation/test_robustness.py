@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import omnirobust as orb
-from omnirobust import losses
-from omnirobust._watch import GradientMaskingWarning
+from omnirobust.attacks.masking import GradientMaskingWarning
+from omnirobust.core.draws import normal_start
+from omnirobust.core.threat_models import Clip
+from omnirobust.domains import losses
 from omnirobust.evaluation import STRONG, GradientAttack, evaluate_robustness
-from omnirobust.evaluation.strong import EvaluationAttack
-from omnirobust.starts import normal_start
-from omnirobust.threat_models import Clip
+from omnirobust.evaluation.suite import EvaluationAttack
 
 THREATS = {"linf": orb.Linf, "l2": orb.L2, "l1": orb.L1, "l0": orb.L0}
 RADII = {"linf": (0.05, 0.15, 0.3), "l2": (0.1, 0.3, 0.6), "l1": (0.2, 0.5, 1.0), "l0": (0, 1, 2)}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from omnirobust.cli import main
 from omnirobust.cli.app import app
-from omnirobust.runs import RunFolder
+from omnirobust.jobs.folder import RunFolder
 
 FUZZ = settings(
     max_examples=80, deadline=None, derandomize=True,

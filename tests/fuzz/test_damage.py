@@ -13,8 +13,8 @@ import yaml
 
 import omnirobust
 from omnirobust.cli import main, yaml_files
-from omnirobust.data import ImageData, load
-from omnirobust.report.environment import COPY
+from omnirobust.jobs.report.environment import COPY
+from omnirobust.zoo.data import ImageData, load
 
 SMALL = ["--data", "digits", "--models", "a", "c", "--steps", "1", "--batch-size", "2"]
 ATTACK = ["attack", "ensemble", *SMALL, "--images", "6", "--norm", "linf", "--eps", "0.1"]

@@ -44,8 +44,8 @@ JOBS = {
 OWN = """
 from omnirobust.study.attack_cells import Cell
 from omnirobust.study.spec import Experiment, Row
-from omnirobust.settings import PAPER
-from omnirobust.weights import Uniform
+from omnirobust.attacks.presets import PAPER
+from omnirobust.core.weights import Uniform
 from dataclasses import replace
 
 average = replace(PAPER["linf"], rule=Uniform())

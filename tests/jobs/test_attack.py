@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 import omnirobust as orb
-from omnirobust import data, zoo
-from omnirobust.groups import make_groups
+from omnirobust import zoo
+from omnirobust.domains.groups import make_groups
+from omnirobust.domains.transforms import Identity, Rotate
 from omnirobust.jobs import AttackJob, AttackRecord, EvaluationJob, Grouping, open_records, run_attack, run_evaluation
-from omnirobust.runs import RunFolder
-from omnirobust.transforms import Identity, Rotate
+from omnirobust.jobs.folder import RunFolder
+from omnirobust.zoo import data
 
 JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=30, options={"steps": 5, "batch_size": 10})
 GROUPS = AttackJob(

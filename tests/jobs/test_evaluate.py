@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import omnirobust as orb
-from omnirobust import data, zoo
+from omnirobust import zoo
 from omnirobust.evaluation import evaluate_robustness
 from omnirobust.jobs import EvaluationJob, EvaluationRecord, run_evaluation
 from omnirobust.jobs import evaluate as evaluating
+from omnirobust.zoo import data
 
 THREATS = {"linf:0.06": orb.Linf(0.06), "l2:0.3": orb.L2(0.3)}
 

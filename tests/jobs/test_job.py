@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import omnirobust as orb
+from omnirobust.attacks.presets import DEFAULT_OF, PAPER, PAPER_TRANSFORMS, PAPER_UNIVERSAL
 from omnirobust.jobs import AttackJob, Grouping
-from omnirobust.settings import DEFAULT_OF, PAPER, PAPER_TRANSFORMS, PAPER_UNIVERSAL
 
 THREATS = {"linf": orb.Linf, "l2": orb.L2, "l1": orb.L1, "l0": orb.L0}
 JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1))

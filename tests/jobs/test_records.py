@@ -5,7 +5,7 @@ import pytest
 
 import omnirobust as orb
 from omnirobust.jobs import AttackJob, AttackRecord, Grouping, open_records, run_attack
-from omnirobust.runs import RunFolder
+from omnirobust.jobs.folder import RunFolder
 
 JOB = AttackJob("digits", ("a",), orb.Linf(0.1), images=12, options={"steps": 1})
 

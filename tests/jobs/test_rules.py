@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from omnirobust.jobs.rules import load_rule, told_rule
-from omnirobust.weights import ProjectedAscent, Uniform
+from omnirobust.core.weights import ProjectedAscent, Uniform
+from omnirobust.jobs.names import load_rule, told_rule
 
 OWN = """
 from __future__ import annotations

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import omnirobust as orb
-from omnirobust import data
-from omnirobust.groups import make_groups
+from omnirobust.domains.groups import make_groups
 from omnirobust.jobs import AttackJob, Grouping
-from omnirobust.jobs.models import predict
+from omnirobust.jobs.names import predict
 from omnirobust.jobs.setting import load_setting
+from omnirobust.zoo import data
 
 JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=40, start=3)
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import omnirobust as orb
-from omnirobust._watch import GradientMaskingError
+from omnirobust.attacks.masking import GradientMaskingError
+from omnirobust.core.threat_models import Linf
 from omnirobust.jobs import AttackJob, EvaluationJob, Grouping, run_attack, run_evaluation, shards
 from omnirobust.jobs import attack as attack_module
-from omnirobust.threat_models import Linf
 from omnirobust.training.workers import Alone
 
 JOB = AttackJob("digits", ("a", "c"), Linf(0.1), images=10, start=4, options={"steps": 2, "batch_size": 3})

@@ -6,9 +6,9 @@ import torch
 
 import omnirobust as orb
 from omnirobust import zoo
+from omnirobust.domains.transforms import FlipHorizontal
 from omnirobust.jobs import AttackJob, Grouping, run_attack
 from omnirobust.jobs.summary import image_domains
-from omnirobust.transforms import FlipHorizontal
 
 PRODUCT = AttackJob(
     "digits",

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import omnirobust as orb
-from omnirobust import data, zoo
+from omnirobust import zoo
 from omnirobust.cli.tables import show_attack
 from omnirobust.jobs import AttackJob, AttackRecord, Grouping, run_attack
-from omnirobust.report import build_report
-from omnirobust.report.compare import compare_runs
-from omnirobust.report.words import headline, notes
+from omnirobust.jobs.report import build_report
+from omnirobust.jobs.report.compare import compare_runs
+from omnirobust.jobs.report.words import headline, notes
+from omnirobust.zoo import data
 
 TARGETED = AttackJob(
     "digits", ("a", "c"), orb.Linf(0.3), images=40, target=3, transfer=("c@seed1",), options={"steps": 10}

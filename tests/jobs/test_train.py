@@ -13,7 +13,7 @@ import yaml
 import omnirobust as orb
 from omnirobust.cli import main
 from omnirobust.jobs import TrainingJob, TrainingRecord, load_models, run_training
-from omnirobust.report.training import told_end
+from omnirobust.jobs.report.training import told_end
 from omnirobust.training import Scheme
 from omnirobust.training.loop import TrainingDivergedError
 from omnirobust.zoo import Recipe

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from omnirobust.domains.transforms import PAPER_STOCHASTIC, Chain, Rotate
 from omnirobust.jobs.transforms import describe_transforms, load_transforms
-from omnirobust.transforms import PAPER_STOCHASTIC, Chain, Rotate
 
 OWN = """
 import torch

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from omnirobust.losses import relative_margin, standardised_margin
+from omnirobust.core.weights import Fixed, ProjectedAscent, Uniform
+from omnirobust.domains.losses import relative_margin, standardised_margin
 from omnirobust.paper.ensembles import (
     EPS_GRID,
     GAMMA_GRID,
@@ -17,7 +18,6 @@ from omnirobust.paper.ensembles import (
 )
 from omnirobust.paper.printed import W_PRIOR
 from omnirobust.study.store import key_of
-from omnirobust.weights import Fixed, ProjectedAscent, Uniform
 
 # Appendix C.2: eps, alpha, beta, gamma of Table 1(a).
 APPENDIX = {

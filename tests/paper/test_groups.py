@@ -2,8 +2,8 @@
 
 import pytest
 
+from omnirobust.core.weights import ProjectedAscent, Uniform
 from omnirobust.paper import experiments
-from omnirobust.weights import ProjectedAscent, Uniform
 
 # Appendix C.2; the radius of E is printed as 0.35.
 EPS = {

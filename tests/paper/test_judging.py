@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from omnirobust import L2, Linf, data
+from omnirobust import L2, Linf
 from omnirobust.paper import judging as judging_module
 from omnirobust.paper.judging import Judging, gradient_cosines, judge_images, last_iterates
 from omnirobust.paper.training_budgets import Effort, training_of
 from omnirobust.study.laboratory import Laboratory
+from omnirobust.zoo import data
 
 EFFORT = Effort(epochs=2, images=256, steps=2, holdout=64)
 TRAINING = training_of("a", "minmax", 1.0, 0, EFFORT)

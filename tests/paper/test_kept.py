@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from omnirobust.attacks.presets import PAPER
 from omnirobust.paper.judging import Judging
 from omnirobust.paper.registry import experiments
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS, Effort, training_of
 from omnirobust.paper.trainings import training_experiments
-from omnirobust.settings import PAPER
 from omnirobust.study.attack_cells import Cell
 from omnirobust.study.laboratory import Laboratory
 from omnirobust.study.store import Measured, key_of

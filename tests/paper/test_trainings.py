@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from omnirobust import data
 from omnirobust.paper import collection
 from omnirobust.paper.printed_trainings import TABLE_A7, TABLE_A8
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS, Effort, TrainingBudget
 from omnirobust.paper.trainings import training_experiments, urgency
 from omnirobust.study import Laboratory, reproduce
+from omnirobust.zoo import data
 
 NAMES = (
     "table-4a",

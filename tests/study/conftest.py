@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from omnirobust.data import ImageData
 from omnirobust.study.laboratory import Laboratory
 from omnirobust.zoo import MissingWeightsError
+from omnirobust.zoo.data import ImageData
 
 SIDE = 6
 

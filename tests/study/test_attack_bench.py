@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from omnirobust import DomainGrid, attack_transforms, attack_universal, losses, zoo
+from omnirobust import DomainGrid, attack_transforms, attack_universal, zoo
+from omnirobust.attacks.presets import DEFAULT, PAPER_TRANSFORMS, PAPER_UNIVERSAL
+from omnirobust.core.threat_models import Linf
+from omnirobust.domains import losses
+from omnirobust.domains.groups import make_groups
+from omnirobust.domains.transforms import CentralCrop, FlipHorizontal, Identity
 from omnirobust.evaluation.carlini_wagner import minimal_l2
-from omnirobust.groups import make_groups
-from omnirobust.settings import DEFAULT, PAPER_TRANSFORMS, PAPER_UNIVERSAL
 from omnirobust.study.attack_bench import groups_of
 from omnirobust.study.attack_cells import CHUNK, Cell, Distortion, Transformed, Universal
 from omnirobust.study.laboratory import Laboratory, finished_model
-from omnirobust.threat_models import Linf
-from omnirobust.transforms import CentralCrop, FlipHorizontal, Identity
 from omnirobust.zoo.checkpoints import save
 
 from .conftest import load_images, make_images, make_model

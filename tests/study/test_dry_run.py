@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from omnirobust.attacks.presets import PAPER
 from omnirobust.experiments import Cell, Claim, Distortion, Experiment, Row, Transformed, Universal, reproduce
-from omnirobust.settings import PAPER
 from omnirobust.study.attack_bench import Bench
 from omnirobust.study.claims import Rates, judge
 from omnirobust.study.own import _made_up, dry_run

@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from omnirobust import attack_ensemble, zoo
-from omnirobust._types import NORMS
+from omnirobust.attacks.presets import PAPER
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.core.types import NORMS
+from omnirobust.core.weights import Fixed, Uniform
 from omnirobust.paper.ensembles import ensemble, experiments, heuristic
-from omnirobust.settings import PAPER
 from omnirobust.study import attack_cells
 from omnirobust.study.attack_cells import CHUNK, Cell, MeanWeightsOf, chunks
 from omnirobust.study.laboratory import Laboratory
-from omnirobust.threat_models import ThreatModel
-from omnirobust.weights import Fixed, Uniform
 
 from .conftest import load_images, make_images, make_model
 from .test_store import same

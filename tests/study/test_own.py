@@ -10,8 +10,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from omnirobust import losses
-from omnirobust.data import DataUnavailableError
+from omnirobust.attacks.presets import PAPER
+from omnirobust.core.weights import Uniform
+from omnirobust.domains import losses
 from omnirobust.experiments import (
     Cell,
     Claim,
@@ -23,12 +24,11 @@ from omnirobust.experiments import (
     reproduce,
 )
 from omnirobust.paper import collection
-from omnirobust.settings import PAPER
 from omnirobust.study import figures, outcome
 from omnirobust.study.attack_bench import Bench
 from omnirobust.study.laboratory import Laboratory, finished_model
 from omnirobust.study.own import check_experiment, with_own
-from omnirobust.weights import Uniform
+from omnirobust.zoo.data import DataUnavailableError
 
 from .conftest import load_images, make_model
 
@@ -49,7 +49,7 @@ from dataclasses import dataclass, replace
 import torch
 from beside_for_test import NAME
 from omnirobust.experiments import Cell, Experiment, Row
-from omnirobust.settings import PAPER
+from omnirobust.attacks.presets import PAPER
 
 @dataclass(frozen=True)
 class Half:

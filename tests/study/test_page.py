@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from omnirobust.attacks.presets import PAPER
 from omnirobust.experiments import Cell, Claim, Experiment, Row
-from omnirobust.settings import PAPER
 from omnirobust.study.outcome import Outcome
 from omnirobust.study.page import in_brief
 

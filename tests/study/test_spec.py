@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from omnirobust.attacks.presets import DEFAULT, PAPER
+from omnirobust.core.weights import Fixed, ProjectedAscent, Uniform
+from omnirobust.domains.transforms import Brightness, FlipHorizontal, Identity
 from omnirobust.paper.ensembles import ensemble
 from omnirobust.paper.losses import ClippedMargin, as_measured
-from omnirobust.settings import DEFAULT, PAPER
 from omnirobust.study.attack_cells import Cell, Distortion, MeanWeightsOf, Transformed, Universal
 from omnirobust.study.spec import BUDGETS, REFERENCE, Budget, Experiment, Row
 from omnirobust.study.store import key_of, plain
-from omnirobust.transforms import Brightness, FlipHorizontal, Identity
-from omnirobust.weights import Fixed, ProjectedAscent, Uniform
 
 CELL = Cell(("mnist/a", "mnist/b"), "linf", 0.2, PAPER["linf"])
 PRINTS = {"mnist/a": "1", "mnist/b": "2", "mnist/c": "3"}

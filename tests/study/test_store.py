@@ -5,11 +5,11 @@ import json
 import torch
 from torch import nn
 
-from omnirobust.settings import PAPER
-from omnirobust.stores import Chunk
+from omnirobust.attacks.presets import PAPER
 from omnirobust.study.attack_cells import Cell
 from omnirobust.study.protocol import Span
 from omnirobust.study.store import LATER, CellFolder, Measured, fingerprint, join, key_of
+from omnirobust.zoo.chunks import Chunk
 
 
 def measured(n: int, seed: int = 0) -> Measured:

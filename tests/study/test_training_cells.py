@@ -6,13 +6,14 @@ from functools import partial
 
 import pytest
 
-from omnirobust import L2, Linf, data
+from omnirobust import L2, Linf
 from omnirobust.evaluation import evaluate_robustness
 from omnirobust.study import Claim, Experiment, Laboratory, Printed, Robustness, Row, Training, outcome, reproduce
 from omnirobust.study import training_cells as cells
 from omnirobust.study.own import check_experiment
 from omnirobust.study.store import key_of
 from omnirobust.training import Scheme, fit
+from omnirobust.zoo import data
 from omnirobust.zoo.architectures import build, seeded_build
 
 THREATS = {"linf": Linf(0.03), "l2": L2(0.2)}

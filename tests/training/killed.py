@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from omnirobust.threat_models import L2, Linf
+from omnirobust.core.threat_models import L2, Linf
+from omnirobust.core.weights import ProjectedAscent
 from omnirobust.training import FitResult, Scheme, fit
-from omnirobust.weights import ProjectedAscent
 
 SCHEMES = {
     "dpar": Scheme("minmax", (Linf(0.1), L2(0.4)), 2, ProjectedAscent(0.3, 0.5), dpar=0.1, persist="example"),

@@ -10,9 +10,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from omnirobust.threat_models import L2, Linf
+from omnirobust.core.threat_models import L2, Linf
+from omnirobust.core.weights import ProjectedAscent
 from omnirobust.training import Scheme, fit
-from omnirobust.weights import ProjectedAscent
 
 BOTH = (Linf(0.15), L2(0.6))
 RULE = ProjectedAscent(0.2, 1.0)

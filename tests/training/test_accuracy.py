@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from omnirobust.threat_models import L2, Linf
+from omnirobust.core.threat_models import L2, Linf
 from omnirobust.training import Scheme, accuracy, fit
 from omnirobust.training.accuracy import restored_modes, robust_accuracy_of, robust_rates_of
 from omnirobust.training.batches import batches

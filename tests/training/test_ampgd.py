@@ -8,10 +8,10 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from omnirobust.projections import project_lp_box, project_simplex
-from omnirobust.threat_models import L0, L1, L2, Linf, ThreatModel
+from omnirobust.core.projections import project_lp_box, project_simplex
+from omnirobust.core.threat_models import L0, L1, L2, Linf, ThreatModel
+from omnirobust.core.weights import ExponentiatedGradient, Fixed, ProjectedAscent
 from omnirobust.training import Scheme, attack_batch
-from omnirobust.weights import ExponentiatedGradient, Fixed, ProjectedAscent
 
 BOTH = (Linf(0.2), L2(1.0))
 ALL = (Linf(0.2), L2(1.0), L1(2.0), L0(3))

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from omnirobust.threat_models import L1, L2, Linf
+from omnirobust.core.threat_models import L1, L2, Linf
+from omnirobust.core.weights import Fixed, ProjectedAscent
 from omnirobust.training import Scheme, attack_batch, fit
-from omnirobust.weights import Fixed, ProjectedAscent
 
 BOTH = (Linf(0.1), L2(0.8))
 RULE = ProjectedAscent(0.3, 0.5)

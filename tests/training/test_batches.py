@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from omnirobust.data import load
 from omnirobust.training.batches import batches
+from omnirobust.zoo.data import load
 
 X, Y = torch.arange(10.0)[:, None], torch.arange(10)
 

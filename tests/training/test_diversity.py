@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn.functional import cross_entropy
 
-from omnirobust.threat_models import L1, L2, Linf
+from omnirobust.core.threat_models import L1, L2, Linf
 from omnirobust.training import Scheme, attack_batch, cosines, diversity
 from omnirobust.training.diversity import RIDGE
 from omnirobust.training.objective import Objective

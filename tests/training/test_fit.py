@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from omnirobust.data import load
-from omnirobust.threat_models import L2, Linf
+from omnirobust.core.threat_models import L2, Linf
 from omnirobust.training import Scheme, TrainingDivergedError, accuracy, attack_batch, fit
 from omnirobust.training.state import CHECKPOINT
+from omnirobust.zoo.data import load
 
 NATURAL = Scheme("natural")
 

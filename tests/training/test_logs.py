@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from omnirobust.threat_models import L2, Linf
+from omnirobust.core.threat_models import L2, Linf
 from omnirobust.training import Scheme, fit, make_loggers
 
 SCHEME = Scheme("average", (Linf(0.1), L2(0.1)), 1)

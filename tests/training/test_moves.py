@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from omnirobust._draws import DrawKey
-from omnirobust._types import Evaluation
-from omnirobust.threat_models import L0, L1, L2, Linf, ThreatModel
+from omnirobust.core.draws import DrawKey
+from omnirobust.core.threat_models import L0, L1, L2, Linf, ThreatModel
+from omnirobust.core.types import Evaluation
 from omnirobust.training import Scheme
 from omnirobust.training.moves import drawn_seeds, row_seeds, starts, steppers
 

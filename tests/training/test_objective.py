@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from omnirobust.threat_models import L2, Linf
+from omnirobust.core.threat_models import L2, Linf
 from omnirobust.training import Scheme
 from omnirobust.training.objective import Objective
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from omnirobust.threat_models import L2, Linf
+from omnirobust.core.threat_models import L2, Linf
+from omnirobust.core.weights import ProjectedAscent, Uniform, WorstCase
 from omnirobust.training import DEFAULT_RULE, Scheme
-from omnirobust.weights import ProjectedAscent, Uniform, WorstCase
 
 BOTH = (Linf(0.2), L2(2.0))
 

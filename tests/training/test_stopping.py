@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from omnirobust.threat_models import L2, Linf
+from omnirobust.core.threat_models import L2, Linf
 from omnirobust.training import Scheme, accuracy, attack_batch, fit
 from omnirobust.training.stopping import best_epoch, reason_to_stop, score
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import omnirobust as orb
 from omnirobust import zoo
-from omnirobust.jobs.models import load_models
+from omnirobust.jobs.names import load_models
 
 OWN = """
 from torch import nn

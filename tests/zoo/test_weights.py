@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from omnirobust import zoo
-from omnirobust.data import load
 from omnirobust.zoo import checkpoints
+from omnirobust.zoo.data import load
 from omnirobust.zoo.recipes import recipe_of
 
 TABLE_A2 = {

@@ -13,11 +13,11 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-    from omnirobust._types import WeightRule
-    from omnirobust.directions import Direction
+    from omnirobust.core.directions import Direction
+    from omnirobust.core.threat_models import Clip, ThreatModel
+    from omnirobust.core.types import WeightRule
+    from omnirobust.domains.losses import Loss
     from omnirobust.jobs import Grouping
-    from omnirobust.losses import Loss
-    from omnirobust.threat_models import Clip, ThreatModel
 
 LABEL = typer.Option(help="Column of the classes, where the data has several: fine_label, say.")
 RESIZE = typer.Option(metavar="H W", help="Height and width that images are resized to.")
@@ -165,10 +165,10 @@ def _is_value(following: Sequence[str]) -> bool:
 
 def threat_model(norm: str, eps: float) -> ThreatModel:
     """Make the threat model of a norm's name and a radius."""
-    from omnirobust._types import NORMS
-    from omnirobust.threat_models import ThreatModel
+    from omnirobust.core.threat_models import ThreatModel
+    from omnirobust.core.types import NORMS
 
-    return ThreatModel(NORMS[norm], eps)
+    return ThreatModel(NORMS[norm], eps)  # pyright: ignore[reportArgumentType]
 
 
 def radius(text: str) -> float:
@@ -232,14 +232,14 @@ def weight_rule(name: str, beta: float | None, gamma: float | None, eta: float |
         ValueError: if a parameter is given that the rule does not have, or one is missing; or for code that is no rule.
         FileNotFoundError: if there is no such file of one's own code.
     """
-    from omnirobust.weights import ExponentiatedGradient, ProjectedAscent, Uniform, WorstCase
+    from omnirobust.core.weights import ExponentiatedGradient, ProjectedAscent, Uniform, WorstCase
 
     takes = {"ascent": ("beta", "gamma"), "exponentiated": ("eta", "gamma")}.get(name, ())
     for key, value in (("beta", beta), ("gamma", gamma), ("eta", eta)):
         if value is not None and key not in takes:
             raise ValueError(f"{key} must be left out with rule {name}, got {value}")
     if ":" in name:
-        from omnirobust.jobs.rules import load_rule
+        from omnirobust.jobs.names import load_rule
 
         return load_rule(name)
     if name == RuleName.ASCENT:
@@ -268,16 +268,15 @@ def chosen_device(name: str) -> torch.device:
 
 def attack_loss(name: LossName | None) -> Loss | None:
     """Return the loss of that name; None for that of the preset."""
-    from omnirobust import losses
+    from omnirobust.domains import losses
 
     return None if name is None else getattr(losses, name.replace("-", "_"))
 
 
 def direction(name: DirectionName | None) -> Direction | None:
     """Return the direction of that name, with steps that shrink unless it is the paper's; None for the preset's."""
-    from omnirobust.adaptive import Adaptive
-    from omnirobust.detour import Detour
-    from omnirobust.directions import Normalised, RawGradient, Sign
+    from omnirobust.core.adaptive import Adaptive, Detour
+    from omnirobust.core.directions import Normalised, RawGradient, Sign
 
     if name is None:
         return None

@@ -85,7 +85,7 @@ def _run(given: Given, common: CommonOptions, job: AttackJob) -> None:
     if team.rank > 0:
         return
     from omnirobust.cli.tables import show_attack
-    from omnirobust.report import build_report
+    from omnirobust.jobs.report import build_report
 
     show_attack(record)
     taken = record.config["data"]["images"] + record.metrics["left_out"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import typer
 
 if TYPE_CHECKING:
-    from omnirobust.threat_models import ThreatModel
+    from omnirobust.core.threat_models import ThreatModel
 
 _QUIET_SECONDS = 60
 INTERRUPTED = "Interrupted. Give the same command again to go on from where it stopped."

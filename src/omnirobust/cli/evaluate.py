@@ -73,7 +73,7 @@ def evaluate(
         raise ValueError(str(error)) from error
     if team.rank > 0:
         return
-    from omnirobust.report import build_report
+    from omnirobust.jobs.report import build_report
 
     show_evaluation(record)
     say(*data_notes(record.config["data"]), *notes(job.threats.values(), steps, images, record.metrics["images"]))
@@ -86,8 +86,8 @@ def show_evaluation(record: EvaluationRecord) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from omnirobust.report.robustness import comparisons, heading, notes
-    from omnirobust.report.words import percent
+    from omnirobust.jobs.report.robustness import comparisons, heading, notes
+    from omnirobust.jobs.report.words import percent
 
     table = Table(title=heading(record), box=box.SIMPLE_HEAD, pad_edge=False)
     table.caption = (

@@ -19,7 +19,7 @@ def demo(
     """Train four classifiers of embedded digits in seconds, attack all at once in four norms, write a report."""
     from omnirobust.cli.tables import show_norms
     from omnirobust.jobs import DemoJob, run_demo
-    from omnirobust.report import build_report
+    from omnirobust.jobs.report import build_report
 
     with progress_bars() as progress:
         records = run_demo(DemoJob(images=images), out, progress)
@@ -37,7 +37,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a finished run again, or compare two runs, example by example where they share examples."""
-    from omnirobust.report import build_report
+    from omnirobust.jobs.report import build_report
 
     if other is None:
         if out is not None:
@@ -45,7 +45,7 @@ def report(
         say(f"Report: {build_report(run)}")
         return
     from omnirobust.cli.tables import show_comparison
-    from omnirobust.report.compare import compare_runs, write_comparison
+    from omnirobust.jobs.report.compare import compare_runs, write_comparison
 
     compared = compare_runs(run, other)
     for part in compared:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_ori
 
 import typer
 
-from omnirobust._option_table import OPTIONS, PLAIN, AttackOptions
+from omnirobust.attacks.option_table import OPTIONS, PLAIN, AttackOptions
 from omnirobust.cli import arguments as args
 from omnirobust.cli.arguments import DirectionName, LossName, NormName, RuleName
 

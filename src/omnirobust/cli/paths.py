@@ -22,7 +22,7 @@ def anywhere(option: str, value: Any) -> Any:
     if isinstance(value, list):
         return [anywhere(option, part) for part in value]
     if option in _MODELS:
-        from omnirobust.jobs.models import split_name
+        from omnirobust.jobs.names import split_name
 
         name, value = split_name(value)
         if name:
@@ -41,7 +41,7 @@ def code_named(option: str, value: Any) -> list[str]:
         return [code for part in value for code in code_named(option, part)]
     if option not in _OF_FILES or option == "data" or not isinstance(value, str) or ":" not in value:
         return []
-    from omnirobust.jobs.models import named_code
+    from omnirobust.jobs.names import named_code
     from omnirobust.jobs.transforms import is_own_code
 
     code = value if option in ("transforms", "rule") else named_code(value)
@@ -50,7 +50,7 @@ def code_named(option: str, value: Any) -> list[str]:
 
 def _is_folder(option: str, value: str) -> bool:
     """Say whether the command takes a value for a folder of the working directory, not for a name that it knows."""
-    from omnirobust.data import HUB_IDS
+    from omnirobust.zoo.data import HUB_IDS
 
     if not value:
         return False

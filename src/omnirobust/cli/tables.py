@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from omnirobust.jobs.records import AttackRecord
-    from omnirobust.report.breakdown import Breakdown
-    from omnirobust.report.compare import Compared
+    from omnirobust.jobs.report.breakdown import Breakdown
+    from omnirobust.jobs.report.compare import Compared
 
 
 def show_attack(record: AttackRecord) -> None:
     """Print accuracies, success, weights, lift, the paired difference, what was saved, and transfer."""
     from rich.console import Console
 
-    from omnirobust.report.breakdown import breakdowns
-    from omnirobust.report.happened import happened
-    from omnirobust.report.words import notes
+    from omnirobust.jobs.report.breakdown import breakdowns
+    from omnirobust.jobs.report.happened import happened
+    from omnirobust.jobs.report.words import notes
 
     console = Console(markup=False)
     wide = _attack_table(record) if record.task == "ensemble" else None
@@ -39,7 +39,7 @@ def show_norms(records: Sequence[AttackRecord]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from omnirobust.report.numbers import percent, radius
+    from omnirobust.jobs.report.numbers import percent, radius
 
     models = records[0].models
     table = Table(
@@ -66,7 +66,7 @@ def show_comparison(compared: Compared) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from omnirobust.report.words import percent
+    from omnirobust.jobs.report.words import percent
 
     table = Table(title=f"{compared.names[1]} against {compared.names[0]}", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("measure", *compared.names, "difference", "interval", "verdict"):
@@ -95,7 +95,7 @@ def _attack_table(record: AttackRecord) -> Table:
     from rich import box
     from rich.table import Table
 
-    from omnirobust.report.words import column, legend, percent, title
+    from omnirobust.jobs.report.words import column, legend, percent, title
 
     models, metrics, measured = record.models, record.metrics, column(record)
     table = Table(title=title(record), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -119,7 +119,7 @@ def _success_table(record: AttackRecord) -> Table:
     from rich import box
     from rich.table import Table
 
-    from omnirobust.report.words import headline, percent, title
+    from omnirobust.jobs.report.words import headline, percent, title
 
     table = Table(title=f"{headline(record)}\n{title(record)}", box=box.SIMPLE_HEAD, pad_edge=False)
     table.caption = f"Success in %; interval: 95 % confidence, of {record.rate}."
@@ -137,7 +137,7 @@ def _members_table(record: AttackRecord, breakdown: Breakdown) -> Table:
     from rich import box
     from rich.table import Table
 
-    from omnirobust.report.words import column, legend, percent
+    from omnirobust.jobs.report.words import column, legend, percent
 
     table, measured = Table(box=box.SIMPLE_HEAD, pad_edge=False), column(record)
     weighed = breakdown.heaviest is not None

@@ -148,8 +148,8 @@ def _scheme(
     init: InitName,
 ) -> Scheme:  # fmt: skip
     """Make the scheme of the options; without a name the one that the number of threats suggests."""
+    from omnirobust.core.weights import ProjectedAscent
     from omnirobust.training import DEFAULT_RULE, Scheme
-    from omnirobust.weights import ProjectedAscent
 
     models = tuple(args.threats(threats).values())
     kind = name.value if name else ("minmax" if len(models) > 1 else "single" if models else "natural")
@@ -170,7 +170,7 @@ def _left_out(data: Mapping[str, Any]) -> list[str]:
 
 def _say_epoch(epoch: int, epochs: int, row: Mapping[str, float]) -> None:
     """Write one line about an epoch that has ended."""
-    from omnirobust.report.training import told_epoch
+    from omnirobust.jobs.report.training import told_epoch
 
     say(told_epoch(epoch, epochs, row))
 
@@ -178,9 +178,9 @@ def _say_epoch(epoch: int, epochs: int, row: Mapping[str, float]) -> None:
 def _show(record: TrainingRecord) -> None:
     """Print how the result fares on test images, and where everything lies."""
     from omnirobust.cli.evaluate import show_evaluation
-    from omnirobust.jobs.models import WEIGHTS
-    from omnirobust.report import build_report
-    from omnirobust.report.training import told_end, told_notes
+    from omnirobust.jobs.names import WEIGHTS
+    from omnirobust.jobs.report import build_report
+    from omnirobust.jobs.report.training import told_end, told_notes
 
     say(told_end(record), *told_notes(record), *_left_out(record.config["data"]), *data_notes(record.config["data"]))
     if record.evaluation is not None:

@@ -27,5 +27,5 @@ from omnirobust.evaluation.rank_correlation import correlation as correlation
 from omnirobust.evaluation.rank_correlation import spearman as spearman
 from omnirobust.evaluation.robustness import RobustnessReport as RobustnessReport
 from omnirobust.evaluation.robustness import evaluate_robustness as evaluate_robustness
-from omnirobust.evaluation.strong import STRONG as STRONG
-from omnirobust.evaluation.strong import GradientAttack as GradientAttack
+from omnirobust.evaluation.suite import STRONG as STRONG
+from omnirobust.evaluation.suite import GradientAttack as GradientAttack

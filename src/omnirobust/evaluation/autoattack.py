@@ -12,10 +12,10 @@ from typing import ClassVar, Literal, TypeAlias, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from omnirobust._draws import forked
-from omnirobust._models import Classifier
-from omnirobust.evaluation.strong import Problem, Run
-from omnirobust.threat_models import ThreatModel
+from omnirobust.core.draws import forked
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.domains.classifier import Classifier
+from omnirobust.evaluation.suite import Problem, Run
 
 Part: TypeAlias = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnirobust._models import Model, Models
 from omnirobust._progress import ProgressHook
-from omnirobust._types import check_count
-from omnirobust.domains import DomainGrid
-from omnirobust.evaluation._boundary import Distortion, blind_rows, errs, in_batches, like_rows, shortened
-from omnirobust.losses import signed_margin
-from omnirobust.threat_models import L2, FeasibleSet
+from omnirobust.core.contracts import check_count
+from omnirobust.core.threat_models import L2, FeasibleSet
+from omnirobust.domains.classifier import Model, Models
+from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.losses import signed_margin
+from omnirobust.evaluation.minimal import Distortion, blind_rows, errs, in_batches, like_rows, shortened
 
 _DECAY = 0.01
 """The last Adam step of a descent, as a share of the first."""

@@ -11,11 +11,11 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from omnirobust._models import Model, Precision
 from omnirobust._progress import ProgressHook
-from omnirobust.evaluation._threats import Threats, named_threats, of_rows, same_threat
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.domains.classifier import Model, Precision
 from omnirobust.evaluation.robustness import Attacks, RobustnessReport, evaluate_robustness, share
-from omnirobust.threat_models import ThreatModel
+from omnirobust.evaluation.threats import Threats, named_threats, of_rows, same_threat
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from omnirobust._models import Models
-from omnirobust._outputs import rows_named
 from omnirobust._progress import ProgressHook
-from omnirobust._types import NORMS, Norm, check_count
-from omnirobust.attacks import attack_ensemble
-from omnirobust.domains import DomainGrid
-from omnirobust.evaluation._boundary import Distortion as Distortion
-from omnirobust.evaluation._boundary import blind_rows, errs, in_batches, shortened
-from omnirobust.losses import Loss, signed_margin
-from omnirobust.threat_models import FeasibleSet, ThreatModel
+from omnirobust.attacks.recipes import attack_ensemble
+from omnirobust.core.contracts import check_count
+from omnirobust.core.threat_models import FeasibleSet, ThreatModel
+from omnirobust.core.types import NORMS, Norm
+from omnirobust.domains.classifier import Models
+from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.losses import Loss, signed_margin
+from omnirobust.domains.outputs import rows_named
+from omnirobust.evaluation.minimal import Distortion as Distortion
+from omnirobust.evaluation.minimal import blind_rows, errs, in_batches, shortened
 
 _SMALLEST = 2.0**-12
 """The search does not look closer than this share of the data range: smaller radii are found, but not refined."""

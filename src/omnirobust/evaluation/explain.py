@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnirobust._models import Models, named_models
-from omnirobust.attacks import attack_product
-from omnirobust.domains import Transforms
+from omnirobust.attacks.recipes import attack_product
+from omnirobust.attacks.results import AttackResult
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.domains.classifier import Models, named_models
+from omnirobust.domains.grid import Transforms
+from omnirobust.domains.transforms.seeded import as_views
 from omnirobust.evaluation.metrics import Interval
 from omnirobust.evaluation.rank_correlation import Correlation, bootstrap, correlation
-from omnirobust.results import AttackResult
-from omnirobust.threat_models import ThreatModel
-from omnirobust.views import as_views
 
 _VERDICTS = {
     "holds": "Weights rise with {}: ",

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from omnirobust._types import check_count
+from omnirobust.core.contracts import check_count
 from omnirobust.evaluation.metrics import Interval
 
 _Array = NDArray[np.float64]

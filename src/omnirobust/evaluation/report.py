@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omnirobust import _written
-from omnirobust._models import Model
-from omnirobust.evaluation._fresh import Drawn
+from omnirobust.attacks import written
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.domains.classifier import Model
+from omnirobust.evaluation.fresh import Drawn
 from omnirobust.evaluation.metrics import Interval, drawn_interval
-from omnirobust.threat_models import ThreatModel
 
 if TYPE_CHECKING:
-    from omnirobust.data import ImageData
+    from omnirobust.zoo.data import ImageData
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ class RobustnessReport:
             ValueError: if the report is a copy, or not of images; if a threat has a mask or a radius for each input,
                 or the folder is another run's.
         """
-        return _written.save(self, out, name=name, data=data)
+        return written.save(self, out, name=name, data=data)
 
     def report(self, file: str | Path, *, name: str = "model", data: ImageData | None = None) -> Path:
         """Write the page of a run, see ``save``, as one HTML file that needs nothing but itself; return its path."""
-        return _written.report(self, file, name=name, data=data)
+        return written.report(self, file, name=name, data=data)
 
     def to(self, device: torch.device | str) -> RobustnessReport:
         """Move all tensors to ``device``."""

@@ -13,22 +13,21 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from omnirobust._contracts import check_set
-from omnirobust._models import Model, Precision
-from omnirobust._probe import notes_of, probed
 from omnirobust._progress import ProgressHook, bar
-from omnirobust._types import check_count
-from omnirobust.evaluation._fresh import Drawn, Judge, most
-from omnirobust.evaluation._standing import Clean, Standing, first_look
-from omnirobust.evaluation._threats import Threats, check_universal, inner_first, named_threats, shape_or_type
-from omnirobust.evaluation._walk import Walk
+from omnirobust.core.contracts import check_count, check_set
+from omnirobust.core.threat_models import ThreatModel, range_notes
+from omnirobust.domains.classifier import Model, Precision
+from omnirobust.domains.probe import notes_of, probed
 from omnirobust.evaluation.autoattack import AutoAttack, check_autoattack
+from omnirobust.evaluation.cascade import Walk
+from omnirobust.evaluation.fresh import Drawn, Judge, most
 from omnirobust.evaluation.metrics import clean_notes
 from omnirobust.evaluation.report import Origin
 from omnirobust.evaluation.report import RobustnessReport as RobustnessReport
 from omnirobust.evaluation.report import share as share
-from omnirobust.evaluation.strong import STRONG, EvaluationAttack, Problem
-from omnirobust.threat_models import ThreatModel, range_notes
+from omnirobust.evaluation.suite import STRONG, EvaluationAttack, Problem
+from omnirobust.evaluation.survivors import Clean, Standing, first_look
+from omnirobust.evaluation.threats import Threats, check_universal, inner_first, named_threats, shape_or_type
 
 DRAWS = 10
 """Draws of a random model for selection, and for judgement, where nobody says how many."""

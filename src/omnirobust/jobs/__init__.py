@@ -7,7 +7,7 @@ from omnirobust.jobs.evaluate import EvaluationJob as EvaluationJob
 from omnirobust.jobs.evaluate import run_evaluation as run_evaluation
 from omnirobust.jobs.job import AttackJob as AttackJob
 from omnirobust.jobs.job import Grouping as Grouping
-from omnirobust.jobs.models import load_models as load_models
+from omnirobust.jobs.names import load_models as load_models
 from omnirobust.jobs.records import AttackRecord as AttackRecord
 from omnirobust.jobs.records import EvaluationRecord as EvaluationRecord
 from omnirobust.jobs.records import TrainingRecord as TrainingRecord

@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from omnirobust._files import from_home
-from omnirobust._types import WeightRule
-from omnirobust.attacks import attack_product
-from omnirobust.data import ImageData
+from omnirobust.attacks.options import AttackOptions
+from omnirobust.attacks.recipes import attack_product
+from omnirobust.attacks.results import AttackResult
+from omnirobust.core.types import WeightRule
+from omnirobust.jobs.folder import RunFolder, default_folder
 from omnirobust.jobs.frame import JobProgress, run_job
 from omnirobust.jobs.job import AttackJob
-from omnirobust.jobs.models import describe_code, describe_models, named_code
+from omnirobust.jobs.names import describe_code, describe_models, named_code, told_rule
 from omnirobust.jobs.records import AttackRecord
-from omnirobust.jobs.rules import told_rule
 from omnirobust.jobs.setting import Setting, load_setting
 from omnirobust.jobs.shards import OneBatch, Share, share_out
 from omnirobust.jobs.summary import write_results
 from omnirobust.jobs.transforms import describe_transforms
-from omnirobust.options import AttackOptions
-from omnirobust.results import AttackResult
-from omnirobust.runs import RunFolder, default_folder
-from omnirobust.stores import fingerprint
 from omnirobust.training.workers import Alone, Workers
+from omnirobust.zoo.chunks import fingerprint
+from omnirobust.zoo.data import ImageData
 
 _ELSEWHERE = ("rule", "targeted", "mask", "shared", "clip", "transforms", "samples", "draws", "accuracy_of")
 

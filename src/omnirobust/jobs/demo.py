@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from omnirobust import zoo
+from omnirobust.core.threat_models import L0, L1, L2, Linf, ThreatModel
 from omnirobust.jobs.attack import JobProgress, run_attack
+from omnirobust.jobs.folder import RunFolder, default_folder
 from omnirobust.jobs.job import AttackJob
-from omnirobust.jobs.models import describe_models, load_models
+from omnirobust.jobs.names import describe_models, load_models
 from omnirobust.jobs.records import AttackRecord
-from omnirobust.runs import RunFolder, default_folder
-from omnirobust.threat_models import L0, L1, L2, Linf, ThreatModel
 from omnirobust.training.fit import Progress
 
 THREATS: tuple[ThreatModel, ...] = (Linf(0.15), L2(0.8), L1(2.5), L0(3))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnirobust._models import Probed
-from omnirobust._probe import probed
-from omnirobust.evaluation._fresh import Judge
+from omnirobust.domains.classifier import Probed
+from omnirobust.domains.probe import probed
+from omnirobust.evaluation.fresh import Judge
 from omnirobust.evaluation.metrics import Interval, drawn_interval
 from omnirobust.jobs.setting import Setting
 

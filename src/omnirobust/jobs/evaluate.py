@@ -11,14 +11,15 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor, nn
 
 from omnirobust._device import check_name, resolved
-from omnirobust._models import Precision
-from omnirobust._types import check_count
-from omnirobust.data import ImageData, load
+from omnirobust.core.contracts import check_count
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.domains.classifier import Precision
 from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustness
 from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
+from omnirobust.jobs.folder import RunFolder, default_folder
 from omnirobust.jobs.frame import JobProgress, run_job
-from omnirobust.jobs.models import (
+from omnirobust.jobs.names import (
     check_answers,
     describe_code,
     describe_models,
@@ -29,9 +30,8 @@ from omnirobust.jobs.models import (
 )
 from omnirobust.jobs.records import EvaluationRecord
 from omnirobust.jobs.shards import Share, share_out
-from omnirobust.runs import RunFolder, default_folder
-from omnirobust.threat_models import ThreatModel
 from omnirobust.training.workers import Alone, Workers
+from omnirobust.zoo.data import ImageData, load
 
 _Tell: TypeAlias = Callable[[int, int, int, int], None]
 

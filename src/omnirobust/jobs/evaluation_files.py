@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnirobust.data import ImageData
-from omnirobust.evaluation._fresh import Drawn
+from omnirobust.attacks.results import joined_notes
+from omnirobust.evaluation.fresh import Drawn
 from omnirobust.evaluation.metrics import BEFORE, Interval, clean_notes, compare_paired, paired_mean_difference
 from omnirobust.evaluation.robustness import RobustnessReport
+from omnirobust.jobs.folder import RunFolder
 from omnirobust.jobs.records import EXAMPLES, PERTURBATIONS, row_in_set
-from omnirobust.results import joined_notes
-from omnirobust.runs import RunFolder
-from omnirobust.stores import ChunkStore
+from omnirobust.zoo.chunks import ChunkStore
+from omnirobust.zoo.data import ImageData
 
 Reports = Mapping[str, RobustnessReport]
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from omnirobust.jobs.folder import RunFolder
 from omnirobust.jobs.records import Record
 from omnirobust.jobs.shards import meeting_place, others_may_stop, wait
-from omnirobust.runs import RunFolder
 from omnirobust.training.loop import TrainingDivergedError
 from omnirobust.training.workers import Workers
 

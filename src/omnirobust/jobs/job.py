@@ -9,12 +9,12 @@ from typing import Literal
 from torch import Tensor
 
 from omnirobust._device import check_name
-from omnirobust._types import WeightRule
-from omnirobust.groups import GroupBy
-from omnirobust.options import OPTIONS, AttackOptions, Plan, check_names
-from omnirobust.settings import Task
-from omnirobust.threat_models import Clip, ThreatModel
-from omnirobust.weights import Uniform
+from omnirobust.attacks.options import OPTIONS, AttackOptions, Plan, check_names
+from omnirobust.attacks.presets import Task
+from omnirobust.core.threat_models import Clip, ThreatModel
+from omnirobust.core.types import WeightRule
+from omnirobust.core.weights import Uniform
+from omnirobust.domains.groups import GroupBy
 from omnirobust.zoo.trained import split_name
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnirobust.attacks.results import AttackResult
+from omnirobust.core.history import HistoryRows
 from omnirobust.evaluation.explain import rank
-from omnirobust.history import HistoryRows
 from omnirobust.jobs.setting import Setting
-from omnirobust.results import AttackResult
 
 
 def right(result: AttackResult) -> Tensor:

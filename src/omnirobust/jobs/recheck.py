@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnirobust.domains import DomainGrid
+from omnirobust.core.threat_models import Clip, ThreatModel
+from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.losses import margin
 from omnirobust.jobs.transforms import Transform
-from omnirobust.losses import margin
-from omnirobust.threat_models import Clip, ThreatModel
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from omnirobust.data import ImageData
-from omnirobust.runs import CONFIG, RunFolder
+from omnirobust.jobs.folder import CONFIG, RunFolder
+from omnirobust.zoo.data import ImageData
 
 PERTURBATIONS, EXAMPLES, HISTORY = "perturbations.safetensors", "examples.parquet", "history.safetensors"
 SPREAD, EVALUATED, ROWS = "weights.parquet", "evaluation", "rows.parquet"

@@ -11,24 +11,23 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from omnirobust._differences import differences
-from omnirobust._draws import seeded
-from omnirobust._grid_checks import as_labels
-from omnirobust._models import Classifier
-from omnirobust.data import ImageData
+from omnirobust.attacks.options import OPTIONS, AttackOptions, Plan
+from omnirobust.attacks.results import AttackResult, Origin
+from omnirobust.core.draws import seeded
+from omnirobust.core.weights import Uniform
+from omnirobust.domains.checks import as_labels
+from omnirobust.domains.classifier import Classifier
 from omnirobust.evaluation.robustness import RobustnessReport
 from omnirobust.jobs.attack import describe_job
+from omnirobust.jobs.differences import differences
 from omnirobust.jobs.evaluate import EvaluationJob, describe_evaluation
 from omnirobust.jobs.evaluation_files import write_results as write_evaluation_results
+from omnirobust.jobs.folder import RunFolder
 from omnirobust.jobs.job import AttackJob, Grouping
-from omnirobust.jobs.models import predict
-from omnirobust.jobs.rules import told_rule
+from omnirobust.jobs.names import predict, told_rule
 from omnirobust.jobs.setting import Setting, labelled
 from omnirobust.jobs.summary import write_results
-from omnirobust.options import OPTIONS, AttackOptions, Plan
-from omnirobust.results import AttackResult, Origin
-from omnirobust.runs import RunFolder
-from omnirobust.weights import Uniform
+from omnirobust.zoo.data import ImageData
 
 NAMELESS = "tensors"
 """What inputs are called whose data set nobody names."""

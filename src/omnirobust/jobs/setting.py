@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust._device import resolved
-from omnirobust.data import ImageData, load
-from omnirobust.groups import make_groups
+from omnirobust.domains.groups import make_groups
 from omnirobust.jobs.job import AttackJob
-from omnirobust.jobs.models import check_answers, load_attacked, moved, predict
+from omnirobust.jobs.names import check_answers, load_attacked, moved, predict
 from omnirobust.jobs.transforms import Transform, load_transforms
+from omnirobust.zoo.data import ImageData, load
 
 CPU = torch.device("cpu")
 

@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 
 import torch
 
-from omnirobust._models import Precision
-from omnirobust._watch import GradientMaskingError
-from omnirobust.results import AttackResult, BatchStore
-from omnirobust.runs import RunFolder
+from omnirobust.attacks.masking import GradientMaskingError
+from omnirobust.attacks.results import AttackResult, BatchStore
+from omnirobust.domains.classifier import Precision
+from omnirobust.jobs.folder import RunFolder
 from omnirobust.training.workers import Alone, Launched, Workers
 
 Share: TypeAlias = Callable[[], None]

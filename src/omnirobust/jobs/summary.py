@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnirobust.attacks.results import AttackResult
 from omnirobust.evaluation.metrics import compare_paired, lift, paired_mean_difference, wilson_interval
 from omnirobust.jobs import rates
 from omnirobust.jobs.drawn import RandomModels, intervals, mean_rates
-from omnirobust.jobs.models import predict
+from omnirobust.jobs.folder import RunFolder
+from omnirobust.jobs.names import predict
 from omnirobust.jobs.rates import by_image, named
 from omnirobust.jobs.recheck import recheck, success_of
 from omnirobust.jobs.records import EXAMPLES, HISTORY, PERTURBATIONS, row_in_set
 from omnirobust.jobs.setting import Setting
-from omnirobust.results import AttackResult
-from omnirobust.runs import RunFolder
 
 Results = Mapping[str, AttackResult]
 

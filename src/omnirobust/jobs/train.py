@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from omnirobust._device import resolved
-from omnirobust._hub import DataUnavailableError
-from omnirobust.data import load
 from omnirobust.evaluation.metrics import clean_notes
 from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
+from omnirobust.jobs.folder import RunFolder, default_folder
 from omnirobust.jobs.frame import JobProgress, run_job
-from omnirobust.jobs.models import predict, split_name, split_network, trained_file
+from omnirobust.jobs.names import predict, split_name, split_network, trained_file
 from omnirobust.jobs.records import EVALUATED, ROWS, SPREAD, TrainingRecord
 from omnirobust.jobs.shards import wait
 from omnirobust.jobs.train_files import (
@@ -30,14 +29,15 @@ from omnirobust.jobs.train_files import (
 )
 from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.jobs.train_setting import TrainingSetting, load_training
-from omnirobust.runs import RunFolder, default_folder
-from omnirobust.stores import fingerprint
 from omnirobust.training.accuracy import accuracy_of, told_of
 from omnirobust.training.batches import batches
 from omnirobust.training.fit import FitResult, Progress, fit
 from omnirobust.training.logs import MetricLogger, make_loggers
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Alone, Launched, Workers
+from omnirobust.zoo.chunks import fingerprint
+from omnirobust.zoo.data import load
+from omnirobust.zoo.hub import DataUnavailableError
 
 _LOOKED_AT = 1000
 """Images, those held out if there are any, on which a network that nobody judges is looked at."""

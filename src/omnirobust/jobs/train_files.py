@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from omnirobust._files import replacing
-from omnirobust.data import ImageData
-from omnirobust.jobs.models import CARD
-from omnirobust.jobs.models import WEIGHTS as NETWORK
+from omnirobust.jobs.folder import RunFolder
+from omnirobust.jobs.names import CARD
+from omnirobust.jobs.names import WEIGHTS as NETWORK
 from omnirobust.jobs.records import ROWS, SPREAD
-from omnirobust.runs import RunFolder
-from omnirobust.stores import write_model
 from omnirobust.training.state import CHECKPOINT, read_checkpoint
+from omnirobust.zoo.chunks import write_model
+from omnirobust.zoo.data import ImageData
 
 EPOCHS = "epochs.csv"
 

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from omnirobust import zoo
-from omnirobust._outputs import reason
-from omnirobust._own_code import digests
-from omnirobust._states import check_given_back, check_state
-from omnirobust.data import ImageData, load
-from omnirobust.jobs.models import (
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.domains.outputs import reason
+from omnirobust.jobs.names import (
     build_source,
     named_code,
     read_source,
@@ -28,16 +26,18 @@ from omnirobust.jobs.models import (
     trained_file,
 )
 from omnirobust.jobs.train_job import TrainingJob
-from omnirobust.stores import model_fingerprint, read_model
-from omnirobust.threat_models import ThreatModel
 from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.ampgd import attack_batch
 from omnirobust.training.objective import Objective
 from omnirobust.training.outputs import check_labels, logits_of, needs_second_derivatives
 from omnirobust.training.schemes import Scheme
 from omnirobust.zoo.architectures import architecture_letter, seeded_build
+from omnirobust.zoo.chunks import model_fingerprint, read_model
+from omnirobust.zoo.data import ImageData, load
+from omnirobust.zoo.own_code import digests
 from omnirobust.zoo.recipes import Recipe
 from omnirobust.zoo.sources import named_model
+from omnirobust.zoo.states import check_given_back, check_state
 
 Source = Mapping[str, Any]
 """How a network is built again: "architecture", a letter of the zoo, or "code", one's own; and shape and classes."""

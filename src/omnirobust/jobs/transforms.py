@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from omnirobust._own_code import load_own, source_digest
-from omnirobust.transforms import NAMES, PAPER_DETERMINISTIC, PAPER_STOCHASTIC, ImageTransform, named
+from omnirobust.domains.transforms import NAMES, PAPER_DETERMINISTIC, PAPER_STOCHASTIC, ImageTransform, named
+from omnirobust.zoo.own_code import load_own, source_digest
 
 Transform: TypeAlias = Callable[..., Any]
 
@@ -24,8 +24,8 @@ def load_transforms(names: Sequence[str]) -> dict[str, Transform]:
     """Find transformations.
 
     Args:
-        names: each "rot:30" or another text that ``omnirobust.transforms.named`` reads, "table-3", "table-a5" or
-            "table-a6" for the sets of the paper, or "FILE.py:NAME" or "package.module:NAME" for one of one's own.
+        names: each "rot:30" or another text that ``omnirobust.domains.transforms.named`` reads, "table-3", "table-a5"
+            or "table-a6" for the sets of the paper, or "FILE.py:NAME" or "package.module:NAME" for one of one's own.
 
     Returns:
         Transformations by what tables call them, in the order asked for.

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from omnirobust import losses
-from omnirobust._types import Norm
-from omnirobust.directions import Sign
+from omnirobust.attacks.presets import DEFAULT_OF, PAPER, PAPER_CIFAR10, AttackSettings
+from omnirobust.core.directions import Sign
+from omnirobust.core.types import Norm
+from omnirobust.core.weights import Fixed, ProjectedAscent, Uniform
+from omnirobust.domains import losses
 from omnirobust.paper.losses import ClippedMargin, LabelLogit, Margin, as_measured
 from omnirobust.paper.printed import W_PRIOR
-from omnirobust.settings import DEFAULT_OF, PAPER, PAPER_CIFAR10, AttackSettings
 from omnirobust.study.attack_cells import Cell, Labels, MeanWeightsOf
 from omnirobust.study.spec import REFERENCE, Experiment, Row
-from omnirobust.weights import Fixed, ProjectedAscent, Uniform
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from omnirobust._types import Norm
+from omnirobust.attacks.presets import DEFAULT, PAPER_UNIVERSAL
+from omnirobust.core.types import Norm
+from omnirobust.core.weights import Uniform
 from omnirobust.paper.ensembles import MNIST
 from omnirobust.paper.losses import as_measured
-from omnirobust.settings import DEFAULT, PAPER_UNIVERSAL
 from omnirobust.study.attack_cells import Cell, Distortion, Universal
 from omnirobust.study.spec import Experiment, Row
-from omnirobust.weights import Uniform
 
 SIZES = (2, 4, 5, 10)
 """K of Table 2."""

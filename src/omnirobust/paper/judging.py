@@ -9,16 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from omnirobust.data import ImageData
+from omnirobust.attacks.universal import usgd
+from omnirobust.core.threat_models import L2, Linf, ThreatModel
+from omnirobust.domains.losses import neg_cross_entropy
 from omnirobust.evaluation import evaluate_robustness
-from omnirobust.losses import neg_cross_entropy
 from omnirobust.paper.training_budgets import DPAR, EPS_LINF, EPS_UNIVERSAL, How, Training, TrainingBudget
-from omnirobust.stores import Chunk
 from omnirobust.study.protocol import AnyCell, Span, WorkHook, Workplace
 from omnirobust.study.store import fingerprint, joined
-from omnirobust.threat_models import L2, Linf, ThreatModel
 from omnirobust.training import Scheme, attack_batch, cosines
-from omnirobust.universal import usgd
+from omnirobust.zoo.chunks import Chunk
+from omnirobust.zoo.data import ImageData
 
 LEARNED_FROM = 5000
 """Training images from which a universal perturbation is learned."""

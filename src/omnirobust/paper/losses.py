@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from omnirobust.losses import margin, standardised_margin
-from omnirobust.settings import AttackSettings
+from omnirobust.attacks.presets import AttackSettings
+from omnirobust.domains.losses import margin, standardised_margin
 
 
 def as_measured(default: AttackSettings) -> AttackSettings:

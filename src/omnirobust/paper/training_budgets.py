@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
-from omnirobust._models import Precision
-from omnirobust._types import check_count
+from omnirobust.core.contracts import check_count
+from omnirobust.core.threat_models import L2, Linf
+from omnirobust.domains.classifier import Precision
 from omnirobust.study import training_cells as study
 from omnirobust.study.protocol import Workplace
-from omnirobust.threat_models import L2, Linf
 from omnirobust.training.schemes import Kind, Scheme
 
 Opt: TypeAlias = Literal[

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from omnirobust.attacks.presets import DEFAULT, PAPER_TRANSFORMS
+from omnirobust.core.weights import Uniform
+from omnirobust.domains.transforms import PAPER_DETERMINISTIC, PAPER_STOCHASTIC, ImageTransform
 from omnirobust.paper.losses import as_measured
-from omnirobust.settings import DEFAULT, PAPER_TRANSFORMS
 from omnirobust.study.attack_cells import Cell, Labels, Transformed
 from omnirobust.study.claims import Claim, Rates, in_order, order, percent
 from omnirobust.study.spec import Experiment, Row
-from omnirobust.transforms import PAPER_DETERMINISTIC, PAPER_STOCHASTIC, ImageTransform
-from omnirobust.weights import Uniform
 
 LETTERS = "ABCD"
 EPS, STEPS = 0.03, 20

@@ -8,25 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from omnirobust import losses
-from omnirobust._draws import DrawKey
-from omnirobust._own_code import digests
-from omnirobust._types import NORMS
-from omnirobust.attacks import attack_product
-from omnirobust.data import ImageData
-from omnirobust.domains import DomainGrid
+from omnirobust.attacks.recipes import attack_product
+from omnirobust.attacks.results import AttackResult
+from omnirobust.core.draws import DrawKey, normal_start
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.core.types import NORMS
+from omnirobust.domains import losses
+from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.groups import make_groups
+from omnirobust.domains.transforms.seeded import as_views
 from omnirobust.evaluation.carlini_wagner import minimal_l2
 from omnirobust.evaluation.distortion import minimal_eps
-from omnirobust.groups import make_groups
-from omnirobust.results import AttackResult
-from omnirobust.starts import normal_start
-from omnirobust.stores import Chunk
 from omnirobust.study.attack_cells import Cell, Distortion, Task, Transformed, Universal
 from omnirobust.study.protocol import Span, WorkHook
 from omnirobust.study.store import Measured, fingerprint
-from omnirobust.threat_models import ThreatModel
-from omnirobust.views import as_views
 from omnirobust.zoo import MissingWeightsError
+from omnirobust.zoo.chunks import Chunk
+from omnirobust.zoo.data import ImageData
+from omnirobust.zoo.own_code import digests
 from omnirobust.zoo.trained import named_code
 
 SPLIT = 10_000

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
-from omnirobust._types import NORMS, Norm, check_count
-from omnirobust.groups import GroupBy
-from omnirobust.settings import AttackSettings
-from omnirobust.stores import Chunk
+from omnirobust.attacks.presets import AttackSettings
+from omnirobust.core.contracts import check_count
+from omnirobust.core.threat_models import Clip
+from omnirobust.core.types import NORMS, Norm
+from omnirobust.core.weights import Fixed
+from omnirobust.domains.groups import GroupBy
+from omnirobust.domains.transforms import ImageTransform
 from omnirobust.study.protocol import AnyCell, Span, WorkHook, Workplace
 from omnirobust.study.store import LATER, Measured, join, plain
-from omnirobust.threat_models import Clip
-from omnirobust.transforms import ImageTransform
-from omnirobust.weights import Fixed
+from omnirobust.zoo.chunks import Chunk
 
 CHUNK = 200
 """Images attacked together and kept in one file: what a kill can lose at most."""

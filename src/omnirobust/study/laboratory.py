@@ -14,14 +14,14 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor, nn
 
-from omnirobust import data as image_data
 from omnirobust import zoo
-from omnirobust.data import ImageData
-from omnirobust.stores import Chunk
 from omnirobust.study.attack_bench import CPU, Bench
 from omnirobust.study.attack_cells import Cell
 from omnirobust.study.protocol import AnyCell, Span, WorkHook
 from omnirobust.study.store import CellFolder, note_machine
+from omnirobust.zoo import data as image_data
+from omnirobust.zoo.chunks import Chunk
+from omnirobust.zoo.data import ImageData
 
 T = TypeVar("T")
 

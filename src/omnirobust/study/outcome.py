@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnirobust.domains.losses import wants_reach
 from omnirobust.evaluation import Interval, compare_paired, lift, wilson_interval
-from omnirobust.losses import wants_reach
 from omnirobust.study.attack_cells import Cell
 from omnirobust.study.claims import RESAMPLES, Judgement, Key, Rates, Statistic, bootstrap, judge
 from omnirobust.study.protocol import Summary

@@ -19,13 +19,13 @@ from typing import get_args
 
 import torch
 
-from omnirobust._own_code import broken, load_own
-from omnirobust.data import DataUnavailableError
 from omnirobust.study.attack_cells import Cell, Distortion
 from omnirobust.study.claims import Claim, Key, Rates, check_answers
 from omnirobust.study.spec import REFERENCE, Experiment, Kind, Row
 from omnirobust.study.store import Measured
 from omnirobust.study.training_cells import Robustness
+from omnirobust.zoo.data import DataUnavailableError
+from omnirobust.zoo.own_code import broken, load_own
 
 KINDS = get_args(Kind)
 

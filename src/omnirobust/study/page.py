@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from omnirobust._files import replacing
-from omnirobust.report.environment import environment
+from omnirobust.jobs.report.environment import environment
 from omnirobust.study.protocol import AnyOutcome, Verdict
 from omnirobust.study.tables import NONE, table
 

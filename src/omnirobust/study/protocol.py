@@ -14,8 +14,8 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeV
 
 import torch
 
-from omnirobust.data import ImageData
-from omnirobust.stores import Chunk
+from omnirobust.zoo.chunks import Chunk
+from omnirobust.zoo.data import ImageData
 
 Verdict: TypeAlias = Literal["true", "false", "undecided", "not measured"]
 WorkHook: TypeAlias = Callable[[int], None]

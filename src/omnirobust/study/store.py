@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust._files import replacing
-from omnirobust._own_code import is_own, source_digest
-from omnirobust._states import state_of
-from omnirobust.runs import version_of
-from omnirobust.stores import Chunk, ChunkStore
+from omnirobust.jobs.folder import version_of
 from omnirobust.study.protocol import Span
+from omnirobust.zoo.chunks import Chunk, ChunkStore
+from omnirobust.zoo.own_code import is_own, source_digest
+from omnirobust.zoo.states import state_of
 
 LATER: dict[str, Callable[[int], Tensor]] = {"distortion": lambda n: torch.empty(n, 0)}
 """Fields of ``Measured`` that came later, and what stands in their place of N images measured before. One that is not

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnirobust._models import Precision
-from omnirobust._own_code import digests
-from omnirobust._states import fill_state, state_of
-from omnirobust._types import check_count
+from omnirobust.core.contracts import check_count
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.domains.classifier import Precision
 from omnirobust.evaluation import evaluate_robustness
-from omnirobust.stores import Chunk
 from omnirobust.study.protocol import AnyCell, Span, WorkHook, Workplace
 from omnirobust.study.store import Measured, fingerprint, joined, plain
-from omnirobust.threat_models import ThreatModel
 from omnirobust.training import Scheme, fit
 from omnirobust.zoo.architectures import architecture_letter, seeded_build
+from omnirobust.zoo.chunks import Chunk
+from omnirobust.zoo.own_code import digests
+from omnirobust.zoo.states import fill_state, state_of
 from omnirobust.zoo.trained import build_source, named_code
 
 CHUNK = 250

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from omnirobust._draws import DrawKey
-from omnirobust._models import Classifier, Precision
-from omnirobust._outputs import rows_named
-from omnirobust._probe import notes_of, probed
+from omnirobust.core.draws import DrawKey
+from omnirobust.domains.classifier import Classifier, Precision
+from omnirobust.domains.outputs import rows_named
+from omnirobust.domains.probe import notes_of, probed
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batches, Data, batches
 from omnirobust.training.moves import row_seeds

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omnirobust._contracts import checked_rule, first_weights, set_around
-from omnirobust._draws import DrawKey
-from omnirobust._models import Classifier, Precision
-from omnirobust._outputs import check_finite, rows_named
-from omnirobust._types import Evaluation, check_shape
-from omnirobust.directions import Stepper
-from omnirobust.losses import neg_cross_entropy
-from omnirobust.threat_models import FeasibleSet
+from omnirobust.core.contracts import checked_rule, first_weights, set_around
+from omnirobust.core.directions import Stepper
+from omnirobust.core.draws import DrawKey
+from omnirobust.core.threat_models import FeasibleSet
+from omnirobust.core.types import Evaluation, check_shape
+from omnirobust.domains.classifier import Classifier, Precision
+from omnirobust.domains.losses import neg_cross_entropy
+from omnirobust.domains.outputs import check_finite, rows_named
 from omnirobust.training.diversity import diversity
 from omnirobust.training.moves import drawn_seeds, row_seeds, starts, steppers
 from omnirobust.training.outputs import check_differentiable, check_labels, needs_second_derivatives

@@ -8,13 +8,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from omnirobust._contracts import first_weights, set_around
-from omnirobust._draws import DrawKey
-from omnirobust._models import Classifier, Precision
-from omnirobust._outputs import RowError, rows_named
-from omnirobust._types import Evaluation
-from omnirobust.directions import Sign, Stepper
-from omnirobust.threat_models import FeasibleSet
+from omnirobust.core.contracts import first_weights, set_around
+from omnirobust.core.directions import Sign, Stepper
+from omnirobust.core.draws import DrawKey
+from omnirobust.core.threat_models import FeasibleSet
+from omnirobust.core.types import Evaluation
+from omnirobust.domains.classifier import Classifier, Precision
+from omnirobust.domains.outputs import RowError, rows_named
 from omnirobust.training.ampgd import Seen, attack_rows, evaluate
 from omnirobust.training.batches import Batch
 from omnirobust.training.moves import row_seeds

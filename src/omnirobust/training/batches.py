@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from omnirobust.data import ImageData, load
+from omnirobust.zoo.data import ImageData, load
 
 
 class Loader(Protocol):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from omnirobust._contracts import check_set
-from omnirobust._models import Precision
+from omnirobust.core.contracts import check_set
+from omnirobust.domains.classifier import Precision
 from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.batches import Batches, Data, LoaderBatches
 from omnirobust.training.outputs import check_labels, logits_of

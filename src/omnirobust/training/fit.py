@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from omnirobust._models import Precision as Precision
-from omnirobust._states import check_given_back, copied
-from omnirobust.stores import fingerprint
+from omnirobust.domains.classifier import Precision as Precision
 from omnirobust.training.accuracy import restored_modes, told_of
 from omnirobust.training.attackers import PrivateAttacker, attacker_of
 from omnirobust.training.batches import Data, LoaderBatches, batches, generators
@@ -38,6 +36,8 @@ from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import CHECKPOINT, Run, Settings
 from omnirobust.training.stopping import Stopped, best_epoch, reason_to_stop, score
 from omnirobust.training.workers import Alone, Launched, Workers
+from omnirobust.zoo.chunks import fingerprint
+from omnirobust.zoo.states import check_given_back, copied
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnirobust._outputs import RowError
+from omnirobust.domains.outputs import RowError
 from omnirobust.training.attackers import Attack, Attacker
 from omnirobust.training.batches import Batch, Batches, epoch_seed
 from omnirobust.training.objective import widest

@@ -7,12 +7,12 @@ from math import inf
 import torch
 from torch import Tensor
 
-from omnirobust._draws import DrawKey, normals_from, uniforms
-from omnirobust._types import norm_name
-from omnirobust.adaptive import Adaptive
-from omnirobust.directions import Direction, Normalised, RawGradient, Sign, Stepper
-from omnirobust.settings import PAPER
-from omnirobust.threat_models import FeasibleSet, ThreatModel
+from omnirobust.attacks.presets import PAPER
+from omnirobust.core.adaptive import Adaptive
+from omnirobust.core.directions import Direction, Normalised, RawGradient, Sign, Stepper
+from omnirobust.core.draws import DrawKey, normals_from, uniforms
+from omnirobust.core.threat_models import FeasibleSet, ThreatModel
+from omnirobust.core.types import norm_name
 from omnirobust.training.schemes import Scheme
 
 PAPER_LINF_STEP = 1 / 6

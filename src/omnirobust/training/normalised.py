@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from omnirobust._states import copied
 from omnirobust.training.outputs import logits_of
 from omnirobust.training.schemes import Scheme
+from omnirobust.zoo.states import copied
 
 
 @contextmanager

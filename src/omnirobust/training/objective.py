@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from omnirobust._models import Precision
-from omnirobust.losses import neg_cross_entropy
+from omnirobust.domains.classifier import Precision
+from omnirobust.domains.losses import neg_cross_entropy
 from omnirobust.training.diversity import diversity
 from omnirobust.training.normalised import lone_row
 from omnirobust.training.outputs import check_labels, logits_of

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from omnirobust._outputs import read_logits, reason
+from omnirobust.domains.outputs import read_logits, reason
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from omnirobust._types import WeightRule
-from omnirobust.threat_models import ThreatModel
-from omnirobust.weights import ProjectedAscent, Uniform, WorstCase
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.core.types import WeightRule
+from omnirobust.core.weights import ProjectedAscent, Uniform, WorstCase
 
 Kind = Literal["natural", "single", "average", "minmax", "worst", "universal"]
 Persist = Literal["none", "example"]

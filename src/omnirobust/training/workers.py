@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from omnirobust._models import Precision
+from omnirobust.domains.classifier import Precision
 from omnirobust.training.batches import Batch
 
 if TYPE_CHECKING:

@@ -1,5 +1,8 @@
 """Trained models: the paper's architectures, their recipes, and where their weights are kept."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from omnirobust._files import cache_dir
 from omnirobust.zoo.architectures import ARCHITECTURES, build
 from omnirobust.zoo.cards import Card, fgsm_accuracy
@@ -7,7 +10,9 @@ from omnirobust.zoo.checkpoints import MissingWeightsError, card, load, load_mod
 from omnirobust.zoo.preprocessing import Preprocessed, Preprocessing
 from omnirobust.zoo.recipes import RECIPES, Recipe, RecipeName
 from omnirobust.zoo.sources import load_model
-from omnirobust.zoo.trainer import train
+
+if TYPE_CHECKING:
+    from omnirobust.jobs.train_zoo import train as train
 
 __all__ = [
     "ARCHITECTURES",
@@ -28,3 +33,10 @@ __all__ = [
     "names",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``train`` when it is named: training lies above the models that it trains."""
+    if name == "train":
+        return import_module("omnirobust.jobs.train_zoo").train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust._files import replacing
-from omnirobust.losses import neg_cross_entropy
+from omnirobust.domains.losses import neg_cross_entropy
 
 FGSM_EPS = 0.2
 """Radius of the attack in Table A2."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from omnirobust._files import cache_dir, nearest
-from omnirobust.stores import read_model, write_model
 from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.cards import Card, read_card
+from omnirobust.zoo.chunks import read_model, write_model
 from omnirobust.zoo.recipes import RECIPES
 
 _NAME = re.compile(r"(?P<model>[a-z0-9]+/[a-z])(@seed(?P<seed>\d+))?")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-from omnirobust._hub import hub_access
+from omnirobust.zoo.hub import hub_access
 from omnirobust.zoo.preprocessing import Preprocessed, preprocessing_of_hf, preprocessing_of_timm
 
 

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from omnirobust._types import check_count
-from omnirobust.training.fit import Precision
+from omnirobust.core.choices import Precision
+from omnirobust.core.contracts import check_count
 
 RecipeName: TypeAlias = Literal["paper", "fast"]
 

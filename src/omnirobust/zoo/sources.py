@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from omnirobust.stores import read_chunk
 from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.checkpoints import load, parse_name
+from omnirobust.zoo.chunks import read_chunk
 from omnirobust.zoo.pretrained import load_hf, load_timm
 from omnirobust.zoo.trained import (
     fill,

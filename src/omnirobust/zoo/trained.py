@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from omnirobust._own_code import broken, load_own
-from omnirobust.stores import read_model
 from omnirobust.zoo.architectures import build
+from omnirobust.zoo.chunks import read_model
+from omnirobust.zoo.own_code import broken, load_own
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 """What a training leaves in its run folder: weights, and how the network is built."""

@@ -1,0 +1,1 @@
+"""Attacks, one call each: options, presets, restarts, batches, results."""

@@ -1,0 +1,125 @@
+"""What is watched while an attack runs: its progress, and models that let no gradient through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from omnirobust.core.solver import Progress
+from omnirobust.core.types import Evaluation
+from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.losses import Loss, signed_margin, smooth_margin
+
+_ENOUGH = 100
+"""Rows that a model must mask, and no other, before an attack in batches is stopped for it."""
+
+
+MASKED = 0.05
+"""The share of rows without any gradient from which on it is said that gradients are masked."""
+
+HINT = (
+    "is there a step function, a rounding or a detach inside? A program of torch.export may have lost a backward pass "
+    "of its own, such as a straight-through one: attack the module that it was made from"
+)
+
+
+class GradientMaskingError(ValueError):
+    """No gradient reaches any input: a gradient attack cannot see the model."""
+
+
+class GradientMaskingWarning(UserWarning):
+    """No gradient reaches some of the inputs: the attack begins there without a direction."""
+
+
+class Masking:
+    """Which models, and transformations before them, have let no gradient through so far, over all batches."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+        self._seeing: set[str] = set()
+
+    def note(self, name: str, open_rows: int, blocked: bool) -> None:
+        """Take note of a batch: how many rows ``name`` still resisted in it, and whether it masks all of them."""
+        self._open[name] = self._open.get(name, 0) + open_rows
+        if open_rows and not blocked:
+            self._seeing.add(name)
+
+    def judge(self, enough: int) -> None:
+        """Raise a GradientMaskingError if one masked all rows seen, and these are ``enough`` to say so."""
+        for name, rows in self._open.items():
+            if name not in self._seeing and rows >= enough:
+                raise GradientMaskingError(
+                    f"gradient masking: {name} has zero input gradient on every row, so that a gradient attack cannot "
+                    f"see it ({HINT})"
+                )
+
+
+_AT_START = "at the start, where the attack begins without a direction and success may be understated"
+
+
+def masking_notes(zero_gradient: Tensor, pairs: Sequence[str], loss: Loss, where: str = _AT_START) -> list[str]:
+    """Say of which models, and transformations before them, too many rows began without a gradient.
+
+    Args:
+        zero_gradient: the share of rows of each domain, (K,).
+        pairs: of model and transformation, as messages name them.
+        loss: of the attack: where it may be one that saturates, another is named.
+        where: on which rows, and what follows from it.
+    """
+    shares = zero_gradient.view(len(pairs), -1).mean(1).tolist()
+    advice = "an attack that needs no gradient, such as AutoAttack's Square, shows how much"
+    if loss not in (smooth_margin, signed_margin):
+        advice = f"try loss=losses.smooth_margin, which does not saturate; {advice}"
+    return [
+        f"Gradient masking: the input gradient of {pair} is zero on {100 * share:.2f} % of the rows {where} ({advice})."
+        for pair, share in zip(pairs, shares, strict=True)
+        if share >= MASKED
+    ]
+
+
+def masked_rows(grid: DomainGrid, evaluation: Evaluation, delta: Tensor, masking: Masking) -> Tensor:
+    """Say which rows resist and have no gradient under each domain, (B, K) bool; ``masking`` takes note.
+
+    Raises:
+        GradientMaskingError: if a model masks all of enough rows.
+    """
+    assert evaluation.grads is not None and evaluation.fooled is not None
+    flat = torch.stack([(grad.flatten(1) == 0).all(dim=1) for grad in evaluation.grads], 1)
+    masked = flat & ~evaluation.fooled
+    for source, (name, domains) in enumerate(grid.sources):
+        resisting = ~evaluation.fooled[:, domains]
+        all_masked = bool(resisting.any()) and bool((masked[:, domains] == resisting).all())
+        blocked = all_masked and grid.blocks_gradient(source, delta)
+        masking.note(name, int(resisting.any(1).sum()), blocked)
+    masking.judge(enough=_ENOUGH)
+    return masked
+
+
+class GradientWatch:
+    """Watches the start for gradients that are zero, and counts steps for the progress bar."""
+
+    def __init__(self, grid: DomainGrid, advance: Callable[[int], None], masking: Masking) -> None:
+        self._grid, self._advance, self._masking = grid, advance, masking
+        self._left = 0
+        self.zero_gradient = torch.zeros(len(grid.names))
+        self._first = True
+
+    def restart(self, steps: int) -> None:
+        """Begin to count the steps of another run."""
+        self._left = steps + 1
+
+    def finish(self) -> None:
+        """Count the steps that a run which stopped early did not take."""
+        self._advance(self._left)
+        self._left = 0
+
+    def __call__(self, seen: Progress) -> None:
+        """See the iterate of a step."""
+        self._advance(1)
+        self._left -= 1
+        if self._first and seen.evaluation.grads is not None and len(seen.delta):
+            masked = masked_rows(self._grid, seen.evaluation, seen.delta, self._masking)
+            self.zero_gradient = masked.float().mean(0).cpu()
+        self._first = False

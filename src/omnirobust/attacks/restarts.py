@@ -1,0 +1,267 @@
+"""One attack from a plan and checked inputs to a result: batches, restarts, fresh draws, success recomputed at the end.
+
+Every recipe of ``attacks`` ends here: they differ in the grid of domains only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from omnirobust._progress import bar
+from omnirobust.attacks.labels import labels_of
+from omnirobust.attacks.masking import GradientMaskingWarning, GradientWatch, Masking, masking_notes
+from omnirobust.attacks.options import Plan, label_notes
+from omnirobust.attacks.results import AttackResult, join_results, joined_notes
+from omnirobust.core.draws import normal_start
+from omnirobust.core.history import History, is_better
+from omnirobust.core.solver import Progress, Solution, solve
+from omnirobust.core.threat_models import FeasibleSet, range_notes
+from omnirobust.core.types import Evaluation
+from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.probe import notes_of
+
+_SELECTION, _JUDGEMENT = 2**30, 2**30 + 1
+"""Restart numbers that key the draws on which iterates are compared, and those on which the result is judged."""
+
+
+def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> AttackResult:
+    """Attack inputs that have been checked, batch by batch, those that the store has not got already.
+
+    Args:
+        plan: the options, resolved.
+        grid: the domains of all inputs.
+        feasible: the perturbations allowed around them.
+        x: the inputs, (B, *S), or (B, E, *S) where they share a perturbation.
+
+    Returns:
+        The result; the rows of its history are there unless some came without from the store.
+    """
+    o = plan.options
+    size = o["batch_size"] or max(len(x), 1)
+    starts, parts, masking = range(0, max(len(x), 1), size), [], Masking()
+    grid = grid.probed(o["batch_size"])
+    total = len(starts) * o["restarts"] * (o["steps"] + 1)
+    with bar(o["progress"], total) if o["progress"] else nullcontext(_uncounted) as advance:
+        for index, begin in enumerate(starts):
+            rows = slice(begin, begin + size)
+            whole = len(starts) == 1
+            part = plan if whole else plan.rows(rows)
+            done = None if o["store"] is None else o["store"].get(index)
+            if done is None or not _belongs(done, part, x[rows]):
+                within = feasible if whole else part.feasible(x[rows])
+                attack = _Batch(part, grid if whole else grid.select(rows), within, x[rows], o["first_row"] + begin)
+                done = attack.run(GradientWatch(attack.grid.renewed(0), advance, masking))
+                if o["store"] is not None:
+                    o["store"].put(index, as_asked(done, o["history"]))
+            else:
+                advance(o["restarts"] * (o["steps"] + 1))
+            parts.append(done.to(x.device))  # a store keeps results on the processor
+    masking.judge(enough=1)
+    joined = join_results(parts)
+    masked = masking_notes(joined.zero_gradient, [pair for pair, _ in grid.sources], plan.settings.loss)
+    for note in masked:
+        warnings.warn(note, GradientMaskingWarning, stacklevel=5)  # names the line that called the recipe
+    judged = f"Success is judged on {plan.draws} fresh draws, fooled means on all; both depend on the batch size."
+    random = notes_of(grid.models.values(), judged)
+    ranges = range_notes(plan.threat_model, x, shared=plan.shared)
+    notes = joined_notes((random, joined.notes, ranges, _already_notes(joined), masked))
+    settings = joined.settings if len(parts) == 1 else plan.describe(joined.draws)
+    return replace(joined, settings=settings, notes=notes)
+
+
+def as_asked(result: AttackResult, history: str) -> AttackResult:
+    """Return a result with its history in "full", or without its rows."""
+    return result if history == "full" else replace(result, history=replace(result.history, rows=None))
+
+
+def _uncounted(_: int) -> None:
+    """Count no steps: nobody looks."""
+
+
+def _already_notes(joined: AttackResult) -> list[str]:
+    if joined.already is None or not bool(joined.already.any()):
+        return []
+    already, pairs = int(joined.already.sum()), joined.already.numel()
+    return [
+        f"The class to reach is there already, without an attack, in {already} of {pairs}: success leaves these out."
+    ]
+
+
+def _belongs(done: AttackResult, plan: Plan, x: Tensor) -> bool:
+    """Say whether a stored result is one of this attack on as many problems."""
+    return len(done.delta) == len(x) and done.settings == plan.describe(done.draws)
+
+
+class _Batch:
+    """The problems of one batch, and what is done with them."""
+
+    def __init__(self, plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor, first_row: int) -> None:
+        self._plan, self.grid, self._feasible, self._x, self._first_row = plan, grid, feasible, x, first_row
+
+    def run(self, watch: GradientWatch) -> AttackResult:
+        """Solve, restart by restart, and judge what is kept."""
+        o, best = self._plan.options, None
+        self.grid = self.grid.scaled(self._feasible)
+        for restart in range(o["restarts"]):
+            left = None if best is None or not o["stop_when_fooled"] else _unfinished(best)
+            watch.restart(o["steps"])
+            if left is None or len(left):
+                found = self._solve(self.grid.renewed(restart), self._start(restart), left, watch)
+                best = found if best is None else better_of(best, found, left)
+            watch.finish()
+        assert best is not None
+        return self._finish(best, watch.zero_gradient)
+
+    def _solve(self, grid: DomainGrid, init: Tensor, left: Tensor | None, watch: GradientWatch) -> Solution:
+        plan, s, o = self._plan, self._plan.settings, self._plan.options
+        last = _LastIterate(watch, o["steps"])
+        found = solve(
+            grid if left is None else grid.select(left),
+            self._feasible if left is None else self._feasible.select(left),
+            s.rule if left is None else plan.rows(left).settings.rule,
+            init=init if left is None else init[left],
+            steps=o["steps"], step_size=s.step_size, direction=s.direction, keep=s.keep,
+            # a lucky draw must not end the attack: where something is random, only later restarts leave out what fools
+            stop_when_fooled=o["stop_when_fooled"] and not grid.random, callback=last, history="full",
+        )  # fmt: skip
+        return self._compare_anew(found, last, left) if grid.random and s.keep == "best" else found
+
+    def _compare_anew(self, found: Solution, last: _LastIterate, left: Tensor | None) -> Solution:
+        """Score the best iterate again, and the last one, on draws that neither has seen: the first may be luck."""
+        kept = _with(found, self._on_other_draws(found.delta, left))
+        if last.seen is None:
+            return kept
+        rows, final = last.seen.rows, last.seen
+        e = self._on_other_draws(final.delta, rows if left is None else left[rows])
+        step = torch.full_like(rows, final.step)
+        other = Solution(final.delta, final.weights, e.losses, e.fooled, step, found.history)
+        return _chosen(kept, other, rows, _beats(other, kept, rows), found.history)
+
+    def _on_other_draws(self, delta: Tensor, rows: Tensor | None) -> Evaluation:
+        grid = self.grid.renewed(_SELECTION, exact=True)
+        return _judge(grid if rows is None else grid.select(rows), delta, self._plan.draws)[0]
+
+    def _start(self, restart: int) -> Tensor:
+        like, given = self._feasible.lower, self._plan.options["init"]
+        if restart == 0 and isinstance(given, Tensor):
+            return given
+        if self._plan.settings.start == "zero" and restart == 0:
+            return torch.zeros_like(like)
+        low, high = self._plan.threat_model.bounds
+        return normal_start(like, self._plan.options["seed"], restart, self._first_row) * (high - low)
+
+    def _finish(self, found: Solution, zero_gradient: Tensor) -> AttackResult:
+        plan, o = self._plan, self._plan.options
+        delta = found.delta.unsqueeze(1) if plan.shared else found.delta
+        adversarial = (self._x + delta).clamp(*plan.threat_model.bounds)
+        exact = self.grid.renewed(_JUDGEMENT, exact=True, x=adversarial)
+        draws = plan.draws if exact.random else 1
+        final, success = _judge(exact, torch.zeros_like(found.delta), draws)
+        assert final.fooled is not None
+        labels = None
+        if o["targeted"] or o["true_labels"] is not None:
+            labels = labels_of(
+                self.grid.models, self._x, self.grid.labels, o["true_labels"], self.grid.sizes, shared=plan.shared,
+                targeted=o["targeted"],
+            )  # fmt: skip
+        return AttackResult(
+            adversarial=adversarial,
+            delta=found.delta,
+            weights=found.weights,
+            losses=final.losses,
+            fooled=final.fooled,
+            success=success,
+            draws=draws,
+            names=exact.names,
+            axes=exact.axes,
+            history=found.history,
+            steps=o["steps"],
+            gradient_evaluations=self.grid.images * o["steps"] * o["restarts"] + self.grid.reach_images,
+            zero_gradient=zero_gradient,
+            settings=plan.describe(draws),
+            right=None if labels is None else self._right(adversarial, labels.of, draws),
+            already=None if labels is None else labels.already,
+            notes=label_notes(o["targeted"], o["true_labels"]),
+        )
+
+    def _right(self, adversarial: Tensor, labels: Tensor, draws: int) -> Tensor:
+        """Return the share of the draws of the judgement on which domains give ``labels``, (B, K)."""
+        grid = self.grid.renewed(_JUDGEMENT, exact=True, x=adversarial, labels=labels)
+        return 1 - _judge(grid, torch.zeros_like(self._feasible.lower), draws)[1]
+
+
+class _LastIterate:
+    """Passes on what happens, and remembers the last iterate of those problems that got there."""
+
+    def __init__(self, watch: GradientWatch, steps: int) -> None:
+        self._watch, self._steps = watch, steps
+        self.seen: Progress | None = None
+
+    def __call__(self, seen: Progress) -> None:
+        self._watch(seen)
+        if seen.step == self._steps:
+            self.seen = seen
+
+
+def _judge(grid: DomainGrid, delta: Tensor, draws: int) -> tuple[Evaluation, Tensor]:
+    """Evaluate on ``draws`` fresh draws: mean losses, whether all of them fool, and the share that does (B, K)."""
+    losses, hits = [], []
+    for _ in range(draws):
+        e = grid.evaluate(delta, grad=False)
+        assert e.fooled is not None
+        losses.append(e.losses)
+        hits.append(e.fooled)
+    fooled = torch.stack(hits)
+    mean = losses[0] if draws == 1 else torch.stack(losses).mean(0)
+    return Evaluation(mean, fooled.all(0)), fooled.to(mean.dtype).mean(0)
+
+
+def _with(found: Solution, e: Evaluation) -> Solution:
+    return replace(found, losses=e.losses, fooled=e.fooled)
+
+
+def _unfinished(found: Solution) -> Tensor:
+    """Return the rows that some domain still resists, as indices."""
+    assert found.fooled is not None
+    return (~found.fooled.all(dim=1)).nonzero().flatten()
+
+
+def better_of(a: Solution, b: Solution, rows: Tensor | None = None) -> Solution:
+    """Keep, row by row, the solution that fools more domains, ties by the lower worst loss, then ``a``.
+
+    Args:
+        a: of B problems.
+        b: of the problems of ``a`` that ``rows`` lists; of all if it is None.
+        rows: int64 indices into ``a``.
+    """
+    rows = torch.arange(len(a.delta), device=a.delta.device) if rows is None else rows
+    better = _beats(b, a, rows)
+    return _chosen(a, b, rows, better, a.history.choose(b.history, rows, better))
+
+
+def _beats(b: Solution, a: Solution, rows: Tensor) -> Tensor:
+    """Say which problems of ``b``, the ``rows`` of ``a``, it solves better, (len(rows),) bool."""
+    known = a.fooled is not None and b.fooled is not None
+    counts = [s.fooled.sum(1) if known and s.fooled is not None else s.losses.new_zeros(len(s.losses)) for s in (a, b)]
+    return is_better(counts[1], b.losses.amax(1), counts[0][rows], a.losses[rows].amax(1))
+
+
+def _chosen(a: Solution, b: Solution, rows: Tensor, better: Tensor, history: History) -> Solution:
+    """Put those problems of ``b`` that are ``better`` into their places among ``a``."""
+
+    def pick(of_a: Tensor, of_b: Tensor) -> Tensor:
+        return of_a.index_copy(0, rows[better], of_b[better])
+
+    return Solution(
+        pick(a.delta, b.delta),
+        pick(a.weights, b.weights),
+        pick(a.losses, b.losses),
+        None if a.fooled is None or b.fooled is None else pick(a.fooled, b.fooled),
+        pick(a.step, b.step),
+        history,
+    )

@@ -1,0 +1,31 @@
+"""The loss of the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from omnirobust.domains.losses import neg_cross_entropy
+
+
+@dataclass(frozen=True)
+class ClippedCrossEntropy:
+    """max(log p_y, -cap): the cross-entropy up to ``cap``, so that images which are fooled for sure stop pulling.
+
+    Attributes:
+        cap: in nats, > 0.
+
+    Reference: Shafahi et al. 2020, "Universal adversarial training".
+    """
+
+    cap: float = 9.0
+
+    def __post_init__(self) -> None:
+        if not self.cap > 0:
+            raise ValueError(f"cap must be > 0, got {self.cap}")
+
+    def __call__(self, logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
+        """Return the loss of every row, (B,)."""
+        loss = neg_cross_entropy(logits, labels, targeted=targeted)
+        return loss if targeted else loss.clamp_min(-self.cap)

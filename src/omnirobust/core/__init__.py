@@ -1,0 +1,1 @@
+"""The problem (4) and Algorithm 1: no models, no images."""

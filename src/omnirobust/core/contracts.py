@@ -1,0 +1,244 @@
+"""What code of the caller's own owes the solver, checked where it is handed over: domains, weight rules, sets.
+
+What is the library's own (``is_ours``) passes by; the rest is wrapped in something that checks each of its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from math import isfinite, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnirobust.core.threat_models import Clip, FeasibleSet, ThreatModel
+from omnirobust.core.types import Domains, Evaluation, WeightRule, described
+
+_ROUNDING = 1e-4
+"""How far a projection may miss the caller's own set, which need not be computed as exactly as ours."""
+
+
+def is_ours(part: object) -> bool:
+    """Say whether something is of a class of this library, whose answers need no checks."""
+    return type(part).__module__.startswith("omnirobust.")
+
+
+def check_count(name: str, value: Any, least: int = 1, *, whole: bool = True) -> None:
+    """Raise a ValueError unless ``value`` is at least ``least``.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        least: the smallest that will do.
+        whole: whether it must be seen to be a whole number, too; not where it was read as one.
+    """
+    if (whole and (not isinstance(value, int) or isinstance(value, bool))) or value < least:
+        raise ValueError(f"{name} must be {'a whole number ' if whole else ''}>= {least}, got {value!r}")
+
+
+def check_domains(domains: Domains) -> int:
+    """Return how many domains there are, K; raise a ValueError unless names and axes agree."""
+    told, names = type(domains).__name__, tuple(domains.names)
+    if not names:
+        raise ValueError(f"{told} must have at least one domain")
+    members = [len(among) for among in domains.axes.values()]
+    if prod(members) != len(names):
+        raise ValueError(f"axes of {told} must have a product of {len(names)} members, as names, got {members}")
+    return len(names)
+
+
+def checked_domains(domains: Domains) -> Domains:
+    """Return domains whose answers have their shapes: the library's as they are, others wrapped.
+
+    Raises:
+        ValueError: if names and axes do not agree; the wrapped ones, if an answer is not what it must be.
+    """
+    return domains if is_ours(domains) else _CheckedDomains(domains, check_domains(domains))
+
+
+def checked_rule(rule: WeightRule) -> WeightRule:
+    """Return a rule whose weights lie in the simplex: the library's as they are, others wrapped."""
+    return rule if is_ours(rule) else _CheckedRule(rule)
+
+
+@dataclass(frozen=True)
+class _CheckedDomains:
+    domains: Domains
+    K: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.domains.names
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        return self.domains.axes
+
+    def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
+        return check_evaluation(self.domains.evaluate(delta, grad=grad), self.domains, delta, self.K, grad)
+
+    def select(self, rows: Tensor) -> Domains:
+        return _CheckedDomains(self.domains.select(rows), self.K)
+
+
+@dataclass(frozen=True)
+class _CheckedRule:
+    rule: WeightRule
+
+    def init(self, B: int, K: int, **like: Any) -> Tensor:
+        knows = "dtype" in signature(self.rule.init).parameters  # a rule of the caller's own need not
+        w = self.rule.init(B, K, **like) if knows else self.rule.init(B, K)
+        return _weights(w, (B, K), f"{type(self.rule).__name__}.init({B}, {K})").to(**like)
+
+    def step(self, weights: Tensor, losses: Tensor) -> Tensor:
+        w = self.rule.step(weights, losses)
+        return _weights(w, tuple(losses.shape), f"{type(self.rule).__name__}.step").to(losses)
+
+
+def check_evaluation(e: Evaluation, domains: Domains, delta: Tensor, K: int, grad: bool) -> Evaluation:
+    """Return what K domains said of ``delta``, if it has its shapes.
+
+    Raises:
+        ValueError: that names what is wrong, and the class of the domains.
+    """
+    told = f"{type(domains).__name__}.evaluate must return"
+    if not isinstance(e, Evaluation):
+        raise ValueError(f"{told} an Evaluation, got {type(e).__name__}")
+    size = (len(delta), K)
+    if not isinstance(e.losses, Tensor) or not e.losses.is_floating_point() or tuple(e.losses.shape) != size:
+        raise ValueError(f"{told} floating losses of shape (B, K) = {size}, got {described(e.losses)}")
+    if e.fooled is not None and (
+        not isinstance(e.fooled, Tensor) or e.fooled.dtype != torch.bool or tuple(e.fooled.shape) != size
+    ):
+        raise ValueError(f"{told} fooled as None or bool of shape (B, K) = {size}, got {described(e.fooled)}")
+    if not grad:
+        return e
+    if not isinstance(e.grads, tuple | list) or len(e.grads) != K:
+        got = f"{len(e.grads)} of them" if isinstance(e.grads, tuple | list) else described(e.grads)
+        raise ValueError(f"{told} a tuple of K = {K} gradients where grad is true, got {got}")
+    for k, slope in enumerate(e.grads):
+        if not isinstance(slope, Tensor) or slope.shape != delta.shape:
+            got = f"{described(slope)} for {domains.names[k]!r}"
+            raise ValueError(f"{told} gradients of shape {tuple(delta.shape)}, got {got}")
+    return e
+
+
+def off_simplex(weights: Tensor) -> Tensor:
+    """Say which rows of (B, K) are no weights: negative, NaN, or of another sum than 1; (B,) bool."""
+    return ~((weights >= 0).all(1) & ((weights.sum(1) - 1).abs() < 1e-4))
+
+
+def first_weights(rule: WeightRule, B: int, K: int, like: Tensor) -> Tensor:
+    """Return a rule's first weights (B, K), with the type and device of ``like``.
+
+    Raises:
+        ValueError: if a rule of the caller's own gives none.
+    """
+    init: Callable[..., Tensor] = checked_rule(rule).init
+    return init(B, K, dtype=like.dtype, device=like.device)
+
+
+def set_around(threat: ThreatModel, x: Tensor, *, shared: bool = False, clip: Clip = "image") -> FeasibleSet:
+    """Return the set of a threat model around inputs (B, *S), or (B, E, *S) if ``shared``.
+
+    Raises:
+        ValueError: if a threat model of the caller's own gives none.
+    """
+    if type(threat) is ThreatModel:
+        return threat.around(x, shared=shared, clip=clip)
+    found = threat.around(x, shared=shared, clip=clip) if shared or clip != "image" else threat.around(x)
+    shape = tuple(x.shape[:1] + x.shape[2:]) if shared else tuple(x.shape)
+    if not isinstance(found, FeasibleSet) or tuple(found.shape) != shape:
+        got = f"one of shape {tuple(found.shape)}" if isinstance(found, FeasibleSet) else type(found).__name__
+        raise ValueError(f"{type(threat).__name__}.around must return a FeasibleSet of shape {shape}, got {got}")
+    return found
+
+
+def check_set(threat: ThreatModel, x: Tensor, *, shared: bool = False, clip: Clip = "image") -> FeasibleSet:
+    """Check inputs against a threat model, and return the set; try the projection of one's own on noise.
+
+    Raises:
+        ValueError: if the inputs do not fit, or the projection does not lead into the set.
+    """
+    feasible = set_around(threat, x, shared=shared, clip=clip)
+    if type(feasible) is not FeasibleSet:
+        noise = torch.randn(feasible.shape, generator=torch.Generator().manual_seed(0)).to(feasible.lower)
+        check_member(feasible, feasible.project(noise), noise)
+    return feasible
+
+
+def check_member(feasible: FeasibleSet, moved: Tensor, like: Tensor) -> None:
+    """Raise a ValueError unless ``moved``, a projection, lies in a set of the caller's own, and in its data range."""
+    if type(feasible) is FeasibleSet:
+        return
+    name = type(feasible).__name__
+    told = f"{name}.project must return"
+    if not isinstance(moved, Tensor) or moved.shape != like.shape or moved.dtype != like.dtype:
+        raise ValueError(f"{told} {described(like)}, got {described(moved)}")
+    if not moved.numel():
+        return
+    if not bool(moved.isfinite().all()):
+        raise ValueError(f"{told} finite perturbations, got NaN or infinity")
+    out = float(torch.maximum(feasible.lower - moved, moved - feasible.upper).max())
+    if out > _ROUNDING * float((feasible.upper - feasible.lower).max()):
+        raise ValueError(f"{told} perturbations between lower and upper, got one {out:.2g} outside")
+    knows = "tol" in signature(feasible.contains).parameters
+    inside = feasible.contains(moved, tol=_ROUNDING) if knows else feasible.contains(moved)
+    if not isinstance(inside, Tensor) or tuple(inside.shape) != (len(like),) or inside.dtype != torch.bool:
+        raise ValueError(f"{name}.contains must return bool of shape ({len(like)},), got {described(inside)}")
+    if not bool(inside.all()):
+        row = int((~inside).nonzero()[0])
+        raise ValueError(f"{told} members of the set, got one in row {row} for which contains is false")
+
+
+def _weights(w: object, size: tuple[int, ...], told: str) -> Tensor:
+    if not isinstance(w, Tensor) or tuple(w.shape) != size:
+        raise ValueError(f"{told} must return weights of shape {size}, got {described(w)}")
+    bad = off_simplex(w)
+    if bool(bad.any()):
+        row = [round(v, 4) for v in w[int(bad.nonzero()[0])].tolist()]
+        raise ValueError(f"{told} must return weights >= 0 that sum to 1 in each row, got {row}")
+    return w
+
+
+def start_of(init: Tensor | None, feasible: FeasibleSet, generator: torch.Generator | None) -> Tensor:
+    """Return the first perturbations of ``solve``: those given, if they fit, or zeros, or noise."""
+    if init is not None:
+        if not isinstance(init, Tensor):
+            raise ValueError(f"init must be a tensor, got {type(init).__name__}")
+        if tuple(init.shape) != tuple(feasible.shape):
+            raise ValueError(f"init must have shape {tuple(feasible.shape)}, got {tuple(init.shape)}")
+        if not bool(init.isfinite().all()):
+            raise ValueError("init must be finite, got NaN or infinity")
+        return init.detach().to(feasible.lower)
+    zeros = torch.zeros_like(feasible.lower, memory_format=torch.contiguous_format)
+    return zeros if generator is None else zeros.normal_(0, 0.1, generator=generator)
+
+
+def weights_of(rule: WeightRule, weights: Tensor | None, losses: Tensor) -> Tensor:
+    """Return the first weights of ``solve``: those given, if they fit, or the rule's own."""
+    B, K = losses.shape
+    if weights is None:
+        init: Callable[..., Tensor] = rule.init
+        return init(B, K, dtype=losses.dtype, device=losses.device)
+    if tuple(weights.shape) != (B, K):
+        raise ValueError(f"weights must have shape ({B}, {K}), got {tuple(weights.shape)}")
+    if bool(off_simplex(weights).any()):
+        raise ValueError("weights must be non-negative and each row must sum to 1")
+    return weights.to(losses)
+
+
+def check_settings(steps: int, step_size: float | None, keep: str, history: str) -> None:
+    """Raise a ValueError that names a setting of ``solve`` that is out of range."""
+    check_count("steps", steps, 0)
+    if steps >= 2**31:  # what is kept of each would fit no memory, nor its number a tensor
+        raise ValueError(f"steps must be < 2147483648, got {steps}")
+    if step_size is not None and not (isinstance(step_size, int | float) and isfinite(step_size) and step_size > 0):
+        raise ValueError(f"step_size must be finite and > 0, got {step_size!r}")
+    if keep not in ("last", "best"):
+        raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
+    if history not in ("means", "full"):
+        raise ValueError(f"history must be 'means' or 'full', got {history!r}")

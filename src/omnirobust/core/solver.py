@@ -1,0 +1,199 @@
+"""Algorithm 1: one projected step on the perturbation, one ascent step on the weights, repeated.
+
+    minimise over delta in X, maximise over w in the simplex:  sum_k w_k F_k(delta) - gamma/2 ||w - 1/K||^2    (4)
+
+One evaluation a step: the evaluation at delta_t gives the losses for the weights of step t and the gradients for the
+perturbation of step t + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from omnirobust.core.choices import Keep as Keep
+from omnirobust.core.contracts import check_member, check_settings, checked_domains, checked_rule, start_of, weights_of
+from omnirobust.core.directions import Direction, weighted_gradient
+from omnirobust.core.history import Active, BestIterate, History, Trace
+from omnirobust.core.threat_models import FeasibleSet
+from omnirobust.core.types import Domains, Evaluation, WeightRule
+from omnirobust.core.weights import ascend
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """Domains whose losses may have a unit that belongs to the set: it is fixed before the first step."""
+
+    def scaled(self, feasible: FeasibleSet) -> Domains:
+        """Return the domains with their unit set; themselves where nothing is to set."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback sees after each step: the step, and the current problems' perturbation, weights, evaluation.
+
+    ``rows`` are the original indices of the problems still in the batch; w_t is the answer to the losses at delta_t.
+    """
+
+    step: int
+    rows: Tensor
+    delta: Tensor
+    weights: Tensor
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What ``solve`` returns.
+
+    Attributes:
+        delta: (B, *S), feasible.
+        weights: w after the evaluation at ``delta``, (B, K).
+        losses: F_k(delta), (B, K).
+        fooled: (B, K) bool, or None where the domains know no success.
+        step: the iterate that ``delta`` is, (B,) int64, 0 the starting point.
+        history: what happened at every iterate.
+    """
+
+    delta: Tensor
+    weights: Tensor
+    losses: Tensor
+    fooled: Tensor | None
+    step: Tensor
+    history: History
+
+
+def solve(
+    domains: Domains,
+    feasible: FeasibleSet,
+    rule: WeightRule,
+    *,
+    init: Tensor | None = None,
+    steps: int,
+    step_size: float | None = None,
+    direction: Direction,
+    weights: Tensor | None = None,
+    keep: Keep = "last",
+    stop_when_fooled: bool = False,
+    generator: torch.Generator | None = None,
+    callback: Callable[[Progress], None] | None = None,
+    history: Literal["means", "full"] = "means",
+) -> Solution:
+    """Solve (4) by Algorithm 1 for B problems at once.
+
+    For t = 1, ..., T: delta_t = proj(delta_{t-1} - alpha d_t) by (13), d_t the direction at w_{t-1}; then w_t from the
+    losses at delta_t by (14).
+
+    Args:
+        domains: the K losses.
+        feasible: the set X around each problem's input.
+        rule: how w answers the losses.
+        init: first perturbations (B, *S), projected before they count as an iterate. Not given: zeros, or with a
+            ``generator`` normal noise of standard deviation 0.1.
+        steps: T >= 0.
+        step_size: alpha; the direction says its units and whether it may be None.
+        direction: how delta moves.
+        weights: first weights (B, K), each row in the simplex (a warm start); not given, the rule's own.
+        keep: "last" returns the last iterate; "best", row by row, the iterate that fools most domains, ties by
+            the lowest worst loss, then the earliest.
+        stop_when_fooled: drop problems once all their domains are fooled. Their result is the iterate that did it;
+            their history repeats its last values.
+        generator: draws the start where ``init`` is not given.
+        callback: called after every evaluation, the starting point's included.
+        history: "means" over problems, or "full" for every problem's values too.
+
+    Returns:
+        The kept iterates, one a problem, and the history.
+
+    Raises:
+        ValueError: if an argument does not fit, a loss is NaN, or domains, rule or set of one's own break their word.
+
+    Cost: K (T + 1) forwards and K T input gradients; K of each before for a loss that wants the reach of a grid, see
+    ``DomainGrid.scaled``. Memory: what ``domains.evaluate`` holds, and some delta-sized
+    tensors: the iterate, the kept one, and the direction's state.
+
+    Reference: the paper, Section 3.1, Algorithm 1.
+    """
+    check_settings(steps, step_size, keep, history)
+    domains = checked_domains(domains.scaled(feasible) if isinstance(domains, Scalable) else domains)
+    rule = checked_rule(rule)
+    start = start_of(init, feasible, generator)
+    delta = feasible.project(start)
+    check_member(feasible, delta, start)
+    evaluation = domains.evaluate(delta, grad=steps > 0)
+    w = weights_of(rule, weights, evaluation.losses)
+    stepper = direction.start(feasible, step_size, steps)
+    active = Active(evaluation, stop_when_fooled)
+    within = feasible  # of the problems that are still in the batch
+    best, trace = BestIterate(keep, delta, w, evaluation), Trace(steps, w, evaluation)
+    _see(0, active, delta, w, evaluation, domains, callback)
+    for t in range(1, steps + 1):
+        # Problems that are done leave in bulk, not one by one: few sizes of batches occur.
+        left = active.leave()
+        if left is not None:
+            if len(left) == 0:
+                trace.repeat(t, steps + 1)
+                break
+            domains, within = domains.select(left), within.select(left)
+            delta, w, evaluation = delta[left], w[left], evaluation.select(left)
+            stepper.select(left)
+        delta = stepper.step(t, delta, w, evaluation, within)
+        evaluation = domains.evaluate(delta, grad=t < steps)
+        w = rule.step(w, evaluation.losses)
+        if getattr(stepper, "outside", False):  # of X, on a way round: it counts for nothing
+            trace.pass_over(t, active, w)
+        else:
+            best.offer(t, active, delta, w, evaluation)
+            trace.note(t, active, w, evaluation, best)
+            active.finish(evaluation)
+        _see(t, active, delta, w, evaluation, domains, callback)
+    check_member(feasible, best.delta, best.delta)
+    return Solution(best.delta, best.weights, best.losses, best.fooled, best.step, trace.means(full=history == "full"))
+
+
+def _see(
+    t: int, active: Active, delta: Tensor, w: Tensor, e: Evaluation, domains: Domains,
+    callback: Callable[[Progress], None] | None,
+) -> None:  # fmt: skip
+    """Refuse NaN, and tell the callback."""
+    if bool(e.losses.isnan().any()):
+        if bool(delta.isnan().any()):
+            raise ValueError(f"the perturbation became NaN at step {t}: a gradient or a projection was NaN")
+        domain = domains.names[int(e.losses.isnan().any(dim=0).nonzero()[0])]
+        raise ValueError(f"domain {domain!r} gave a NaN loss at step {t}")
+    if callback is not None:
+        callback(Progress(t, active.rows, delta, w, e))
+
+
+def stationarity(
+    domains: Domains, feasible: FeasibleSet, delta: Tensor, weights: Tensor, *, gamma: float, alpha: float, beta: float
+) -> Tensor:
+    """Measure how far (delta, w) is from a first-order stationary point of (4), as Theorem 1 does.
+
+    The l2 norm of the projected gradient: of (delta - proj_X(delta - alpha g)) / alpha, with g the gradient of (4) in
+    delta, together with (w - proj_P(w + beta (F - gamma (w - 1/K)))) / beta. Zero exactly at stationary points.
+
+    Args:
+        delta: (B, *S), feasible.
+        weights: (B, K), in the simplex.
+        gamma: of (4), >= 0.
+        alpha: step size of the measure in delta, > 0.
+        beta: step size of the measure in w, > 0.
+
+    Returns:
+        (B,), >= 0.
+
+    Cost: one evaluation with gradients.
+    """
+    evaluation = domains.evaluate(delta)
+    assert evaluation.grads is not None
+    moved = feasible.project(delta - alpha * weighted_gradient(weights, evaluation.grads))
+    raised = ascend(weights, evaluation.losses, beta, gamma)
+    in_delta = torch.linalg.vector_norm((delta - moved).flatten(1), dim=1) / alpha
+    in_weights = torch.linalg.vector_norm(weights - raised, dim=1) / beta
+    return torch.hypot(in_delta, in_weights)

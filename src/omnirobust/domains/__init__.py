@@ -1,0 +1,1 @@
+"""What a perturbation must beat: models, transformations and images; losses."""

@@ -1,0 +1,120 @@
+"""Several threats: what they are called, and which lies inside which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from omnirobust.core.threat_models import ThreatModel
+
+Threats: TypeAlias = ThreatModel | Mapping[str, ThreatModel] | Sequence[ThreatModel]
+
+
+def named_threats(threats: Threats) -> dict[str, ThreatModel]:
+    """Give every threat a name: the mapping's keys, or its norm and radius, as in "linf:0.2".
+
+    Raises:
+        ValueError: if there is none, one is no threat model, their bounds differ, or two names are the same.
+    """
+    if isinstance(threats, ThreatModel):
+        threats = [threats]
+    if not isinstance(threats, Mapping | Sequence) or isinstance(threats, str):
+        raise ValueError(f"threats must be threat models such as Linf(0.1), got {threats!r}")
+    pairs = list(threats.items()) if isinstance(threats, Mapping) else [(_name(t), t) for t in threats]
+    if not pairs:
+        raise ValueError("threats must hold at least one threat model, got none")
+    named: dict[str, ThreatModel] = {}
+    for name, threat in pairs:
+        if not isinstance(threat, ThreatModel):
+            raise ValueError(f"threats must be threat models such as Linf(0.1), got {threat!r}")
+        if name in named:
+            raise ValueError(f"threats must have names that differ, got {name!r} twice: give a mapping")
+        named[str(name)] = threat
+    bounds = {threat.bounds for threat in named.values()}
+    if len(bounds) > 1:
+        raise ValueError(f"threats must share their bounds, got {' and '.join(map(str, sorted(bounds)))}")
+    return named
+
+
+def inner_first(threats: Mapping[str, ThreatModel], x: Tensor) -> list[str]:
+    """Return the names so that a threat comes after those that lie inside it, whose examples count for it."""
+
+    def inside(name: str) -> int:
+        return sum(bool(lies_inside(other, threats[name], x).all()) for other in threats.values())
+
+    return sorted(threats, key=inside)
+
+
+def lies_inside(inner: ThreatModel, outer: ThreatModel, x: Tensor) -> Tensor:
+    """Say for which inputs all that ``inner`` allows is allowed by ``outer``, (B,) bool.
+
+    The ball of norm p and radius a lies in that of norm q and radius b if a max(1, d^(1/q - 1/p)) <= b, with d the
+    number of coordinates. Between l0 and other norms nothing is claimed, nor of a set of the user's own.
+    """
+    a, b = (_radii(threat, x) for threat in (inner, outer))
+    if _own(inner) or _own(outer):
+        return torch.full_like(a, inner is outer, dtype=torch.bool)
+    if outer.mask is not None and (inner.mask is None or not torch.equal(inner.mask, outer.mask)):
+        return torch.zeros_like(a, dtype=torch.bool)
+    if inner.p == 0 or outer.p == 0:
+        return (a <= b) & (inner.p == outer.p)
+    d = max(x[:1].numel(), 1)
+    return a * max(1.0, d ** (1 / outer.p - 1 / inner.p)) <= b
+
+
+def of_rows(threat: ThreatModel, rows: Tensor) -> ThreatModel:
+    """Return the threat with the radii of ``rows`` (int64 indices) alone, where every input has its own."""
+    eps = threat.eps
+    return replace(threat, eps=eps[rows]) if isinstance(eps, Tensor) and eps.ndim == 1 else threat
+
+
+def same_threat(a: ThreatModel, b: ThreatModel) -> bool:
+    """Say whether two threats allow the same; of sets of the user's own, whether they are one object."""
+    if _own(a) or _own(b):
+        return a is b
+    radii = (torch.as_tensor(t.eps, dtype=torch.float64) for t in (a, b))
+    masks = [t.mask for t in (a, b) if t.mask is not None]
+    alike = len(masks) == 0 or (len(masks) == 2 and torch.equal(*masks))
+    return (a.p, a.bounds) == (b.p, b.bounds) and alike and torch.equal(*radii)
+
+
+def check_universal(
+    universal: Mapping[str, Tensor] | None, x: Tensor, named: Mapping[str, ThreatModel]
+) -> dict[str, Tensor]:
+    """Return the universal perturbations like ``x``, checked.
+
+    Raises:
+        ValueError: if one has the name of a threat, or not the shape of an input.
+    """
+    given = dict(universal or {})
+    for name, delta in given.items():
+        if name in named:
+            raise ValueError(f"universal must have names that are none of the threats', got {name!r}")
+        if not isinstance(delta, Tensor) or delta.shape != x.shape[1:]:
+            got = shape_or_type(delta)
+            raise ValueError(f"universal must hold perturbations of shape {tuple(x.shape[1:])}, got {got} for {name!r}")
+    return {name: delta.detach().to(x) for name, delta in given.items()}
+
+
+def shape_or_type(value: object) -> str:
+    """Say for a message what was given instead of a tensor that fits."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _own(threat: ThreatModel) -> bool:
+    """Say whether a threat is of the user's own making: its norm and radius do not tell what it allows."""
+    return type(threat) is not ThreatModel
+
+
+def _radii(threat: ThreatModel, x: Tensor) -> Tensor:
+    return torch.as_tensor(threat.eps, dtype=torch.float64, device=x.device).expand(len(x))
+
+
+def _name(threat: object) -> str:
+    if not isinstance(threat, ThreatModel):
+        return repr(threat)
+    return f"{threat.name}:{'many' if isinstance(threat.eps, Tensor) and threat.eps.ndim else f'{float(threat.eps):g}'}"

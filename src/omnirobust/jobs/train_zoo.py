@@ -1,0 +1,156 @@
+"""Train the models of the zoo by their recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from omnirobust._device import resolved
+from omnirobust._files import sweep
+from omnirobust.training.accuracy import accuracy
+from omnirobust.training.fit import BatchProgress, Progress, fit
+from omnirobust.training.schemes import Scheme
+from omnirobust.zoo.architectures import build, seeded_build
+from omnirobust.zoo.cards import Card, fgsm_accuracy
+from omnirobust.zoo.checkpoints import ModelName, folder_of, parse_name, save
+from omnirobust.zoo.data import ImageData, load
+from omnirobust.zoo.recipes import Recipe, RecipeName, recipe_of
+
+
+def train(
+    name: str,
+    seed: int | None = None,
+    epochs: int | None = None,
+    *,
+    recipe: RecipeName | None = None,
+    cache: str | Path | None = None,
+    root: str | Path | None = None,
+    resume: bool = True,
+    device: str = "auto",
+    progress: Progress | None = None,
+    on_batch: BatchProgress | None = None,
+) -> Card:
+    """Train a model of the zoo by a recipe, and write weights and card into the cache.
+
+    Both are written after every epoch, so that the model can be used while it trains; the card says how far it is.
+    Killed and called again, it goes on after the last whole epoch, to the same parameters.
+
+    Args:
+        name: data/letter, such as "mnist/a", perhaps with @seedN.
+        seed: of the initial weights, the shuffling and the dropout; None for that of ``name``, which is 0 without one.
+        epochs: instead of the recipe's.
+        recipe: "paper" for the recipe of the paper's Appendix C.1, "fast" for ours, which takes a tenth of its epochs
+            on CIFAR-10; None for the fast one where there is one. The card says which.
+        cache: cache folder; None for $OMNIROBUST_CACHE or ~/.cache/omnirobust.
+        root: folder of the data, as for ``data.load``.
+        resume: False starts anew.
+        device: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is one.
+        progress: called after each epoch, as in ``fit``.
+        on_batch: called after each batch, as in ``fit``.
+
+    Returns:
+        The model's card, accuracies on the test split included.
+
+    Raises:
+        ValueError: for an unknown name or recipe, a negative seed, or settings other than those of the training to
+            resume.
+    """
+    parsed = parse_name(name)
+    if seed is not None:
+        if seed < 0:
+            raise ValueError(f"seed must be >= 0, got {seed}")
+        parsed = replace(parsed, seed=seed)
+    sweep(folder_of(str(parsed), cache))
+    kind, settings = recipe_of(parsed.recipe, recipe)
+    where = resolved(device)
+    settings = _for_this_machine(settings, where)
+    if epochs is not None:
+        settings = replace(settings, epochs=epochs)
+    images, test = (load(parsed.data, split, root=root) for split in ("train", "test"))
+    job = _Job(parsed, kind, settings, test, cache, progress)
+    kept = len(images) - settings.holdout
+    model = _initial(parsed, images, settings).to(where)
+    result = fit(
+        model,
+        (images.x[:kept], images.y[:kept]),
+        Scheme("natural"),
+        epochs=settings.epochs,
+        optimizer=settings.make_optimizer,
+        validation=(images.x[kept:], images.y[kept:]) if settings.holdout else None,
+        out=folder_of(str(parsed), cache),
+        resume=resume,
+        seed=parsed.seed,
+        batch_size=settings.batch_size,
+        lr_factor=settings.lr_factor,
+        stop_at=settings.stop_at,
+        precision=settings.precision,
+        progress=lambda epoch, total, row: job.after_epoch(model, epoch, total, row),
+        on_batch=on_batch,
+    )
+    return job.finish(model, result.epochs, result.history[-1])
+
+
+def _for_this_machine(recipe: Recipe, device: torch.device) -> Recipe:
+    # A device without bf16 units emulates it, many times slower than fp32. The card says which was used.
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        able = device.type == "cpu" and probe is not None and probe()
+    return recipe if able else replace(recipe, precision="fp32")
+
+
+def _initial(name: ModelName, images: ImageData, recipe: Recipe) -> nn.Module:
+    model = seeded_build(name.seed, partial(build, name.letter, images.shape, len(images.classes)))
+    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model  # pyright: ignore[reportCallIssue]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the card of a model under training needs beside the model."""
+
+    name: ModelName
+    kind: RecipeName
+    recipe: Recipe
+    test: ImageData
+    cache: str | Path | None
+    progress: Progress | None
+
+    def after_epoch(self, model: nn.Module, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
+        """Write the weights as they are, with a card that says so."""
+        save(model, self._card(model, epoch, row, fgsm=None, finished=False), self.cache)
+        if self.progress is not None:
+            self.progress(epoch, epochs, row)
+
+    def finish(self, model: nn.Module, epochs: int, row: Mapping[str, float]) -> Card:
+        """Write the trained weights with their full card."""
+        model.eval()
+        fgsm = fgsm_accuracy(model, self.test.x, self.test.y)
+        facts = self._card(model, epochs, row, fgsm=fgsm, finished=True)
+        save(model, facts, self.cache)
+        return facts
+
+    def _card(
+        self, model: nn.Module, epochs: int, row: Mapping[str, float], *, fgsm: float | None, finished: bool
+    ) -> Card:
+        return Card(
+            name=str(self.name),
+            architecture=self.name.letter,
+            shape=self.test.shape,
+            classes=len(self.test.classes),
+            data=self.name.data,
+            data_note=self.test.note,
+            recipe={"name": self.kind} | asdict(self.recipe) | {"milestones": list(self.recipe.milestones)},
+            seed=self.name.seed,
+            epochs=epochs,
+            finished=finished,
+            validation_accuracy=row.get("validation"),
+            clean_accuracy=accuracy(model, self.test),
+            fgsm_accuracy=fgsm,
+            torch_version=torch.__version__,
+        )

@@ -1,3 +1,0 @@
-"""One self-contained HTML page for a finished run."""
-
-from omnirobust.report.page import build_report as build_report
