@@ -525,3 +525,19 @@ def smooth() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(6)
         return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def test_notes_name_the_classes_that_only_one_part_of_the_data_has() -> None:
+    x, y = blobs()
+    order = y.argsort(stable=True)
+    x, y = x[order], y[order]  # sorted by class: the last 40 are all of class 2
+    sliced = fit(network(), (x[:80], y[:80]), NATURAL, epochs=1, validation=(x[80:], y[80:]))
+    assert sliced.notes == (
+        "data has no example of class 2, which validation has: accuracies on validation say little",
+        "validation has no example of classes 0, 1, which data has: accuracies on validation say little",
+    )
+    mixed = torch.randperm(120, generator=torch.Generator().manual_seed(0))
+    known, held_out = mixed[:80], mixed[80:]
+    assert fit(network(), (x[known], y[known]), NATURAL, epochs=1, validation=(x[held_out], y[held_out])).notes == ()
+    loader = DataLoader(TensorDataset(x[80:], y[80:]), 40)
+    assert fit(network(), (x[:80], y[:80]), NATURAL, epochs=1, validation=loader).notes == ()

@@ -91,7 +91,7 @@ def test_images_sorted_into_folders_by_class(tmp_path: Path) -> None:
     for array, name in zip(arrays, ["train/cat/a", "train/cat/b", "train/dog/a", "test/dog/a"], strict=True):
         (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pets" / f"{name}.png").write_bytes(encode(array))
-    train = load(str(tmp_path / "pets"), "train")
+    train = load(str(tmp_path / "pets"), "train", in_order=True)
     assert train.classes == ("cat", "dog")
     assert train.y.tolist() == [0, 0, 1]
     assert torch.equal(train.x[2], torch.from_numpy(arrays[2].transpose(2, 0, 1).astype(np.float32)) / 255)
@@ -273,8 +273,13 @@ def test_a_number_of_pictures_keeps_the_shares_of_the_classes(tmp_path: Path) ->
     assert levels(load(folder, limit=100)) == levels(first) + levels(then) + levels(rest)
     assert all(label == (level >= 60) + (level >= 90) for label, level in zip(first.y, levels(first), strict=True))
     assert first.choice == "stratified by class, seed 0" and rest.choice
-    whole = load(folder)  # nothing is chosen
-    assert levels(whole) == list(range(100)) and not whole.choice
+    whole = load(folder)  # whoever slices it gets the same shares
+    assert levels(whole) == levels(load(folder, limit=100)) and whole.choice
+    assert whole.rows is not None and whole.rows.tolist() == levels(whole)
+    assert whole.y[:10].bincount().tolist() == [6, 3, 1] and whole.y[-10:].bincount().tolist() == [6, 3, 1]
+    as_it_lies = load(folder, in_order=True)
+    assert levels(as_it_lies) == list(range(100)) and not as_it_lies.choice and as_it_lies.rows is None
+    assert levels(load(folder, start=7, limit=3, in_order=True)) == [7, 8, 9]
 
 
 def test_a_choice_names_the_classes_it_misses(tmp_path: Path) -> None:
@@ -310,7 +315,7 @@ def test_known_sets_keep_their_order(tmp_path, name) -> None:
 def test_a_class_called_like_a_split_stays_in_its_split(tmp_path: Path) -> None:
     for split, count in (("train", 3), ("test", 2)):
         picture_folder(tmp_path / "set", {"bus": count, "train": count, "test": count}, split)
-    assert load(str(tmp_path / "set"), "train").y.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert load(str(tmp_path / "set"), "train", in_order=True).y.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert load(str(tmp_path / "set"), "test").y.bincount().tolist() == [2, 2, 2]
 
 
@@ -361,7 +366,7 @@ def test_a_row_without_an_image_is_named(tmp_path: Path) -> None:
 def test_one_of_several_label_columns_is_named(tmp_path: Path) -> None:
     folder = str(table(tmp_path / "set", fine=[0, 1, 2], coarse=[1, 1, 0]))
     assert load(folder, label="fine").y.tolist() == [0, 1, 2]
-    assert load(folder, label="coarse").y.tolist() == [1, 1, 0]
+    assert load(folder, label="coarse", in_order=True).y.tolist() == [1, 1, 0]
     with pytest.raises(
         ValueError, match=r"label must name one of the columns of classes of .*set, fine, coarse, got no"
     ):

@@ -86,6 +86,7 @@ def show_evaluation(record: EvaluationRecord) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from omnirobust.jobs.report.numbers import threat_names
     from omnirobust.jobs.report.robustness import comparisons, heading, notes
     from omnirobust.jobs.report.words import percent
 
@@ -94,7 +95,7 @@ def show_evaluation(record: EvaluationRecord) -> None:
         "Accuracy in %; union: under all threats at once, with its 95 % interval; average: mean over threats."
     )
     table.add_column("model", no_wrap=True)
-    for column in ("clean", *record.threats, "average", "union", "interval"):
+    for column in ("clean", *threat_names(record.config["threats"]).values(), "average", "union", "interval"):
         table.add_column(column, justify="right")
     for name, found in record.metrics["models"].items():
         rates = [percent(rate["estimate"]) for rate in (found["clean"], *found["accuracy"].values())]

@@ -118,7 +118,10 @@ def run_evaluation(
         ModuleNotFoundError: if AutoAttack is asked for and not installed.
     """
     team = Alone() if team is None else team
-    images = load(job.data, job.split, limit=job.images, start=job.start, label=job.label, resize=job.resize)
+    images = load(
+        job.data, job.split, limit=job.images, start=job.start, label=job.label, resize=job.resize,
+        in_order=job.images is None and not job.start,
+    )  # fmt: skip
     if not len(images):
         raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
     models = moved(load_models(job.models, job.data, images), resolved(job.device))

@@ -110,7 +110,7 @@ def load_setting(job: AttackJob) -> Setting:
     """
     found = load(
         job.data, job.split, limit=job.images, start=job.start, label=job.label, resize=job.resize,
-        labelled=job.labels == "true",
+        labelled=job.labels == "true", in_order=job.images is None and not job.start,
     )  # fmt: skip
     if not len(found):
         raise ValueError(f"start must be an index of the {job.split} split of {job.data}, got {job.start}")

@@ -74,8 +74,8 @@ def load_training(job: TrainingJob) -> TrainingSetting:
     # With a limit, rows that lie sorted by class come in an order whose beginning and end hold all of them alike.
     every = load(job.data, "train", limit=sys.maxsize, label=job.label, resize=job.resize)
     train, validation = _split(job, every)
-    for name, threat in zip(job.scheme.names, job.scheme.threats, strict=True):
-        _check_threat(name, threat, train.x)
+    for threat in job.scheme.threats:
+        _check_threat(threat, train.x)
     _check_test(job, every)
     model, source = _initial(job, every)
     try_out(model, train, job.scheme)
@@ -97,19 +97,22 @@ def _split(job: TrainingJob, every: ImageData) -> tuple[ImageData, ImageData | N
     return every.part(slice(count)), held_out
 
 
-def _check_threat(name: str, threat: ThreatModel, x: Tensor) -> None:
+def _check_threat(threat: ThreatModel, x: Tensor) -> None:
     """Refuse data out of bounds, and a radius that no model can withstand or that changes nothing."""
+    from omnirobust.jobs.report.numbers import radius  # its package draws pages, which takes a second to load
+
     threat.around(x)
     low, high = threat.bounds
-    size, radius = x[0].numel(), float(threat.eps)
+    size, eps = x[0].numel(), float(threat.eps)
+    name = f"{threat.name}:{radius(eps)}"
     widest = float(size) if threat.p == 0 else (high - low) * size ** (1 / threat.p)  # 1 / inf is 0
     least = 1.0 if threat.p == 0 else 0.0
-    if radius >= widest:
+    if eps >= widest:
         raise ValueError(
             f"threat must have a radius below {widest:g}, at which it may turn any image of the data range "
             f"[{low:g}, {high:g}] into any other, got {name}"
         )
-    if radius < least or radius == 0:
+    if eps < least or eps == 0:
         raise ValueError(f"threat must have a radius {'>= 1' if least else '> 0'}, got {name}, which changes nothing")
 
 
@@ -128,8 +131,8 @@ def _check_test(job: TrainingJob, train: ImageData) -> None:
             f"test_images must be 0 unless the test split is like the train split, got {job.test_images}: "
             f"{len(test)} images {test.shape} of {len(test.classes)} classes, not {train.shape} of {len(train.classes)}"
         )
-    for name, threat in zip(job.scheme.names, job.scheme.threats, strict=True):
-        _check_threat(name, threat, test.x)
+    for threat in job.scheme.threats:
+        _check_threat(threat, test.x)
 
 
 def _initial(job: TrainingJob, images: ImageData) -> tuple[nn.Module, Source]:

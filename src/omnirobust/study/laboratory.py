@@ -44,7 +44,7 @@ def finished_model(name: str) -> nn.Module:
 
 
 def _load_images(name: str, split: str, limit: int | None) -> ImageData:
-    return image_data.load(name, split, limit=limit)
+    return image_data.load(name, split, limit=limit, in_order=limit is None)
 
 
 class Laboratory:

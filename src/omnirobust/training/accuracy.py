@@ -14,13 +14,17 @@ from omnirobust.domains.classifier import Classifier, Precision
 from omnirobust.domains.outputs import rows_named
 from omnirobust.domains.probe import notes_of, probed
 from omnirobust.training.ampgd import attack_rows
-from omnirobust.training.batches import Batches, Data, batches
+from omnirobust.training.batches import Batches, Data, LoaderBatches, batches
 from omnirobust.training.moves import row_seeds
 from omnirobust.training.outputs import logits_of
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Alone, Workers
 
 _JUDGED = "Each accuracy measured in training is that of one pass, with the draws of that pass."
+
+
+_SHOWN = 12
+"""Classes whose numbers a sentence lists."""
 
 
 @contextmanager
@@ -43,6 +47,27 @@ def told_of(model: nn.Module, x: Tensor) -> tuple[str, ...]:
             return notes_of(probed({"model": model}, x.to(device)).values(), _JUDGED)
         except ValueError:  # what it cannot take is told where it is judged
             return ()
+
+
+def classes_apart(train: Batches, held_out: Batches | None) -> tuple[str, ...]:
+    """Name the classes that only one of two parts of the data has examples of, by index, one sentence a part.
+
+    Nothing is said of loaders, whose labels are not known beforehand.
+    """
+    if held_out is None or isinstance(train, LoaderBatches) or isinstance(held_out, LoaderBatches):
+        return ()
+    ours, theirs = (set(part.y.unique().tolist()) for part in (train, held_out))
+    parts = (("data", "validation", theirs - ours), ("validation", "data", ours - theirs))
+    return tuple(
+        f"{name} has no example of {_classes(lacking)}, which {other} has: accuracies on validation say little"
+        for name, other, lacking in parts
+        if lacking
+    )
+
+
+def _classes(numbers: set[int]) -> str:
+    shown, more = ", ".join(map(str, sorted(numbers)[:_SHOWN])), len(numbers) - _SHOWN
+    return f"class{'es' if len(numbers) > 1 else ''} {shown}{f' and {more} others' if more > 0 else ''}"
 
 
 def accuracy(model: nn.Module, data: Data, *, batch_size: int = 512) -> float:

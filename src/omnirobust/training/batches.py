@@ -179,7 +179,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 def batches(name: str, data: Data, split: str, batch_size: int, seed: int | None) -> Batches:
     """Turn what the user gave as argument ``name`` into batches; see ``Data`` for what may be given."""
     if isinstance(data, str):
-        data = load(data, split)
+        data = load(data, split, in_order=True)
     if isinstance(data, ImageData):
         data = (data.x, data.y)
     if not isinstance(data, tuple):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from omnirobust.domains.classifier import Precision as Precision
-from omnirobust.training.accuracy import restored_modes, told_of
+from omnirobust.training.accuracy import classes_apart, restored_modes, told_of
 from omnirobust.training.attackers import PrivateAttacker, attacker_of
 from omnirobust.training.batches import Data, LoaderBatches, batches, generators
 from omnirobust.training.checks import Keep as Keep
@@ -63,7 +63,8 @@ class FitResult:
         weights: the weights that each training example had last, (N, K); None without attacks, or where the data does
             not number its examples.
         notes: what a reader of the accuracies on the validation data must know, one sentence each: that the model is
-            random, that its rows see each other, or how its output was read.
+            random, that its rows see each other, how its output was read, or which classes of one part of the data
+            the other part has no example of, where both are in memory.
     """
 
     model: nn.Module
@@ -194,7 +195,7 @@ def fit(
             log(told, run.history[-1])
             if progress is not None and workers.rank == 0:
                 progress(run.epoch, epochs, run.history[-1])
-    return _result(run, stopped, keep)
+    return _result(run, stopped, keep, classes_apart(train, held_out))
 
 
 def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, keep: Keep) -> None:
@@ -216,10 +217,10 @@ def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, kee
     loop.workers.wait()
 
 
-def _result(run: Run, stopped: Stopped, keep: Keep) -> FitResult:
+def _result(run: Run, stopped: Stopped, keep: Keep, told: Sequence[str]) -> FitResult:
     if keep == "best" and run.best is not None:
         run.model.load_state_dict(run.best)
     best = best_epoch(run.history) if score(run.history[-1]) >= 0 else run.epoch
     table = run.attacker.table if isinstance(run.attacker, PrivateAttacker) else None
     weights = table if table is not None and len(table) else None
-    return FitResult(run.model, run.epoch, tuple(run.history), stopped, best, weights, run.notes or ())
+    return FitResult(run.model, run.epoch, tuple(run.history), stopped, best, weights, (*(run.notes or ()), *told))

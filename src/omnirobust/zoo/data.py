@@ -99,6 +99,7 @@ def load(
     label: str | None = None,
     resize: tuple[int, int] | None = None,
     labelled: bool = True,
+    in_order: bool = False,
 ) -> ImageData:
     """Load labelled images by name.
 
@@ -115,11 +116,12 @@ def load(
         resize: (height, width) that all images are resized to, by Pillow's bilinear filter; None to take them as they
             are, which must be of one size then.
         labelled: False takes a set without classes as well, and rows without one; their ``y`` is -1.
+        in_order: True takes the images in the order of the set even where they lie sorted by class.
 
     Returns:
-        The images, in the order of the set. Where they lie sorted by class, as a folder of pictures does, and ``start``
-        or ``limit`` is given, those count in one fixed shuffled order, in which every part has the classes in the
-        shares of the whole: see ``stratified``. The embedded digits, "mnist" and "cifar10" keep their order.
+        The images, in the order of the set. Where they lie sorted by class, as a folder of pictures does, they come in
+        one fixed shuffled order, in which every part has the classes in the shares of the whole (see ``stratified``),
+        and ``start`` and ``limit`` count in it. The embedded digits, "mnist" and "cifar10" keep their order.
 
     Raises:
         ValueError: for an unknown name, split or label, a negative ``start`` or ``limit``, a set without one image and
@@ -138,7 +140,7 @@ def load(
     reading = Reading(label, resize, labelled)
     if name == "digits":
         return _digits(split, start, limit, reading)
-    return _read(_find(name, root).decoded(split, reading), name, split, start, limit, labelled)
+    return _read(_find(name, root).decoded(split, reading), name, split, start, limit, labelled, in_order)
 
 
 def _stop(start: int, limit: int | None) -> int | None:
@@ -187,14 +189,16 @@ def _find(name: str, root: str | Path | None) -> Source:
     raise ValueError(f"name must be one of {known}, got {name!r}{hint}")
 
 
-def _read(file: Path, name: str, split: str, start: int, limit: int | None, labelled: bool) -> ImageData:
+def _read(
+    file: Path, name: str, split: str, start: int, limit: int | None, labelled: bool, in_order: bool
+) -> ImageData:
     try:
         with safe_open(file, framework="pt") as stored:
             facts, labels = stored.metadata(), stored.get_tensor("labels")
             classes = tuple(json.loads(facts["classes"]))
             if labelled:
                 _check_labels(labels, classes, name, split)
-            chosen = (start > 0 or limit is not None) and _needs_choice(labels, facts, name)
+            chosen = not in_order and _needs_choice(labels, facts, name)
             order = stratified(labels, CHOICE_SEED) if chosen else torch.arange(len(labels))
             rows = order[start : _stop(start, limit)]
             images = _rows(stored, rows, in_order=not chosen)
@@ -209,6 +213,9 @@ def _read(file: Path, name: str, split: str, start: int, limit: int | None, labe
 def _rows(stored: Any, rows: Tensor, in_order: bool) -> Tensor:
     """Read some rows of the images, none but those."""
     images = stored.get_slice("images")
+    if len(rows) == images.get_shape()[0]:
+        whole = stored.get_tensor("images")
+        return whole if in_order else whole[rows]
     if in_order or not len(rows):
         return images[int(rows[0]) : int(rows[-1]) + 1] if len(rows) else images[:0]
     return torch.cat([images[row : row + 1] for row in rows.tolist()])

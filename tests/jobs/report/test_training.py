@@ -9,7 +9,9 @@ import pytest
 import omnirobust as orb
 from omnirobust.jobs import TrainingJob, TrainingRecord, run_training
 from omnirobust.jobs.report.figures import COLOURS, RATES, THREATS
-from omnirobust.jobs.report.robustness import accuracies
+from omnirobust.jobs.report.happened import judged
+from omnirobust.jobs.report.numbers import threat_names
+from omnirobust.jobs.report.robustness import accuracies, notes, render_evaluation
 from omnirobust.jobs.report.training import (
     learning_curves,
     loss_curve,
@@ -68,3 +70,30 @@ def test_what_is_said(record: TrainingRecord) -> None:
     )
     assert told_end(record).startswith("Trained on 64 images of digits for 3 epochs: all were done.")
     assert f"that of epoch {record.metrics['kept']}, chosen on 16 others." in told_end(record)
+
+
+def test_radii_are_shown_as_they_are_typed_and_stored_as_they_were(tmp_path) -> None:
+    scheme = Scheme("minmax", (orb.Linf(8 / 255), orb.L2(0.5)), steps=1)
+    job = TrainingJob(
+        "digits", scheme, Recipe(1, batch_size=32, holdout=16), model="a", images=64, test_images=4, test_steps=1
+    )
+    record = run_training(job, tmp_path / "run")
+    assert record.threats == ["linf:0.0313725", "l2:0.5"] and "weight/linf:0.0313725" in record.history[0]
+    shown, stored = render_training(record).split("<footer>")  # below: the settings of config.json
+    assert "0.0313725" not in shown and "0.0313725" in stored
+    assert shown.count("linf:8/255") >= 5  # headline, table of the judged, its bars, epochs, weights
+    assert record.evaluation is not None
+    page = render_evaluation(record.evaluation).split("<footer>")[0]
+    assert "linf:8/255" in page and "0.0313725" not in page
+    assert not any("0.0313725" in line for line in [*notes(record.evaluation), judged(record.evaluation)])
+
+
+def test_a_name_of_ones_own_stays() -> None:
+    threats = {
+        "linf:0.0313725": {"norm": "linf", "eps": 8 / 255}, "linf:0.0313725#2": {"norm": "linf", "eps": 8 / 255},
+        "linf:0.031": {"norm": "linf", "eps": 8 / 255}, "mine": {"norm": "l2", "eps": 0.5},
+        "sticker": {"norm": "given", "eps": None}, "l2:0.5": {"norm": "l2", "eps": 0.5},
+    }  # fmt: skip
+    assert list(threat_names(threats).values()) == [
+        "linf:8/255", "linf:8/255#2", "linf:0.031", "mine", "sticker", "l2:0.5"
+    ]  # fmt: skip

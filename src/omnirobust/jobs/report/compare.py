@@ -17,6 +17,7 @@ from omnirobust.jobs.folder import NOTHING, RunFolder, differences
 from omnirobust.jobs.records import AttackRecord, EvaluationRecord, open_records
 from omnirobust.jobs.report.choice import in_target
 from omnirobust.jobs.report.environment import environment
+from omnirobust.jobs.report.numbers import threat_names
 from omnirobust.jobs.report.words import count, percent, radius
 
 Outcomes: TypeAlias = dict[Hashable, bool]
@@ -144,7 +145,8 @@ def _attacks(a: AttackRecord, b: AttackRecord) -> Compared:
 def _evaluations(a: EvaluationRecord, b: EvaluationRecord) -> Compared:
     images = (_evaluated_images(a), _evaluated_images(b))
     threats = [threat for threat in a.threats if threat in b.threats]
-    measures = {"clean accuracy": ["clean"], **{f"accuracy under {threat}": [threat] for threat in threats}}
+    called = threat_names(a.config["threats"])
+    measures = {"clean accuracy": ["clean"], **{f"accuracy under {called[threat]}": [threat] for threat in threats}}
     if set(a.threats) == set(b.threats) and len(threats) > 1:
         measures["accuracy under all threats"] = threats
     lines = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from omnirobust.jobs.records import AttackRecord, EvaluationRecord, TrainingRecord
 from omnirobust.jobs.report.breakdown import breakdowns
-from omnirobust.jobs.report.numbers import count, percent
+from omnirobust.jobs.report.numbers import count, percent, threat_names
 from omnirobust.jobs.report.words import goal, unit
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -40,7 +40,8 @@ def judged(record: EvaluationRecord) -> str:
     models, images = record.metrics["models"], record.metrics["images"]
     left = {name: found["union"]["estimate"] for name, found in models.items()}
     clean = [found["clean"]["estimate"] for found in models.values()]
-    under = {1: f"withstands {record.threats[0]}", 2: "withstands both threats"}.get(
+    called = threat_names(record.config["threats"])
+    under = {1: f"withstands {called[record.threats[0]]}", 2: "withstands both threats"}.get(
         len(record.threats), f"withstands all {_spelled(len(record.threats))} threats"
     )
     most, least = max(left, key=lambda name: left[name]), min(left, key=lambda name: left[name])
@@ -54,7 +55,7 @@ def judged(record: EvaluationRecord) -> str:
             f"{count(images, 'image')}, {least} least often, on {_share(left[least], images)}"
         ]
     taken = _takes_most(models, record.threats)
-    return "; ".join([*said, before, *([] if taken is None else [f"{taken} takes most"])]) + "."
+    return "; ".join([*said, before, *([] if taken is None else [f"{called[taken]} takes most"])]) + "."
 
 
 def _takes_most(models: Mapping[str, Any], threats: list[str]) -> str | None:

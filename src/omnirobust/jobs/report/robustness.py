@@ -15,6 +15,7 @@ from omnirobust.jobs.report.charts import Chart
 from omnirobust.jobs.report.environment import environment
 from omnirobust.jobs.report.figures import colour, drawn_svg, legend_above, legend_name
 from omnirobust.jobs.report.happened import judged
+from omnirobust.jobs.report.numbers import threat_names
 from omnirobust.jobs.report.words import count, percent
 
 _LETTERS = 48
@@ -24,7 +25,7 @@ _LETTERS = 48
 def render_evaluation(record: EvaluationRecord) -> str:
     """Return the page of an evaluation as HTML."""
     env = environment()
-    env.globals |= {"percent": percent, "stacked": stacked}
+    env.globals |= {"percent": percent, "stacked": stacked, "threat_names": threat_names}
     return env.get_template("evaluation.html.j2").render(
         record=record,
         models=record.metrics["models"],
@@ -86,7 +87,8 @@ def _saturated_by(record: EvaluationRecord, name: str) -> str | None:
     wins = all(rate == 0 for rate, _ in rates)
     if not wins and any(rate < clean for rate, clean in rates):
         return None
-    said = f"Under {name} {'nothing is left right' if wins else 'nothing falls'}: this radius tells models little."
+    called = threat_names(record.config["threats"])[name]
+    said = f"Under {called} {'nothing is left right' if wins else 'nothing falls'}: this radius tells models little."
     other = other_radius(threat, wins=wins)
     return said if other is None else f"{said} Try {other[0]}, --threat {threat['norm']}:{other[1]}."
 
@@ -94,7 +96,7 @@ def _saturated_by(record: EvaluationRecord, name: str) -> str | None:
 def accuracies(record: EvaluationRecord) -> Chart:
     """Draw clean, robust and union accuracy of every model as bars with their intervals."""
     models: dict[str, Any] = record.metrics["models"]
-    groups = ["clean", *record.threats, "union"]
+    groups = ["clean", *threat_names(record.config["threats"]).values(), "union"]
     width = 0.8 / len(models)
 
     def draw(ax: Axes) -> None:

@@ -27,6 +27,7 @@ from omnirobust.jobs.report.figures import (
     weights_per_iteration,
 )
 from omnirobust.jobs.report.happened import trained
+from omnirobust.jobs.report.numbers import threat_names
 from omnirobust.jobs.report.robustness import accuracies, comparisons, notes, stacked
 from omnirobust.jobs.report.words import count, percent
 
@@ -38,7 +39,7 @@ def render_training(record: TrainingRecord) -> str:
     """Return the page of a training as HTML."""
     judged = record.evaluation
     env = environment()
-    env.globals |= {"percent": percent, "stacked": stacked}
+    env.globals |= {"percent": percent, "stacked": stacked, "threat_names": threat_names}
     figures = [learning_curves(record), loss_curve(record), weight_boxes(record) or mean_weights(record)]
     return env.get_template("training.html.j2").render(
         record=record,
@@ -58,11 +59,15 @@ def render_training(record: TrainingRecord) -> str:
 
 def headline(record: TrainingRecord) -> str:
     """Name what was trained against what."""
-    threats, kind = record.threats, record.config["scheme"]["kind"]
+    threats, kind = _called(record), record.config["scheme"]["kind"]
     if not threats:
         return "A natural training"
     dpar = record.config["scheme"]["dpar"]
     return f"{_KINDS[kind]} against {', '.join(threats)}" + (f", DPAR {dpar:g}" if dpar else "")
+
+
+def _called(record: TrainingRecord) -> list[str]:
+    return list(threat_names(record.config["scheme"]["threats"]).values())
 
 
 _KINDS = {
@@ -131,7 +136,7 @@ def mean_weights(record: TrainingRecord) -> Chart | None:
     if record.config["scheme"]["kind"] not in ("minmax", "worst") or keys[-1] not in record.history[0]:
         return None
     lines = [[row[key] for row in record.history] for key in keys]
-    svg = _lines(record, lines, record.threats, "mean weight", (0, 1), THREATS)
+    svg = _lines(record, lines, _called(record), "mean weight", (0, 1), THREATS)
     return Chart(svg, "Mean weight of each attack over the images of an epoch")
 
 
@@ -144,11 +149,11 @@ def weight_boxes(record: TrainingRecord) -> Chart | None:
     size = len(next(iter(found.values())))
     start = torch.full((size, len(record.threats)), 1 / len(record.threats))
     series = _filled([start, *(found.get(e) for e in range(1, max(found) + 1))])
-    ends = zip(record.threats, series[-1].median(0).values.tolist(), strict=True)
+    ends = zip(_called(record), series[-1].median(0).values.tolist(), strict=True)
     label = (
         f"Box plot of weights over images per epoch; medians at the end: {', '.join(f'{n} {v:.2f}' for n, v in ends)}"
     )
-    svg = weights_per_iteration(torch.stack(series), record.threats, label=label, unit="epoch", hues=THREATS)
+    svg = weights_per_iteration(torch.stack(series), _called(record), label=label, unit="epoch", hues=THREATS)
     caption = "Weights of the attacks over training images. Boxes: quartiles; whiskers: 5th to 95th percentile"
     return Chart(Markup(svg), caption)
 
@@ -192,8 +197,8 @@ def _columns(record: TrainingRecord) -> list[tuple[str, list[str]]]:
         if key in record.history[0]
     ]
     weights = [
-        (f"weight {name}", [f"{row[f'weight/{name}']:.3f}" for row in record.history])
-        for name in record.threats
+        (f"weight {shown}", [f"{row[f'weight/{name}']:.3f}" for row in record.history])
+        for name, shown in threat_names(record.config["scheme"]["threats"]).items()
         if f"weight/{name}" in record.history[0]
     ]
     return [
