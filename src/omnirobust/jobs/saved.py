@@ -204,5 +204,5 @@ def _images(x: Tensor, y: Tensor, classes: int, data: ImageData | None) -> Image
         raise ValueError(
             f"data must be the set that the inputs {tuple(x.shape)} are of, got one of shape {tuple(data.x.shape)}"
         )
-    first = data.rows is not None and torch.equal(x, data.x[: len(x)])
-    return replace(data, x=x, y=y, rows=data.rows[: len(x)] if first else None)
+    rows = data.rows[: len(x)] if data.rows is not None and torch.equal(x, data.x[: len(x)]) else None
+    return replace(data, x=x, y=y, rows=rows)
