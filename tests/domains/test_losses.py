@@ -71,12 +71,18 @@ def test_margin_takes_the_largest_wrong_logit_even_when_all_are_negative() -> No
 @given(seed=st.integers(0, 10_000))
 def test_low_loss_means_fooled(seed: int) -> None:
     z, y = random_logits(seed, rows=50)
-    hit = losses.fooled(z, y)
-    assert torch.equal(hit, losses.margin(z, y, kappa=0.0) == 0) | bool((z.topk(2).values.diff() == 0).any())
-    assert torch.equal(hit, losses.probability_margin(z, y) < 0)
-    assert torch.equal(hit, losses.dlr(z, y) < 0)
-    reached = losses.fooled(z, y, targeted=True)
-    assert torch.equal(reached, ~hit)
+    said = [max(range(len(row)), key=row.__getitem__) for row in z.tolist()]
+    others = [
+        max(v for c, v in enumerate(row) if c != label) for row, label in zip(z.tolist(), y.tolist(), strict=True)
+    ]
+    left = torch.tensor([c != label for c, label in zip(said, y.tolist(), strict=True)])
+    ahead = torch.tensor([row[label] > v for row, label, v in zip(z.tolist(), y.tolist(), others, strict=True)])
+    assert bool(left.any()) and bool(ahead.any())
+    for targeted, won in ((False, left), (True, ahead)):
+        assert torch.equal(losses.fooled(z, y, targeted=targeted), won)
+        assert torch.equal(losses.margin(z, y, kappa=0.0, targeted=targeted) == 0, won)
+        for loss in (losses.signed_margin, losses.probability_margin, losses.dlr):
+            assert torch.equal(loss(z, y, targeted=targeted) < 0, won)
 
 
 def test_dlr_does_not_change_with_shift_and_scale_and_says_how_many_classes_it_needs() -> None:

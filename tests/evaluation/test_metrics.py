@@ -127,3 +127,13 @@ def test_one_class_of_data_and_a_handful_of_inputs_tell_nothing() -> None:
     assert clean_notes(ones, ones, 2) == []
     assert clean_notes(torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0]), 2) == []
     assert clean_notes(ones[:0], ones[:0], 2) == []
+
+
+def test_of_a_random_model_the_accuracy_over_its_draws_decides() -> None:
+    y = torch.arange(40) % 2
+    lucky, often = torch.where(torch.arange(40) < 5, 1 - y, y), torch.ones_like(y)
+    (said,) = clean_notes(lucky, y, 2, rate=0.55)
+    assert "is right on 55.00 % of 40 inputs, no more often than guessing" in said
+    assert clean_notes(1 - y, y, 2, rate=0.9) == []
+    (said,) = clean_notes(often, y, 2, rate=0.6)  # it says another class now and then
+    assert "is right on 60.00 %" in said

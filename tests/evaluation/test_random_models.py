@@ -322,3 +322,21 @@ def test_universal_perturbations_of_random_models_are_scored_on_fresh_draws(prob
     fooled = 1 - counted(model, learned.apply(x), y)
     assert score_universal(model, x, y, learned, draws=30).asr == pytest.approx(fooled, abs=0.03)
     assert fooled > nothing.asr + 0.1
+
+
+@pytest.mark.parametrize(("noise", "chance"), [(0.25, False), (30.0, True)])
+def test_the_note_on_guessing_says_the_accuracy_that_the_report_does(noise: float, chance: bool) -> None:
+    """Of many draws few go against an input, and on some of few draws half do: that made no accuracy."""
+    y = torch.arange(60) % 4
+    x = torch.zeros(60, 4)
+    x[torch.arange(60), y] = 0.5
+
+    def model(v: Tensor) -> Tensor:
+        return v + noise * torch.randn_like(v)
+
+    report = evaluate_robustness(model, x, y, [orb.Linf(0.0)], steps=1)
+    told = [note for note in report.notes if note.startswith("Before any attack")]
+    assert bool(told) == chance
+    for note in told:
+        assert f"is right on {100 * report.clean:.2f} % of 60 inputs" in note
+    assert report.clean == pytest.approx(counted(model, x, y), abs=0.05)

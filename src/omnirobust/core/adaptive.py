@@ -130,7 +130,7 @@ class Descent:
     def _target(self, delta: Tensor, grad: Tensor, feasible: FeasibleSet) -> Tensor:
         """Return z: where a step without momentum ends."""
         shape = torch.sign(grad) if feasible.p == inf else unit_l2(grad)
-        return feasible.project(delta.addcmul(shape, _like(self._size, grad), value=-1))
+        return feasible.project(delta.to(shape.dtype).addcmul(shape, _like(self._size, grad), value=-1).to(delta.dtype))
 
     def _begin(self, delta: Tensor, grad: Tensor, worst: Tensor, feasible: FeasibleSet) -> None:
         first = self._setting.first_step or 1.0

@@ -113,12 +113,12 @@ class _Plain:
         move = self._shape(weighted_gradient(weights, evaluation.grads))
         fraction = 1.0 if self._decay == "constant" else 1.0 - (t - 1) / self._steps
         if self._size is not None:
-            return feasible.project(delta.sub(move, alpha=self._size * fraction))
+            return feasible.project(delta.sub(move, alpha=self._size * fraction).to(delta.dtype))
         reach = feasible.radius()
         if feasible.p == 0:  # eps counts coordinates there: the width of the box is the length that there is
             reach = (feasible.upper - feasible.lower).flatten(1).amax(dim=1)
         reach = reach.view((-1,) + (1,) * (delta.ndim - 1))
-        return feasible.project(delta - move * (reach * (fraction / 4)))
+        return feasible.project((delta - move * (reach * (fraction / 4))).to(delta.dtype))
 
     def select(self, rows: Tensor) -> None:
         """Nothing is kept between steps."""

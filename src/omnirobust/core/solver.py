@@ -192,7 +192,8 @@ def stationarity(
     """
     evaluation = domains.evaluate(delta)
     assert evaluation.grads is not None
-    moved = feasible.project(delta - alpha * weighted_gradient(weights, evaluation.grads))
+    step = alpha * weighted_gradient(weights, evaluation.grads)
+    moved = feasible.project((delta - step).to(delta.dtype))
     raised = ascend(weights, evaluation.losses, beta, gamma)
     in_delta = torch.linalg.vector_norm((delta - moved).flatten(1), dim=1) / alpha
     in_weights = torch.linalg.vector_norm(weights - raised, dim=1) / beta

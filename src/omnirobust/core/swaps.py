@@ -87,7 +87,7 @@ def swap_coordinates(delta: Tensor, grad: Tensor, lower: Tensor, upper: Tensor, 
     comes = _marked(rich_at, enters, used)
     largest = grad.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
     step = grad / largest * (upper - lower)
-    moved = torch.where(used & ~leaves, (delta - step).clamp(lower, upper), 0.0)
+    moved = torch.where(used & ~leaves, (delta - step).to(delta.dtype).clamp(lower, upper), 0.0)
     return torch.where(comes, end, moved)
 
 

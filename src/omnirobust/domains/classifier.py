@@ -18,7 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from omnirobust.core.choices import Precision as Precision
 from omnirobust.domains.frozen import Frozen
-from omnirobust.domains.outputs import Read, are_probabilities, check_finite, look_squashed, read_logits, reason
+from omnirobust.domains.outputs import (
+    Read,
+    are_probabilities,
+    check_finite,
+    check_logits,
+    look_squashed,
+    read_logits,
+    reason,
+)
 
 Model: TypeAlias = Callable[[Tensor], Any]
 Models: TypeAlias = Mapping[str, Model] | Sequence[Model] | Model
@@ -84,7 +92,7 @@ class Classifier:
         name: what messages and results call it.
         model: maps a batch (B, *S) to logits (B, C), or to something that ``read_logits`` finds them in. One that does
             not take the inputs' dtype gets them in that of its parameters.
-        precision: "bf16" runs it under autocast; logits come back in the precision of the input.
+        precision: "bf16" runs it under autocast.
 
     On a CPU, models with two-dimensional convolutions see images in channels_last layout, and batches of more than
     256 in pieces that fit the cache: both change results by rounding only.
@@ -120,7 +128,7 @@ class Classifier:
         """What was seen so far that a reader of results must know, one sentence each."""
         told = [self._read] if self._read else []
         if self._dtype is not None:
-            told.append(f"{self._label} computes in {self._dtype}: inputs were cast to it, and logits back.")
+            told.append(f"{self._label} computes in {self._dtype}: inputs were cast to it.")
         if self.held.baked:
             told.append(
                 f"{self._label} was exported or traced in training mode, and no mode undoes that: its dropout and "
@@ -148,21 +156,25 @@ class Classifier:
             return max(images, 1)
         return max(8, _CHUNK_PIXELS // (like.shape[2] * like.shape[3]))
 
-    def __call__(self, batch: Tensor) -> Tensor:
-        """Return the logits of ``batch`` (B, *S), (B, C) in its dtype.
+    def __call__(self, batch: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the logits of ``batch`` (B, *S), (B, C), as the model computes them, but in float32 at least.
+
+        Args:
+            batch: the inputs.
+            dtype: that of the inputs that ``batch`` stands for, see ``widened``; None for its own.
 
         Raises:
             ValueError: if the output cannot be read as logits, or the model raises; the sentence names it.
-            RowError: if logits are NaN or infinite.
+            RowError: if logits are NaN or infinite, or minus infinity for all classes but one.
         """
         with self.held:
-            return self.logits(batch)
+            return self.logits(batch, dtype)
 
-    def logits(self, batch: Tensor) -> Tensor:
+    def logits(self, batch: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Do what a call does, for those who have frozen the model already (``held``)."""
-        views = self._convolutional and _is_of_images(batch)
-        try:  # it may write into its input
-            given = batch.clone() if self._dtype is None else batch.to(self._dtype)
+        views, dtype = self._convolutional and _is_of_images(batch), dtype or batch.dtype
+        try:
+            given = self._given(batch, dtype)
             if views or self.precision == "bf16" or not self.held.caught:
                 output = self._in_context(given, views)
             else:
@@ -170,22 +182,21 @@ class Classifier:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the code of a model raises: assertions and look-ups among it
-            if self.classes is None and self._adapts(batch):
-                return self.logits(batch)
+            if self.classes is None and self._adapts(batch, dtype):
+                return self.logits(batch, dtype)
             takes = "cannot take" if self.classes is None else "has answered before, and failed on"
             raise ValueError(
-                f"{self._label} {takes} inputs of shape {tuple(batch.shape)}, {batch.dtype}: {reason(error)}"
+                f"{self._label} {takes} inputs of shape {tuple(batch.shape)}, {dtype}: {reason(error)}"
             ) from error
         plain = type(output) is Tensor and output.ndim == 2 and len(output) == len(batch) and output.is_floating_point()
         read = Read(output) if plain and output.shape[1] > 1 else read_logits(output, len(batch), self._label)
         logits = read.logits
-        # an overflow of the sum is looked into, too: the sum costs one pass and no memory
-        if not bool(logits.detach().sum().isfinite()):
-            check_finite(logits, f"{self._label} returned NaN or infinite logits on the given inputs")
+        check_logits(logits, self._label)
         if self.classes is None:
             with torch.no_grad():
-                self._check(batch, read)
-        return logits if logits.dtype == batch.dtype else logits.to(batch.dtype)
+                self._check(batch, read, dtype)
+        # differences that half precision would round away decide: what a model says counts as it says it
+        return logits.to(torch.promote_types(torch.promote_types(logits.dtype, batch.dtype), torch.float32))
 
     def _in_context(self, batch: Tensor, views: bool) -> Any:
         """Call the model under autocast, with views that may copy, or where its modules are still to be caught."""
@@ -197,18 +208,20 @@ class Classifier:
                 stack.enter_context(_ViewsReshape())
             return self.model(batch)
 
-    def _answer(self, batch: Tensor) -> Any:
-        return self.model(batch.clone() if self._dtype is None else batch.to(self._dtype))
+    def _given(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return what the model is given of inputs of ``dtype``: a copy, for it may write into them."""
+        wanted = self._dtype or dtype
+        return batch.clone() if batch.dtype == wanted else batch.to(wanted)
 
-    def _adapts(self, batch: Tensor) -> bool:
+    def _adapts(self, batch: Tensor, dtype: torch.dtype) -> bool:
         """Say whether the model takes inputs once they have the dtype of its parameters, and keep to that if so."""
-        own = next((p.dtype for p in self.held.parameters if p.is_floating_point()), batch.dtype)
-        if self._dtype is not None or own == batch.dtype:
+        own = next((p.dtype for p in self.held.parameters if p.is_floating_point()), dtype)
+        if self._dtype is not None or own == dtype:
             return False
         self._dtype = own
         try:
             with torch.no_grad():
-                self._answer(batch)
+                self.model(self._given(batch, dtype))
         except Exception:  # what it said of the inputs as they are is the better message
             self._dtype = None
         return self._dtype is not None
@@ -258,9 +271,10 @@ class Classifier:
     def _gives_none(self, error: Exception) -> ValueError:
         return ValueError(f"{self._label} gives no input gradient: {reason(error)}")
 
-    def _check(self, batch: Tensor, read: Read) -> None:
+    def _check(self, batch: Tensor, read: Read, dtype: torch.dtype) -> None:
         logits = read.logits
-        if len(batch) and not self._known and (are_probabilities(logits) or self._gives_one_probability(batch, read)):
+        squashed = len(batch) and not self._known
+        if squashed and (are_probabilities(logits) or self._gives_one_probability(batch, read, dtype)):
             raise ValueError(
                 f"{self._label} returns probabilities: it must return logits, the scores before the softmax or sigmoid"
             )
@@ -272,12 +286,13 @@ class Classifier:
             )
         self.classes, self._read = logits.shape[1], read.said
 
-    def _gives_one_probability(self, batch: Tensor, read: Read) -> bool:
+    def _gives_one_probability(self, batch: Tensor, read: Read, dtype: torch.dtype) -> bool:
         """Say whether a model of one number an input gives one in [0, 1] always, on inputs far outside too."""
         if not read.single or not _in_unit(read.logits) or not bool(read.logits.any()):  # 0 is no sigmoid
             return False
         try:
-            far = [read_logits(self._answer(batch * s), len(batch), self._label).logits for s in (-30.0, 30.0)]
+            answers = [self.model(self._given(batch * s, dtype)) for s in (-30.0, 30.0)]
+            far = [read_logits(answer, len(batch), self._label).logits for answer in answers]
         except Exception:  # a model may refuse such inputs
             return True
         return all(_in_unit(each) for each in far)
@@ -287,6 +302,11 @@ class Classifier:
         first = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
         if first is not None and first.device != x.device:
             raise ValueError(f"{self._label} is on {first.device} but x is on {x.device}: move one of them")
+
+
+def widened(batch: Tensor) -> Tensor:
+    """Return inputs of half precision in float32, where their gradients neither overflow nor vanish."""
+    return batch.float() if batch.dtype.itemsize < 4 else batch
 
 
 def _runnable(model: Model) -> Model:

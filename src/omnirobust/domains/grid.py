@@ -18,12 +18,12 @@ from omnirobust.core.draws import DrawKey, row_seeds, seeded
 from omnirobust.core.threat_models import Clip, FeasibleSet
 from omnirobust.core.types import Evaluation
 from omnirobust.domains.checks import as_groups, as_labels, axes_of, check_labels, check_loss, check_settings
-from omnirobust.domains.classifier import Classifier, Models, Precision, named_models
+from omnirobust.domains.classifier import Classifier, Models, Precision, named_models, widened
 from omnirobust.domains.functions import FunctionDomains as FunctionDomains
 from omnirobust.domains.losses import Loss, reach_of, signed_margin, wants_reach
 from omnirobust.domains.losses import fooled as is_fooled
 from omnirobust.domains.memory import SMALL, Meter, Part, numbered, parts_of
-from omnirobust.domains.outputs import RowError
+from omnirobust.domains.outputs import RowError, check_ruled_in
 from omnirobust.domains.probe import ROWS as PROBED_ROWS
 from omnirobust.domains.probe import probed
 from omnirobust.domains.transforms.seeded import Transforms as Transforms
@@ -373,8 +373,11 @@ class DomainGrid:
             drawn = max(map(len, part.slots)) > 1
             no_class = labels >= seen.logits.shape[1] if self._others else None
             labels = labels if no_class is None else labels.where(~no_class, 0)
+            if not self._others:
+                self._check_ruled_in(classifier, seen.logits, labels, part)
             unit = {} if reach is None else {"reach": reach}
-            loss = self._loss(seen.logits, labels, targeted=self._targeted, **unit).to(delta.dtype)
+            loss = self._loss(seen.logits, labels, targeted=self._targeted, **unit)
+            loss = loss.to(torch.promote_types(delta.dtype, torch.float32))
             loss = self._mean(loss, part, shape) if drawn else loss.view(shape)
             slope = loss.new_empty(*shape, 0)
             if grad:
@@ -393,6 +396,12 @@ class DomainGrid:
             check_loss(self._loss, logits.shape[1], self._targeted, logits.device)
         self._tried |= {(m, False), (m, grad and self._foreign)}
 
+    def _check_ruled_in(self, classifier: Classifier, logits: Tensor, labels: Tensor, part: Part) -> None:
+        try:
+            check_ruled_in(logits, labels, f"model {classifier.name!r}")
+        except RowError as error:
+            raise self._by_global_row(error, part) from error.__cause__
+
     def _forward(
         self, classifier: Classifier, part: Part, delta: Tensor, *, grad: bool = False, watch: bool = False
     ) -> _Pass:
@@ -405,14 +414,18 @@ class DomainGrid:
             # the derivative of a clamp by hand: half the passes over memory that autograd takes for it
             moved, leaf = leaf, leaf.clamp(*self._range)
             uncut = leaf == moved if grad else None
-        leaf.requires_grad_(grad)
+        leaf = widened(leaf).requires_grad_(grad)
         # transformations differ in what they keep: all passes of the first evaluation are watched
         watching = self._meter.watching(classifier.name, len(leaf), classifier.model) if self._meter and watch else None
         with watching or nullcontext():
             plain = self._views is None and len(part.slots[0]) == 1
             views = leaf if plain else classifier.arrange(self._seen(leaf, part))
             try:
-                logits = self._drawn(classifier, views, part) if classifier.random else classifier.logits(views)
+                logits = (
+                    self._drawn(classifier, views, part)
+                    if classifier.random
+                    else classifier.logits(views, self._x.dtype)
+                )
             except RowError as error:
                 raise self._by_global_row(error, part) from error.__cause__
         return _Pass(leaf, logits, uncut)
@@ -435,7 +448,7 @@ class DomainGrid:
         for slot, block in zip(slots, views.tensor_split(len(slots)), strict=True):
             key = DrawKey(self._seed, self._restart, self._calls, _OF_MODELS + slot)
             with seeded(sum(row_seeds(key, first)), block):  # the sum of one seed, or of none
-                drawn.append(classifier.logits(block))
+                drawn.append(classifier.logits(block, self._x.dtype))
         return torch.cat(drawn)
 
     def _seen(self, images: Tensor, part: Part) -> Tensor:
@@ -448,7 +461,7 @@ class DomainGrid:
         blocks = images.unflatten(0, (len(part.transforms), -1))
         for r, slots, block in zip(part.transforms, part.slots, blocks, strict=True):
             keys = (DrawKey(self._seed, self._restart, self._calls, slot) for slot in slots)
-            seen += [self._views[r](block, key, rows) for key in keys]
+            seen += [self._views[r].of(block, key, rows, self._x.dtype) for key in keys]
         if len({images.shape[1:] for images in seen}) > 1:
             self._refuse_sizes(part, seen)
         return seen[0] if len(seen) == 1 else torch.cat(seen)

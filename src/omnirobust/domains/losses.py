@@ -11,6 +11,7 @@ classes whose logits lie far below (how far, depends on the loss).
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -114,13 +115,23 @@ def standardised_margin(logits: Tensor, labels: Tensor, *, targeted: bool = Fals
     Returns:
         (B,), in standard deviations of the logits, about -4 to 4 for ten classes. Unchanged by an offset, and by a
         factor (in float32 while the deviation stays between 1e-7 and 1e18). Not by further classes, which change the
-        deviation: one that lies very far below all others leaves little of the differences between these.
+        deviation: one that lies very far below all others leaves little of the differences between these. Classes at
+        minus infinity do not count.
     """
     logits = _lifted(logits)
-    centred = logits.detach() - logits.detach().mean(dim=1, keepdim=True)
-    deviation = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / logits.shape[1] ** 0.5
-    scale = deviation.clamp_min(torch.finfo(logits.dtype).eps)
+    scale = _deviation(logits.detach()).clamp_min(torch.finfo(logits.dtype).eps)
     return smooth_margin(logits * (_SHARPNESS / scale), labels, targeted=targeted) / _SHARPNESS
+
+
+def _deviation(logits: Tensor) -> Tensor:
+    """Return the standard deviation of every row over the classes that are not minus infinity, (B, 1)."""
+    out = logits.isneginf()
+    if not bool(out.any()):
+        centred, count = logits - logits.mean(dim=1, keepdim=True), logits.shape[1]
+        return torch.linalg.vector_norm(centred, dim=1, keepdim=True) / count**0.5
+    counts = (~out).sum(dim=1, keepdim=True)
+    mean = logits.masked_fill(out, 0.0).sum(dim=1, keepdim=True) / counts
+    return torch.linalg.vector_norm((logits - mean).masked_fill(out, 0.0), dim=1, keepdim=True) / counts**0.5
 
 
 def relative_margin(logits: Tensor, labels: Tensor, *, reach: Tensor | None = None, targeted: bool = False) -> Tensor:
@@ -167,6 +178,8 @@ def reach_of(feasible: FeasibleSet, margins: Evaluation) -> Tensor:
     Cost: K projections.
     """
     assert margins.grads is not None
+    if feasible.lower.dtype.itemsize < 4:  # a long step may leave the range of half precision
+        feasible = replace(feasible, lower=feasible.lower.float(), upper=feasible.upper.float(), checked=True)
     falls = torch.stack([_fall(feasible, slope) for slope in margins.grads], 1)
     reach = margins.losses.abs() + falls
     info = torch.finfo(reach.dtype)
@@ -235,7 +248,7 @@ def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
     (z_(1) - (z_(3) + z_(4)) / 2).
 
     Args:
-        logits: (B, C), C >= 3; C >= 4 when targeted.
+        logits: (B, C), C >= 3; C >= 4 when targeted. So many of a row must be finite: minus infinity is no class here.
         labels: (B,) int64.
 
     Returns:
@@ -244,7 +257,7 @@ def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
         not among the largest that the ratio takes.
 
     Raises:
-        ValueError: with too few classes.
+        ValueError: with too few classes, or too few that are not minus infinity.
 
     Reference: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", 2020 (there with the opposite sign).
@@ -254,6 +267,8 @@ def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
         raise ValueError(f"dlr needs logits of at least {needed} classes, got {logits.shape[1]}")
     logits = _lifted(logits)
     top = logits.topk(needed, dim=1).values
+    if bool(top[:, -1].isneginf().any()):
+        raise ValueError(f"dlr needs {needed} logits of every row above minus infinity, got fewer")
     scale = top[:, 0] - (top[:, 2] + top[:, 3]) / 2 if targeted else top[:, 0] - top[:, 2]
     # where the largest logits tie the ratio has no bound: there its size stops at that of a difference of 1e-6
     return _signed(_label_minus_best_other(logits, labels), targeted) / scale.clamp_min(1e-6)

@@ -49,6 +49,38 @@ def check_finite(values: Tensor, problem: str) -> None:
             raise RowError(problem, int(finite.int().argmin()))
 
 
+def check_logits(logits: Tensor, label: str) -> None:
+    """Raise a RowError unless logits (n, C) are finite, or minus infinity for classes that the model rules out.
+
+    Args:
+        logits: of one model.
+        label: what messages call it.
+    """
+    # an overflow of the sum is looked into, too: the sum costs one pass and no memory
+    if bool(logits.detach().sum().isfinite()):
+        return
+    out = logits.detach().isneginf()
+    check_finite(logits.masked_fill(out, 0), f"{label} returned NaN or infinite logits on the given inputs")
+    lone = (~out).sum(1) < 2
+    if bool(lone.any()):
+        raise RowError(
+            f"{label} must leave two classes or more: its logits are minus infinity for all but one at most",
+            int(lone.int().argmax()),
+        )
+
+
+def check_ruled_in(logits: Tensor, labels: Tensor, label: str) -> None:
+    """Raise a RowError if the logit of a row's own label is minus infinity: no loss of it can be compared."""
+    own = logits.detach().gather(1, labels.unsqueeze(1)).squeeze(1).isneginf()
+    if bool(own.any()):
+        row = int(own.int().argmax())
+        raise RowError(
+            f"y must hold classes that {label} does not rule out: class {int(labels[row])} has the logit "
+            "minus infinity",
+            row,
+        )
+
+
 class Read(NamedTuple):
     """How an output was read.
 
@@ -67,7 +99,8 @@ def read_logits(output: Any, rows: int, label: str) -> Read:
     """Read what a model returned for a batch.
 
     A tensor (B, C) is taken as it is; of an object its ``.logits``, of a mapping its "logits", of a tuple or list its
-    first entry; one number z an input, (B,) or (B, 1), stands for the logits (0, z) of two classes.
+    first entry; one number z an input, (B,) or (B, 1), stands for the logits (0, z) of two classes,
+    but not first in a tuple or list, where it may be a loss or a feature.
 
     Args:
         output: what the model returned.
@@ -85,11 +118,12 @@ def read_logits(output: Any, rows: int, label: str) -> Read:
         )
     if found.is_complex():
         raise ValueError(f"{label} must return real logits, got {found.dtype}")
-    if (
-        tuple(found.shape) in ((rows,), (rows, 1))
-        and found.is_floating_point()
-        and not isinstance(output, tuple | list)
-    ):
+    if tuple(found.shape) in ((rows,), (rows, 1)) and found.is_floating_point():
+        if isinstance(output, tuple | list):
+            raise ValueError(
+                f"{label} must return logits (B, C) first in a {type(output).__name__}, got {tuple(found.shape)}: "
+                "one number for each input is taken as the logit of two classes only where it is returned alone"
+            )
         z = found.reshape(rows, 1)
         how = f"{label} returns one logit z for each input: it was taken as (0, z), the logits of labels 0 and 1."
         return Read(torch.cat([torch.zeros_like(z), z], 1), f"{said.format(label)} {how}".strip(), single=True)

@@ -138,8 +138,8 @@ class _Search:
             self._keep(delta, fooled)
             pull = torch.where(seen.losses[:, 0] > 0, self._c, 0.0)
             gradient = 2 * delta + like_rows(pull, delta) * seen.grads[0]
-            delta = delta - first * _DECAY ** (t / steps) * moments.direction(gradient)
-            delta = torch.clamp(delta, self._feasible.lower, self._feasible.upper)
+            moved = delta - first * _DECAY ** (t / steps) * moments.direction(gradient)
+            delta = torch.clamp(moved.to(delta.dtype), self._feasible.lower, self._feasible.upper)
             advance(len(delta))
         return hit
 

@@ -126,9 +126,9 @@ class _Search:
         self._grid, self._feasible, self._resolution = grid, feasible, resolution
         self._norm: Norm = norm
         reach = torch.maximum(-feasible.lower, feasible.upper)
-        self._largest = feasible.norm(reach)
         zero = torch.zeros_like(feasible.lower)
         seen = grid.evaluate(zero)
+        self._largest = feasible.norm(reach).to(seen.losses)
         assert seen.fooled is not None and seen.grads is not None
         right = ~(errs(grid, zero) if grid.random else seen.fooled.all(1))
         self.blind = blind_rows(seen)

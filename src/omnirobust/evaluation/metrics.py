@@ -90,21 +90,23 @@ BEFORE = "Before any attack"
 """How every note begins that is about a model on inputs as they are."""
 
 
-def clean_notes(predicted: Tensor, y: Tensor, classes: int) -> list[str]:
+def clean_notes(predicted: Tensor, y: Tensor, classes: int, rate: float | None = None) -> list[str]:
     """Say whether a model gives all inputs one class, or is right no more often than guessing is.
 
     Args:
         predicted: its classes of the inputs as they are, (N,) int64.
         y: labels, (N,) int64.
         classes: how many classes there are.
+        rate: the accuracy, where it is known better than from one class an input: that of a random model.
     """
-    said = predicted.unique().tolist()
-    if len(said) == 1 and len(y.unique()) > 1:
+    said, right = predicted.unique().tolist(), float((predicted == y).double().mean()) if len(y) else 1.0
+    rate = right if rate is None else rate
+    # of a random model one class an input is what it says most often: it says nothing else if the accuracies agree
+    if len(said) == 1 and len(y.unique()) > 1 and abs(rate - right) < 1e-6:
         return [
             f"{BEFORE} the model says class {said[0]} of every input: its accuracy is the share of that class, and "
             "nothing that is measured of it speaks of robustness."
         ]
-    rate = float((predicted == y).double().mean()) if len(y) else 1.0
     if not is_guessing(rate, len(y), classes):
         return []
     return [

@@ -131,8 +131,9 @@ def evaluate_robustness(
         walk.apply(name, clean.standing(judge, x, y, problem.threat), delta)
     settings = _describe(named, chosen, walk, {"batch_size": batch_size, "universal": list(given)})
     told = attacks if isinstance(attacks, str) else [attack.name for attack in chosen]
-    origin = Origin(model, x.detach(), y, named, told, clean.rivals.shape[1] + 1, first_row, drawn)
-    return replace(_report((*named, *given), clean, walk, settings), origin=origin)
+    origin = Origin(model, x.detach(), y, named, told, clean.classes, first_row, drawn)
+    report = _report((*named, *given), clean, walk, settings)
+    return replace(report, notes=(*report.notes, *_clean_notes(report, clean, y)), origin=origin)
 
 
 def _report(names: tuple[str, ...], clean: Clean, walk: Walk, settings: dict[str, Any]) -> RobustnessReport:
@@ -148,14 +149,15 @@ def _report(names: tuple[str, ...], clean: Clean, walk: Walk, settings: dict[str
         margin=torch.stack([state.margin for state in found], 1),
         delta={name: walk.found[name].delta for name in names},
         breaks={name: state.breaks(right[:, k]) for k, (name, state) in enumerate(zip(names, found, strict=True))},
-        notes=(*walk.notes, *_clean_notes(clean, walk.problem.y)),
+        notes=tuple(walk.notes),
         settings=settings,
         drawn=drawn,
     )
 
 
-def _clean_notes(clean: Clean, y: Tensor) -> list[str]:
-    return clean_notes(torch.where(clean.share >= 0.5, clean.rivals[:, 0], y), y, clean.rivals.shape[1] + 1)
+def _clean_notes(report: RobustnessReport, clean: Clean, y: Tensor) -> list[str]:
+    said = torch.where(clean.share >= 0.5, clean.rivals[:, 0], y)
+    return clean_notes(said, y, clean.rivals.shape[1] + 1, rate=report.clean)
 
 
 def _judged_anew(found: Sequence[Standing], batch_size: int | None) -> Drawn:

@@ -98,12 +98,15 @@ class Clean:
     Attributes:
         share: of the draws, how many find the model wrong, (B,); 0 or 1 unless it is random.
         margin: z_y - max_{j != y} z_j, (B,), a mean over draws.
-        rivals: the wrong classes, the likeliest first, (B, C - 1) int64.
+        rivals: the wrong classes, the likeliest first, (B, C - 1) int64; without those that the model rules out (minus
+            infinity) on all inputs. Where it rules out more on one of them, the likeliest stands in their place.
+        classes: C.
     """
 
     share: Tensor
     margin: Tensor
     rivals: Tensor
+    classes: int
 
     def standing(self, judge: Judge, x: Tensor, y: Tensor, threat: ThreatModel) -> Standing:
         """Return what stands before the first attack."""
@@ -125,6 +128,14 @@ def first_look(judge: Judge, x: Tensor, y: Tensor, batch_size: int | None) -> Cl
         margins.append(margin)
         logits.append(torch.cat(seen).unflatten(0, (len(hit), len(rows))).mean(0))
     mean = torch.cat(logits)
-    order = mean.argsort(dim=1, descending=True, stable=True)
-    rivals = order[order != y.unsqueeze(1)].view(len(x), mean.shape[1] - 1)
-    return Clean(torch.cat(hits, 1).to(x.dtype).mean(0), torch.cat(margins, 1).mean(0), rivals)
+    margin = torch.cat(margins, 1).mean(0)
+    return Clean(torch.cat(hits, 1).to(margin.dtype).mean(0), margin, _rivals(mean, y), mean.shape[1])
+
+
+def _rivals(logits: Tensor, y: Tensor) -> Tensor:
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    rivals = order[order != y.unsqueeze(1)].view(len(y), logits.shape[1] - 1)
+    out = logits.gather(1, rivals).isneginf()
+    if not bool(out.any()):
+        return rivals
+    return torch.where(out, rivals[:, :1], rivals)[:, : int((~out).sum(1).max())]

@@ -107,7 +107,10 @@ def write_results(folder: RunFolder, images: ImageData, reports: Reports, predic
 def _metrics(images: ImageData, reports: Reports, predicted: Tensor) -> dict[str, Any]:
     first, *others = reports
     classes = len(images.classes)
-    before = [clean_notes(said, images.y, classes) for said in predicted.T]
+    before = [
+        clean_notes(said, images.y, classes, rate=report.clean)
+        for report, said in zip(reports.values(), predicted.T, strict=True)
+    ]
     return {
         "images": len(images),
         **({"missing": {"judged on": list(images.missing)}} if images.missing else {}),

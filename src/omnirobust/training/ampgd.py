@@ -12,9 +12,9 @@ from omnirobust.core.directions import Stepper
 from omnirobust.core.draws import DrawKey
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Evaluation, check_shape
-from omnirobust.domains.classifier import Classifier, Precision
+from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.losses import neg_cross_entropy
-from omnirobust.domains.outputs import check_finite, rows_named
+from omnirobust.domains.outputs import check_finite, check_ruled_in, rows_named
 from omnirobust.training.diversity import diversity
 from omnirobust.training.moves import drawn_seeds, row_seeds, starts, steppers
 from omnirobust.training.outputs import check_differentiable, check_labels, needs_second_derivatives
@@ -88,7 +88,7 @@ def attack_rows(
     feasible = [set_around(threat, x) for threat in scheme.threats]
     shape = (len(x), len(feasible))
     if weights is None:
-        weights = first_weights(scheme.weight_rule, *shape, x)
+        weights = first_weights(scheme.weight_rule, *shape, widened(x[:1]))
     check_shape("weights", weights, shape)
     start = starts(scheme, feasible, seeds)
     # rows go through the model once for each threat, one set after the other
@@ -139,8 +139,8 @@ class Seen(NamedTuple):
 
 def evaluate(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor], dpar: float) -> Seen:
     """Evaluate K perturbations (B, *S) in one forward pass, with their input gradients and, for DPAR, those of h."""
-    points = _displaced(x, deltas).requires_grad_(True)
-    losses = _losses(classifier, points, y, len(deltas))
+    points = widened(_displaced(x, deltas)).requires_grad_(True)
+    losses = _losses(classifier, points, y, len(deltas), x.dtype)
     check_differentiable(losses)
     with classifier.differentiating():
         (grads,) = torch.autograd.grad(losses.sum(), points, create_graph=dpar > 0)
@@ -156,7 +156,7 @@ def evaluate(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor],
 def losses_at(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor]) -> Tensor:
     """Return f of K perturbations (B, *S), (B, K), without gradients."""
     with torch.no_grad():
-        return _losses(classifier, _displaced(x, deltas), y, len(deltas)).view(len(deltas), -1).t()
+        return _losses(classifier, _displaced(x, deltas), y, len(deltas), x.dtype).view(len(deltas), -1).t()
 
 
 def _displaced(x: Tensor, deltas: list[Tensor]) -> Tensor:
@@ -173,10 +173,11 @@ def second_gradient(h: Tensor, points: Tensor) -> Tensor:
         return torch.autograd.grad(h, points)[0]
 
 
-def _losses(classifier: Classifier, points: Tensor, y: Tensor, count: int) -> Tensor:
-    logits = classifier(classifier.arrange(points))
+def _losses(classifier: Classifier, points: Tensor, y: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    logits, labels = classifier(classifier.arrange(points), dtype), y.repeat(count)
     check_labels(logits, y)
-    return -neg_cross_entropy(logits, y.repeat(count))
+    check_ruled_in(logits, labels, f"model {classifier.name!r}")
+    return -neg_cross_entropy(logits, labels)
 
 
 def _shares(scheme: Scheme, weights: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from omnirobust.core.directions import Sign, Stepper
 from omnirobust.core.draws import DrawKey
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Evaluation
-from omnirobust.domains.classifier import Classifier, Precision
+from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.outputs import RowError, rows_named
 from omnirobust.training.ampgd import Seen, attack_rows, evaluate
 from omnirobust.training.batches import Batch
@@ -95,7 +95,7 @@ class PrivateAttacker:
         if self.scheme.persist != "example":
             return None
         self._reach(int(batch.all_rows.max()))
-        return self.table[batch.rows].to(batch.x)
+        return self.table[batch.rows].to(widened(batch.x[:1]))
 
     def _reach(self, row: int) -> None:
         """Grow the table to hold ``row``: examples not seen yet have the rule's first weights."""

@@ -12,7 +12,7 @@ from omnirobust.domains.outputs import read_logits, reason
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the model's logits of ``x`` (B, *S), (B, C) in its dtype, read as attacks read them.
+    """Return the model's logits of ``x`` (B, *S), (B, C) in float32 at least, read as attacks read them.
 
     A model that does not take the dtype of ``x`` gets it in that of its parameters.
 
@@ -30,7 +30,8 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         if own == x.dtype:
             raise
         output = model(x.to(own))
-    return read_logits(output, len(x), "model").logits.to(x.dtype)
+    logits = read_logits(output, len(x), "model").logits
+    return logits.to(torch.promote_types(torch.promote_types(logits.dtype, x.dtype), torch.float32))
 
 
 def check_labels(logits: Tensor, y: Tensor, name: str = "data") -> None:

@@ -27,7 +27,7 @@ from omnirobust.core.draws import DrawKey, row_seeds
 from omnirobust.core.threat_models import FeasibleSet, ThreatModel, range_notes
 from omnirobust.core.types import WeightRule, described
 from omnirobust.core.weights import ExponentiatedGradient, Uniform
-from omnirobust.domains.classifier import Models, Precision, Probed
+from omnirobust.domains.classifier import Models, Precision, Probed, widened
 from omnirobust.domains.grid import DomainGrid, Transforms
 from omnirobust.domains.losses import Loss, relative_margin, wants_reach
 from omnirobust.domains.outputs import rows_named
@@ -115,7 +115,7 @@ def learn_universal(
         step_size = step_size or _radius(threat_model)
     known = probed(models, x, batch_size)
     learner = _Learner(known, views, threat_model, loss, samples, targeted, seed, precision, memory)
-    weighing = Weighing(y, over, learner.pairs, rule or _RULE, x)
+    weighing = Weighing(y, over, learner.pairs, rule or _RULE, widened(x[:1]))
     delta = feasible.project(torch.zeros_like(feasible.lower) if init is None else init.to(x).unsqueeze(0))
     reach = learner.reach(x, y, feasible, batch_size)
     steps, t, rows = epochs * -(-len(x) // batch_size), 0, []

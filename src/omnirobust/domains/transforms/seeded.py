@@ -55,6 +55,18 @@ class View:
         """
         return self._checked(self.transform(x.clone()), x)  # a copy: a transformation may write into its input
 
+    def of(self, x: Tensor, key: DrawKey, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Do what a call does of inputs of ``dtype``, rounded as they would be, where ``x`` holds them in float32.
+
+        So gradients stay in float32 through our transformations; others may know the inputs' own dtype only.
+        """
+        if x.dtype == dtype:
+            return self(x, key, rows)
+        if not isinstance(self.transform, ImageTransform):
+            return self(x.to(dtype), key, rows).to(x.dtype)
+        exact = self(x, key, rows)
+        return exact + (exact.detach().to(dtype).to(x.dtype) - exact.detach())
+
     def _checked(self, out: Any, x: Tensor) -> Tensor:
         label = f"transformation {self.name!r}"
         if not isinstance(out, Tensor) or not out.is_floating_point():
