@@ -40,14 +40,14 @@ def test_the_default_beats_the_plain_average_here(models, x, y, threat: orb.Thre
 
 def test_forwards_are_counted(models, x, y) -> None:
     result = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=7)
-    before, run = 3 + 1, 7 + 1  # three to probe, one for the reach; T + 1; one to recompute success
+    before, run = 4 + 1, 7 + 1  # four to probe, one for the reach; T + 1; one to recompute success
     assert [m.calls for m in models.values()] == [before + run + 1] * 3
     assert result.gradient_evaluations == 3 * (7 + 1)
     again = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=7, restarts=2, loss=losses.margin)
-    assert [m.calls for m in models.values()] == [13 + 3 + 2 * run + 1] * 3  # other losses ask for no reach
+    assert [m.calls for m in models.values()] == [14 + 4 + 2 * run + 1] * 3  # other losses ask for no reach
     assert again.gradient_evaluations == 3 * 7 * 2
     twice = orb.attack_ensemble(models, x, y, orb.Linf(0.1), steps=7, restarts=2)
-    assert [m.calls for m in models.values()] == [33 + before + 2 * run + 1] * 3  # the reach is of all restarts
+    assert [m.calls for m in models.values()] == [35 + before + 2 * run + 1] * 3  # the reach is of all restarts
     assert twice.gradient_evaluations == 3 * (7 * 2 + 1)
 
 
@@ -128,8 +128,8 @@ def test_an_interrupted_attack_resumes_to_the_same_result(models, x, y) -> None:
     broken.left = 99
     resumed = go(broken)
     assert (
-        models["a"].calls == 7 + 3 * 3
-    )  # one batch of three was left: reach, T + 1 and 1; all three are probed thrice
+        models["a"].calls == 7 + 3 * 4
+    )  # one batch of three was left: reach, T + 1 and 1; all three are probed by four passes
     assert torch.equal(resumed.delta, go(Memory()).delta)
 
 
@@ -268,7 +268,7 @@ def test_bf16_runs_the_attack_and_full_precision_judges_it(x) -> None:
     model = Moody()
     labels = torch.zeros(9, dtype=torch.int64)
     result = orb.attack_ensemble({"m": model}, x.float(), labels, orb.Linf(0.1), steps=3, precision="bf16")
-    assert model.seen == [False] * 3 + [True] * 5 + [False]  # probed and judged in full precision
+    assert model.seen == [False] * 4 + [True] * 5 + [False]  # probed and judged in full precision
     assert float(result.history.fooled[-1]) == 1.0
     assert result.asr_all == 0.0
     assert float(result.losses.min()) > 0
@@ -333,7 +333,7 @@ def test_restarts_draw_noise_of_their_own(models, x, y) -> None:
             return models["a"](v)
 
     orb.attack_ensemble(Recording(), x, y, orb.L2(0.5), steps=0, restarts=3, init="normal", keep="last")
-    starts = seen[3:6]  # after three passes that probe
+    starts = seen[4:7]  # after four passes that probe
     assert not torch.allclose(starts[0], starts[1]) and not torch.allclose(starts[1], starts[2])
 
 

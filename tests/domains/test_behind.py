@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 import types
@@ -19,6 +20,7 @@ import omnirobust as orb
 from omnirobust import evaluation
 from omnirobust.attacks import adapters
 from omnirobust.attacks.universal import learn_universal
+from omnirobust.domains import frozen
 from omnirobust.domains.behind import reached
 from omnirobust.domains.classifier import Classifier
 
@@ -358,6 +360,75 @@ def test_what_a_first_call_builds_is_caught(inputs):
             torch.testing.assert_close(classifier(x), network().eval()(x))
             assert same(state(made[-1]), state(network()))
     assert len(made) == 2
+
+
+def built_anew(v: Tensor) -> Tensor:
+    net = network()
+    net.load_state_dict(TRAINED)
+    return net(v)
+
+
+def copied_into_training(v: Tensor) -> Tensor:
+    return copy.deepcopy(KEPT).train()(v)
+
+
+class Builder(nn.Module):
+    """A module that builds what it calls, within another that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Identity()
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Ask a new network."""
+        return built_anew(self.first(v))
+
+
+TRAINED = network().state_dict()
+KEPT = network()
+
+
+@pytest.mark.parametrize("model", [built_anew, copied_into_training, Builder()])
+def test_what_every_call_builds_is_in_evaluation_mode_every_time(model, inputs):
+    x, y = inputs
+    plain = network().eval()
+    classifier = Classifier("m", model)
+    for v in (x, x, x[:3], x):
+        torch.testing.assert_close(classifier(v), plain(v))
+    assert len(classifier.held.modules) <= 8 and len(classifier.held.parameters) <= 12  # nothing piles up
+    settings: dict[str, Any] = {"steps": 3, "restarts": 2}
+    found, true = (orb.attack_ensemble({"m": m}, x, y, orb.Linf(0.2), **settings) for m in (model, plain))
+    torch.testing.assert_close(found.delta, true.delta)
+    assert torch.equal(found.fooled, true.fooled) and not any("is random" in note for note in found.notes)
+    judged = [evaluation.evaluate_robustness(m, x, y, orb.Linf(0.2), steps=3) for m in (model, plain)]
+    assert torch.equal(judged[0].correct, judged[1].correct)
+
+
+def test_what_is_built_for_one_shape_of_inputs_is_caught_then(inputs):
+    x, _ = inputs
+    made: dict[int, nn.Module] = {}
+
+    def model(v: Tensor) -> Tensor:
+        return made.setdefault(len(v), network())(v)
+
+    classifier = Classifier("m", model)
+    for v in (x, x, x, x[:5], x[:5], x):
+        torch.testing.assert_close(classifier(v), network().eval()(v))
+    assert all(same(state(net), state(network())) for net in made.values())
+
+
+def test_calls_are_watched_until_one_brings_nothing(inputs, monkeypatch):
+    x, _ = inputs
+    watched: list[object] = []
+    register = frozen.register_module_forward_pre_hook
+    monkeypatch.setattr(frozen, "register_module_forward_pre_hook", lambda hook: watched.append(hook) or register(hook))
+    net = network()
+    for model, times in ((net, 1), (lambda v: net(v), 2), (built_anew, 5)):
+        watched.clear()
+        classifier = Classifier("m", model)
+        for v in (x, x, x[:3], x[:3], x):
+            classifier(v)
+        assert len(watched) == times
 
 
 def test_cycles_and_large_containers_end():

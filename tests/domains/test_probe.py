@@ -50,7 +50,6 @@ QUIET: dict[str, Callable[[Tensor], Tensor]] = {
     "in bf16": lambda v: linear(v.bfloat16()),
     "dropout in eval mode": nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 5)),
     "running statistics": nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 5)),
-    "a draw that changes nothing": lambda v: linear(v) + 0 * torch.randn(1),
     "constant": lambda v: torch.zeros(len(v), 5),
 }
 RANDOM: dict[str, Callable[[Tensor], Tensor]] = {
@@ -67,11 +66,37 @@ FOREIGN: dict[str, Callable[[Tensor], Tensor]] = {
     "numpy": lambda v: linear(v + 0.1 * torch.from_numpy(np.random.randn(*v.shape)).to(v)),  # noqa: NPY002
     "own generator": lambda v: linear(v + 0.1 * torch.randn(v.shape, generator=_OWN)),
 }
+MOVING: dict[str, Callable[[Tensor], Tensor]] = {
+    "a draw that changes nothing": lambda v: linear(v) + 0 * torch.randn(1),
+    "a rare coin": lambda v: linear(v + 3 * torch.randn_like(v) * (torch.rand(()) < 0.005)),
+    "noise of rows beyond those that are tried": lambda v: (
+        linear(torch.cat([v[:32], v[32:] + torch.randn_like(v[32:])])) + 0 * torch.rand(())
+    ),
+}
+
+
+def parity_norm(v: Tensor) -> Tensor:
+    """Take the mean from the rows of each parity by themselves."""
+    z = linear(v).clone()
+    z[::2] -= linear(v)[::2].mean(0)
+    z[1::2] -= linear(v)[1::2].mean(0) if len(v) > 1 else 0
+    return z
+
+
+def shifted(by: int) -> Callable[[Tensor], Tensor]:
+    return lambda v: linear(v) + 0.5 * linear(v).roll(by, 0)
+
+
 COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
     "no running statistics": with_norm(),
     "mean of the batch": lambda v: linear(v - v.mean(0)),
     "statistics of halves": Half(),
     "random and coupled": lambda v: noisy(v - v.mean(0)),
+    "the first row": lambda v: linear(v - v[:1]),
+    "the last row": lambda v: linear(v - v[-1:]),
+    "rows of one parity": parity_norm,
+    "two rows ahead": shifted(2),
+    "random and the first row": lambda v: noisy(v - v[:1]),
 }
 
 
@@ -106,7 +131,60 @@ def test_what_draws_where_no_seed_reaches_is_told(name):
 @pytest.mark.parametrize("name", COUPLED)
 def test_rows_that_see_each_other_are_told(name, rows):
     random, foreign, coupled = found(COUPLED[name], rows)
-    assert coupled and not foreign and random == (name == "random and coupled")
+    assert coupled and not foreign and random == name.startswith("random and")
+
+
+@pytest.mark.parametrize("rows", range(2, 33))
+def test_no_shift_and_no_mirror_image_of_a_batch_is_missed(rows):
+    """Whatever row another one sees, at whatever distance, one of the two changes without the other."""
+    assert all(found(shifted(by), rows)[2] for by in range(1, rows))
+    mirrored = found(lambda v: linear(v) + 0.5 * linear(v).flip(0), rows)[2]
+    assert mirrored or rows == 4  # of four rows no one half parts neighbours, those of one parity, and mirror images
+
+
+def test_draws_that_depend_on_the_values_of_other_rows_are_no_coupling():
+    def some(v: Tensor) -> Tensor:
+        """Noise for some of the rows, drawn for these alone."""
+        chosen = v.flatten(1)[:, 0] > 0.5
+        return linear(v).masked_scatter(chosen[:, None], linear(v)[chosen] + torch.randn(int(chosen.sum()), 5))
+
+    assert found(some) == (True, False, False)
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_a_generator_that_moves_though_nothing_differs_is_told_and_left_as_it_was(name):
+    model, state = MOVING[name], torch.get_rng_state()
+    result = orb.attack_ensemble(model, X, Y, orb.Linf(0.1), steps=2)
+    judged = orb.evaluation.evaluate_robustness(model, X, Y, orb.Linf(0.1), steps=2)
+    learned = orb.universal.learn_universal(model, X, Y, orb.Linf(0.1), epochs=1)
+    scored = orb.universal.score_universal(model, X, Y, learned)
+    near = orb.evaluation.minimal_eps(model, X[:4], Y[:4], orb.Linf(1.0).name, steps=2)
+    for notes in (result.notes, judged.notes, learned.notes, scored.notes, near.notes):
+        assert [note for note in notes if "moves a random generator, though 16 passes" in note], notes
+        assert not any("is random" in note for note in notes)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_only_the_first_call_draws_is_how_it_builds_something():
+    made: list[nn.Module] = []
+
+    def model(v: Tensor) -> Tensor:
+        if not made:
+            made.append(nn.Linear(48, 5))
+        return made[0](v.flatten(1))
+
+    assert found(model) == (False, False, False)
+
+
+def test_what_keeps_something_from_call_to_call_is_not_said_to_draw():
+    kept = [0.0]
+
+    def model(v: Tensor) -> Tensor:
+        kept[0] = 0.9 * kept[0] + float(v.mean())
+        return linear(v - kept[0])
+
+    (one,) = probed({"m": model}, X).values()
+    assert "keeps something from call to call" in one.notes[1]
 
 
 def test_two_rows_are_enough():
@@ -140,8 +218,10 @@ def test_few_rows_are_passed_and_nothing_is_left_behind():
         return linear(v)
 
     models = probed({"m": counted}, x)
-    assert seen == [32, 32, 32]
-    assert probed(models, x) == models and len(seen) == 3  # what was probed is not again
+    assert seen == [32] * 4
+    assert probed(models, x) == models and len(seen) == 4  # what was probed is not again
+    probed({"m": counted}, x[:1])
+    assert seen[4:] == [1, 1]  # which has no batch-mates
     states = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     probed({"m": FOREIGN["numpy"], "n": noisy}, x[:5])
     assert torch.equal(torch.get_rng_state(), states[0])

@@ -17,6 +17,7 @@ from omnirobust.attacks.restarts import as_asked, run
 from omnirobust.attacks.results import AttackResult, Origin
 from omnirobust.attacks.results import BatchStore as BatchStore
 from omnirobust.core.contracts import check_set
+from omnirobust.core.draws import torch_forked
 from omnirobust.core.threat_models import Clip, ThreatModel
 from omnirobust.domains.checks import as_groups, as_labels
 from omnirobust.domains.classifier import Models, named_models
@@ -51,7 +52,7 @@ def attack_ensemble(
     Raises:
         ValueError: if an argument, a model's output or a label does not fit; the sentence names it.
 
-    Cost: restarts (K (T + 1) forwards and K T input gradients), and K forwards to recompute success; before, three
+    Cost: restarts (K (T + 1) forwards and K T input gradients), and K forwards to recompute success; before, four
     passes over at most 32 inputs, and K forwards and K input gradients for the reach that the default loss asks for.
 
     Reference: the paper, Sections 2.2 and 4.1.
@@ -212,7 +213,8 @@ def _attack(
     )  # fmt: skip
     if plan.options["true_labels"] is not None:
         as_labels(x, plan.options["true_labels"], grid.sizes, shared, "true_labels")
-    found = run(plan, grid, feasible, x.detach())
+    with torch_forked(x):  # models may draw without a probe's seeing it
+        found = run(plan, grid, feasible, x.detach())
     seen = None if transforms is None or views is None else {view.name: view.transform for view in views}
     origin = Origin(named_models(models), x.detach(), y, seen, plan, found.history.rows)
     return replace(as_asked(found, plan.options["history"]), origin=origin)

@@ -118,7 +118,7 @@ def forked(x: Tensor) -> Iterator[None]:
     """Restore the random states of torch (of the CPU and of the device of ``x``), Python and NumPy on leaving."""
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with _torch_forked(x):
+        with torch_forked(x):
             yield
     finally:
         random.setstate(of_python)
@@ -128,13 +128,14 @@ def forked(x: Tensor) -> Iterator[None]:
 @contextmanager
 def seeded(seed: int, x: Tensor) -> Iterator[None]:
     """Seed torch's random states (of the CPU and of the device of ``x``), and restore them on leaving."""
-    with _torch_forked(x):
+    with torch_forked(x):
         _seed_torch(seed, x)
         yield
 
 
 @contextmanager
-def _torch_forked(x: Tensor) -> Iterator[None]:
+def torch_forked(x: Tensor) -> Iterator[None]:
+    """Restore torch's random states (of the CPU and of the device of ``x``) on leaving."""
     of_torch, of_device = _torch_states(x)
     try:
         yield

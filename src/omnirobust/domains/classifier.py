@@ -175,7 +175,7 @@ class Classifier:
         views, dtype = self._convolutional and _is_of_images(batch), dtype or batch.dtype
         try:
             given = self._given(batch, dtype)
-            if views or self.precision == "bf16" or not self.held.caught:
+            if views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):
                 output = self._in_context(given, views)
             else:
                 output = self.model(given)
@@ -201,7 +201,7 @@ class Classifier:
     def _in_context(self, batch: Tensor, views: bool) -> Any:
         """Call the model under autocast, with views that may copy, or where its modules are still to be caught."""
         with ExitStack() as stack:
-            stack.enter_context(self.held.catch())
+            stack.enter_context(self.held.catch(batch.shape))
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
             if views:

@@ -26,7 +26,8 @@ class Frozen:
         root: a module, or any callable.
 
     Attributes:
-        modules: those that were found.
+        modules: those that were found, and those that a call built and later calls used again.
+        settled: whether what any call uses is known.
         moved: buffers and other tensors that changed in evaluation mode all the same, by name.
         trains: whether a module was in training mode after a call.
     """
@@ -40,7 +41,11 @@ class Frozen:
         self._modes: list[tuple[nn.Module, bool]] = []  # what was put into evaluation mode and frozen, as it was before
         self._free: list[Tensor] = []
         self._states: list[_State] = []
-        self.caught = isinstance(root, nn.Module)
+        self._of_module = isinstance(root, nn.Module)
+        self._built: list[nn.Module] = []  # what the last call that brought any has brought
+        # compiled code warns of hooks, and would be compiled anew with them
+        self.settled = self._of_module and any(hasattr(m, "_orig_mod") for m in self.modules)
+        self._quiet: set[torch.Size] = set()
         self._compared: set[bool] = set()
 
     @property
@@ -50,8 +55,8 @@ class Frozen:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All parameters of the modules."""
-        return [p for m in self.modules for p in m._parameters.values() if p is not None]
+        """All parameters of the modules, and of what a call built."""
+        return [p for m in (*self.modules, *self._built) for p in m._parameters.values() if p is not None]
 
     def __enter__(self) -> Frozen:
         self._depth += 1
@@ -94,7 +99,9 @@ class Frozen:
             if module.training:
                 module.training = False
             for parameter in module._parameters.values():
-                if parameter is not None and parameter.requires_grad and not parameter.is_inference():
+                if parameter is None or not parameter.requires_grad:
+                    continue
+                if parameter.is_leaf and not parameter.is_inference():
                     parameter.requires_grad_(False)
                     self._free.append(parameter)
             if module._buffers:
@@ -110,21 +117,27 @@ class Frozen:
             if self._closely and tensor.numel() <= _SMALL and _may_move(tensor):
                 self._states.append(_State.of({"": tensor}, "", tensor))
 
-    @contextmanager
-    def catch(self) -> Iterator[None]:
-        """Freeze, the first time, what is called inside and was not found: what a first call builds, say.
+    def knows(self, shape: torch.Size) -> bool:
+        """Say whether all is known that a call with inputs of a shape uses, besides ``settled``."""
+        return shape in self._quiet
 
-        A module itself holds all that it calls: there is nothing to catch, ``caught`` is true.
+    @contextmanager
+    def catch(self, shape: torch.Size) -> Iterator[None]:
+        """Freeze what a call inside uses and was not found: what every call builds anew, or only the first.
+
+        Calls are watched until one brings nothing; a callable that is no module again with every other ``shape``, for
+        which it may build something else. Watching costs some 40 microseconds a call, and half of one a layer.
         """
-        if self.caught or not self._depth:
+        if self.settled or self.knows(shape) or not self._depth:
             yield
             return
-        self.caught, known = True, {id(module) for module in self.modules}
+        known = {id(module) for module, _ in self._modes}
+        brought: list[nn.Module] = []
 
         def catch(module: nn.Module, _: object) -> None:
             if id(module) not in known:
                 known.add(id(module))
-                self.modules.append(module)
+                brought.append(module)
                 self._take((module,))
 
         handle = register_module_forward_pre_hook(catch)
@@ -132,6 +145,13 @@ class Frozen:
             yield
         finally:
             handle.remove()
+        if not brought:
+            self._quiet.add(shape)
+            self.settled = self._of_module
+            return
+        before = {id(module) for module in self._built}
+        self.modules += [module for module in brought if id(module) in before]
+        self._built = [module for module in brought if id(module) not in before]
 
 
 def _may_move(tensor: Tensor) -> bool:

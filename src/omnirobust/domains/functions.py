@@ -63,7 +63,7 @@ class FunctionDomains:
             ValueError: if a function does not return one value a row, or its value does not depend on ``delta``.
         """
         rows = torch.arange(len(delta), device=delta.device) if self._rows is None else self._rows
-        with self._held, self._held.catch(), torch.set_grad_enabled(grad):
+        with self._held, self._held.catch(delta.shape), torch.set_grad_enabled(grad):
             found = [self._one(name, delta.detach().requires_grad_(grad), rows) for name in self._functions]
         losses, grads = zip(*found, strict=True)
         stacked = torch.stack(losses, 1)

@@ -218,7 +218,7 @@ class DomainGrid:
         Args:
             batch_size: problems that go through a model at once; None for any number.
 
-        Cost: three passes over at most 32 images, under the first transformation.
+        Cost: four passes over at most 32 images, under the first transformation.
         """
         images, views = self._x.transpose(0, 1).flatten(0, 1)[:PROBED_ROWS], self._views
         if views is not None:

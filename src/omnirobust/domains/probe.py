@@ -1,8 +1,9 @@
 """Whether a model draws, and whether its rows see each other: told once, from a few rows, before anything is computed.
 
-Two passes over the same rows that differ tell that a model is random; a third under the seed of the first, that it
-draws from a source that no seed of torch reaches; one in which every other row is another, that rows see their
-batch-mates. All passes are of one size, so that what rounds with the size of a batch does not count.
+Two passes over the same rows that differ tell that a model is random; a third under the seed of the first, that no
+seed of torch reaches what it draws from. Two more, in each of which one half of the rows is another, tell that the rows
+of the other half see their batch-mates. All passes are of one size, so that what rounds with the size of a batch does
+not count.
 
 Differences count beyond 1e-4 of the mean margin between the two largest logits plus 2^-17 of the logit itself, 64 times
 the resolution of fp32; of logits that bf16 holds exactly, as autocast makes them, 2^-6.
@@ -11,6 +12,7 @@ the resolution of fp32; of logits that bf16 holds exactly, as autocast makes the
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +22,13 @@ from omnirobust.domains.classifier import Classifier, Model, Models, Probed, nam
 from omnirobust.domains.outputs import rows_named
 
 ROWS = 32
-"""Rows that a model is tried on; half of them have other batch-mates in the last pass."""
+"""Rows that a model is tried on; in each of the last two passes half of them have other batch-mates."""
 
 _AGAIN = 16
 """Further passes of a model that moves a generator and yet says the same twice: the draw may be one coin a batch."""
+
+_HALF = 83
+"""Seed of the half of the rows that changes first: with it no shift or mirror image of a batch keeps to halves."""
 
 _OF_MARGIN, _OF_LOGIT, _OF_BF16_LOGIT = 1e-4, 2.0**-17, 2.0**-6
 
@@ -39,7 +44,8 @@ def probed(models: Models, x: Tensor, batch_size: int | None = None) -> dict[str
     Raises:
         ValueError: if a model cannot take the inputs, or what it returns are no logits.
 
-    Cost: three passes over at most 32 rows; a fourth for a random model.
+    Cost: four passes over at most 32 rows (two of a single row); a fifth for a random model, and 14 more for one that
+    moves a generator and yet says the same twice.
     """
     named = named_models(models)
     return {n: m if isinstance(m, Probed) else _Probe(n, m, x, batch_size).probed() for n, m in named.items()}
@@ -62,6 +68,7 @@ class _Probe:
         self._rows = x[:ROWS].detach()
         self._size = batch_size or max(len(self._rows), 1)
         self._moved = False
+        self._after: tuple[Any, ...] = ()
 
     def probed(self) -> Probed:
         """Return the model with what was found."""
@@ -70,10 +77,12 @@ class _Probe:
         self._classifier.check_device(self._rows)
         with forked(self._rows), torch.no_grad():
             first = self._pass(self._rows, 0)
-            tries = range(1, _AGAIN if self._moved else 2)
-            random = any(differ(first, self._pass(self._rows, seed)) for seed in tries)
+            self._moved, after = False, self._after  # what only a first call draws is how it builds something
+            random = differ(first, self._pass(self._rows, 1))
+            tries = range(2, _AGAIN if self._moved and not random else 2)
+            random |= any(differ(first, self._pass(self._rows, seed)) for seed in tries)
             foreign = random and differ(first, self._pass(self._rows, 0))
-            coupled = not foreign and self._couples(first, random)
+            coupled = not foreign and self._couples(first, after if self._moved else None)
         return self._classifier.probed(random, self._notes(random, foreign, coupled))
 
     def _pass(self, images: Tensor, seed: int) -> Tensor:
@@ -81,7 +90,9 @@ class _Probe:
         with seeded(seed, images):
             before = random_states(images)
             logits = self._logits(images)
-            self._moved |= not same_states(before, random_states(images))
+            after = random_states(images)
+            self._moved |= not same_states(before, after)
+            self._after = (*after[:2], None, ())  # those of torch, which the seed sets
         return logits
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -91,17 +102,29 @@ class _Probe:
                 found.append(self._classifier(self._classifier.arrange(piece)))
         return torch.cat(found)
 
-    def _couples(self, first: Tensor, random: bool) -> bool:
-        """Say whether rows change with their batch-mates, half of which become copies of the first row.
+    def _couples(self, first: Tensor, after: tuple[Any, ...] | None) -> bool:
+        """Say whether rows change with their batch-mates: ``half`` of them, of which the first is one, then the others.
 
-        They are every other row, so that statistics of parts of a batch do not miss them; the last ones where a model
-        is random, since what is drawn for a row may depend on the rows before it.
+        Every row is seen once, while rows of both parities around it become copies of one: neither the statistics of
+        parts of a batch are missed, nor what is taken from the first row or from one a fixed way ahead. Where other
+        rows make a model draw another number of times (``after`` are the states after its first pass), what differs may
+        be the draws: there the rows behind change, and the ones before are looked at.
         """
-        other = torch.zeros(len(first), dtype=torch.bool, device=first.device)
-        other[-(-len(first) // 2) if random else 1 :: 1 if random else 2] = True
+        half = _half(len(first)).to(first.device)
+        for other in (half, ~half) if len(first) > 1 else ():
+            seen = self._mixed(other)
+            if after is not None and not same_states(after, self._after):
+                other = torch.arange(len(first), device=first.device) >= -(-len(first) // 2)
+                return differ(first[~other], self._mixed(other)[~other])
+            if differ(first[~other], seen[~other]):
+                return True
+        return False
+
+    def _mixed(self, other: Tensor) -> Tensor:
+        """Return what the model says once the rows that ``other`` marks are copies of the first that it does not."""
         mixed = self._rows.clone()
-        mixed[other] = self._rows[0]
-        return differ(first[~other], self._pass(mixed, 0)[~other])
+        mixed[other] = self._rows[~other][0]
+        return self._pass(mixed, 0)
 
     def _notes(self, random: bool, foreign: bool, coupled: bool) -> tuple[str, ...]:
         told = []
@@ -110,7 +133,13 @@ class _Probe:
         if foreign:
             told.append(
                 f"{self._label} draws from a source that no seed of torch reaches (NumPy, Python's random, a generator "
-                "of its own): another run gives other numbers."
+                "of its own), or keeps something from call to call: another run gives other numbers."
+            )
+        if self._moved and not random:
+            told.append(
+                f"{self._label} moves a random generator, though {_AGAIN} passes over the same inputs agree: it draws "
+                "what does not count, or what seldom does (a coin a batch, larger batches). It is taken for one that "
+                "does not draw: if it can, take the draw out, or repeat with other seeds and compare."
             )
         if coupled:
             told.append(
@@ -119,6 +148,13 @@ class _Probe:
                 "(track_running_stats=True), or let it normalise every input by itself."
             )
         return tuple(told)
+
+
+def _half(rows: int) -> Tensor:
+    """Mark half of the rows, (rows,) bool, the first among them and rows of both parities in it and outside."""
+    half = torch.rand(rows, generator=torch.Generator().manual_seed(_HALF)) < 0.5
+    half[:4] = torch.tensor([True, False, False, True])[:rows]
+    return half
 
 
 def differ(a: Tensor, b: Tensor) -> bool:

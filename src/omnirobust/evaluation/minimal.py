@@ -11,6 +11,7 @@ from torch import Tensor
 from omnirobust._progress import ProgressHook, bar
 from omnirobust.attacks.masking import HINT
 from omnirobust.core.contracts import check_count
+from omnirobust.core.draws import torch_forked
 from omnirobust.core.types import Evaluation, Norm
 from omnirobust.domains.classifier import Models, Probed
 from omnirobust.domains.grid import DomainGrid
@@ -76,7 +77,7 @@ def in_batches(
     if not isinstance(x, Tensor):
         raise ValueError(f"x must be a tensor, got {type(x).__name__}")
     size, known = batch_size or max(len(x), 1), probed(models, x, batch_size)
-    with bar(progress, total=len(x) * each) as advance:
+    with torch_forked(x), bar(progress, total=len(x) * each) as advance:
         found = [search(known, slice(begin, begin + size), advance) for begin in range(0, max(len(x), 1), size)]
     parts = [part for part, _ in found]
     blind = torch.cat([flags for _, flags in found])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from omnirobust._progress import ProgressHook, bar
 from omnirobust.core.contracts import check_count, check_set
+from omnirobust.core.draws import torch_forked
 from omnirobust.core.threat_models import ThreatModel, range_notes
 from omnirobust.domains.classifier import Model, Precision
 from omnirobust.domains.probe import notes_of, probed
@@ -115,25 +116,26 @@ def evaluate_robustness(
     draws = DRAWS if draws is None else draws
     (known,) = probed({"model": model}, x, batch_size).values()
     judge = Judge(known, draws, seed, first_row)
-    clean = first_look(judge, x, y, batch_size)
-    problem = Problem(
-        known.model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision, first_row,
-        known, samples, draws,
-    )  # fmt: skip
-    judged = f"Accuracies are means over {draws} fresh draws, and depend on the batch size."
-    ranges = [f"{name}: {note}" for name, threat in named.items() for note in range_notes(threat, x)]
-    walk = Walk(problem, chosen, batch_size, notes=[*notes_of([known], judged), *ranges])
-    with bar(progress, total=len(x) * walk.runs_in_all(named.values())) as advance:
-        for name in inner_first(named, x):
-            walk.attack(name, clean.standing(judge, x, y, named[name]), advance)
-    walk.exchange()
-    for name, delta in given.items():
-        walk.apply(name, clean.standing(judge, x, y, problem.threat), delta)
-    settings = _describe(named, chosen, walk, {"batch_size": batch_size, "universal": list(given)})
-    told = attacks if isinstance(attacks, str) else [attack.name for attack in chosen]
-    origin = Origin(model, x.detach(), y, named, told, clean.classes, first_row, drawn)
-    report = _report((*named, *given), clean, walk, settings)
-    return replace(report, notes=(*report.notes, *_clean_notes(report, clean, y)), origin=origin)
+    with torch_forked(x):  # models may draw without a probe's seeing it
+        clean = first_look(judge, x, y, batch_size)
+        problem = Problem(
+            known.model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision, first_row,
+            known, samples, draws,
+        )  # fmt: skip
+        judged = f"Accuracies are means over {draws} fresh draws, and depend on the batch size."
+        ranges = [f"{name}: {note}" for name, threat in named.items() for note in range_notes(threat, x)]
+        walk = Walk(problem, chosen, batch_size, notes=[*notes_of([known], judged), *ranges])
+        with bar(progress, total=len(x) * walk.runs_in_all(named.values())) as advance:
+            for name in inner_first(named, x):
+                walk.attack(name, clean.standing(judge, x, y, named[name]), advance)
+        walk.exchange()
+        for name, delta in given.items():
+            walk.apply(name, clean.standing(judge, x, y, problem.threat), delta)
+        settings = _describe(named, chosen, walk, {"batch_size": batch_size, "universal": list(given)})
+        told = attacks if isinstance(attacks, str) else [attack.name for attack in chosen]
+        origin = Origin(model, x.detach(), y, named, told, clean.classes, first_row, drawn)
+        report = _report((*named, *given), clean, walk, settings)
+        return replace(report, notes=(*report.notes, *_clean_notes(report, clean, y)), origin=origin)
 
 
 def _report(names: tuple[str, ...], clean: Clean, walk: Walk, settings: dict[str, Any]) -> RobustnessReport:

@@ -163,7 +163,7 @@ def test_products_of_models_transforms_and_classes(net: nn.Module, images: Tenso
     assert float(found.weights.sum()) == pytest.approx(1)
     assert found.marginal("classes").shape == (classes,)
     torch.testing.assert_close(found.marginal("models"), found.weights.view(2, -1).sum(1))
-    assert sum(calls) == 3 * 32 + 50 * 2 + 2 * 50 * (1 + 3)  # to probe; reaches, of one draw; two epochs
+    assert sum(calls) == 4 * 32 + 50 * 2 + 2 * 50 * (1 + 3)  # to probe; reaches, of one draw; two epochs
     assert found.gradient_evaluations == 2 * (50 * 2 + 2 * 50 * (1 + 3))
     with pytest.raises(ValueError, match="axis must be one of models, transforms, classes, got 'images'"):
         found.marginal("images")

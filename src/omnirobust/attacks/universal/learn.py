@@ -23,7 +23,7 @@ from omnirobust.attacks.universal.results import UniversalPerturbation
 from omnirobust.attacks.universal.weighing import Over, Weighing
 from omnirobust.core.contracts import check_count, set_around
 from omnirobust.core.directions import Direction, Normalised, Sign
-from omnirobust.core.draws import DrawKey, row_seeds
+from omnirobust.core.draws import DrawKey, row_seeds, torch_forked
 from omnirobust.core.threat_models import FeasibleSet, ThreatModel, range_notes
 from omnirobust.core.types import WeightRule, described
 from omnirobust.core.weights import ExponentiatedGradient, Uniform
@@ -117,10 +117,10 @@ def learn_universal(
     learner = _Learner(known, views, threat_model, loss, samples, targeted, seed, precision, memory)
     weighing = Weighing(y, over, learner.pairs, rule or _RULE, widened(x[:1]))
     delta = feasible.project(torch.zeros_like(feasible.lower) if init is None else init.to(x).unsqueeze(0))
-    reach = learner.reach(x, y, feasible, batch_size)
     steps, t, rows = epochs * -(-len(x) // batch_size), 0, []
     stepper, masked = direction.start(feasible, step_size, steps), MaskedImages()
-    with bar(progress, total=steps) as advance:
+    with torch_forked(x), bar(progress, total=steps) as advance:
+        reach = learner.reach(x, y, feasible, batch_size)
         for epoch in range(epochs):
             weighing.restart()
             for chosen in _order(x, seed, epoch).split(batch_size):

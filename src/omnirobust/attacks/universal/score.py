@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omnirobust.attacks.universal.results import UniversalPerturbation, UniversalScore
 from omnirobust.core.contracts import check_count
+from omnirobust.core.draws import torch_forked
 from omnirobust.domains.classifier import Models
 from omnirobust.domains.grid import DomainGrid, Transforms
 from omnirobust.domains.losses import neg_cross_entropy
@@ -70,7 +71,8 @@ def score_universal(
             known, (x[rows] + delta.to(x)).clamp(*bounds), y[rows], loss=neg_cross_entropy, transforms=views,
             targeted=targeted, seed=seed, restart=_SCORING, first_row=begin,
         )  # fmt: skip
-        parts.append(_success(grid, delta, len(x[rows]), (draws or _DRAWS) if grid.random else 1))
+        with torch_forked(x):
+            parts.append(_success(grid, delta, len(x[rows]), (draws or _DRAWS) if grid.random else 1))
         names = grid.names
     judged = f"Success is the share of {draws or _DRAWS} draws."
     return UniversalScore(torch.cat(parts), y, names, notes_of(known.values(), judged))
