@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -199,3 +200,16 @@ def test_two_processes_train_what_has_no_gradient_now_and_then(tmp_path):
     assert "Warning" not in done.stderr
     record = TrainingRecord.open(tmp_path / "run")
     assert record.metrics["epochs"] == 2
+
+
+def test_a_training_that_was_moved_ends_its_evaluation(tmp_path):
+    record = run_training(job(Scheme("minmax", TWO, steps=1)), tmp_path / "a")
+    reference = {f.name: f.read_bytes() for f in (tmp_path / "a" / "evaluation").iterdir()}
+    for killed in (["metrics.json"], ["metrics.json", "evaluation/metrics.json"]):
+        for name in killed:
+            record.folder.file(name).unlink()
+        shutil.move(tmp_path / "a", tmp_path / "b")
+        again = run_training(job(Scheme("minmax", TWO, steps=1)), tmp_path / "b")
+        assert again.metrics["test"] == record.metrics["test"]
+        assert {f.name: f.read_bytes() for f in (tmp_path / "b" / "evaluation").iterdir()} == reference
+        shutil.move(tmp_path / "b", tmp_path / "a")

@@ -159,3 +159,35 @@ def test_transformers_draws_no_bars_and_may_afterwards(timm, saved, capfd) -> No
     zoo.load_model(f"hf:{saved}", classes=10)
     assert "%" not in "".join(capfd.readouterr())
     assert transformers.utils.logging.is_progress_bar_enabled()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"shape": [3, 100000, 100000]}, r"stranger/card.json, .* \(128, 30000000000\), which is of shape \(128, 64\)"),
+        ({"classes": 10**12}, r"stranger/card.json, .* in 1000000000000 classes: it asks for 7.weight of shape"),
+        ({"shape": [10**9, 10**9, 10**9]}, r"stranger/card.json: no network takes images"),
+        ({"shape": [3, -1, 16]}, r"stranger/card.json: shape must be \(channels, height, width\)"),
+        ({"architecture": "b"}, r"stranger/card.json, .* it asks for 0.weight of shape .*, which is not there"),
+        ({"architecture": "os:getcwd"}, r"stranger/card.json: arch must be one of"),
+        ({"shape": [3, "8.5", 8]}, r"must have a readable card.json"),
+        ({"shape": [3, float("inf"), 8]}, r"must have a readable card.json"),
+    ],
+)
+def test_a_card_is_held_against_the_header_of_its_weights(tmp_path, monkeypatch, changed, said) -> None:
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    save_file(zoo.build("a", (1, 8, 8), 10).state_dict(), folder / "model.safetensors")
+    fits = {"architecture": "a", "shape": [1, 8, 8], "classes": 10}
+    (folder / "card.json").write_text(json.dumps({"network": fits}))
+    assert zoo.load_model(str(folder))(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    (folder / "card.json").write_text(json.dumps({"network": fits | changed}))
+
+    def never(*_):  # where it would be filled
+        raise AssertionError
+
+    monkeypatch.setattr("omnirobust.zoo.trained.fill", never)
+    before = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match=said):
+        zoo.load_model(str(folder))
+    assert torch.equal(torch.random.get_rng_state(), before)

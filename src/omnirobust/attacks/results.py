@@ -158,7 +158,9 @@ class AttackResult:
     def save(self, out: str | Path, *, average: AttackResult | None = None, data: ImageData | None = None) -> Path:
         """Write the folder of a run with its page, as ``omnirobust attack`` does.
 
-        ``omnirobust report`` reads it, alone or against another run, and ``jobs.AttackRecord.open``.
+        ``omnirobust report`` reads it, alone or against another run, and ``jobs.AttackRecord.open``. A targeted result
+        must have one target for all images and models: a page has one. There is no ``config.yaml`` as of a command:
+        models and inputs are objects here, which no file of options names.
 
         Args:
             out: a folder that is new, empty, or holds a run of the same settings, which is written anew.
@@ -178,6 +180,8 @@ class AttackResult:
 
     def report(self, file: str | Path, *, average: AttackResult | None = None, data: ImageData | None = None) -> Path:
         """Write the page of a run, as ``omnirobust attack`` does: one HTML file that needs nothing but itself.
+
+        A targeted result must have one target for all images and models.
 
         Args:
             file: where to write it.

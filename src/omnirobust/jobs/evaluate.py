@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,6 +99,7 @@ def run_evaluation(
     progress: JobProgress | None = None,
     options: str | None = None,
     team: Workers | None = None,
+    called: Sequence[str] | None = None,
 ) -> EvaluationRecord:
     """Judge every model, write everything into a run folder, and return its record.
 
@@ -111,6 +112,7 @@ def run_evaluation(
         progress: called after every batch of every attack.
         options: the text of a file that gives these settings on the command line, kept in the run folder.
         team: processes that call this at the same time and share the batches; None for this one alone.
+        called: what files and page call the models, one each; None for what ``load_models`` calls them.
 
     Raises:
         ValueError: if a setting, a model or the data does not fit.
@@ -126,6 +128,8 @@ def run_evaluation(
         raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
     models = moved(load_models(job.models, job.data, images), resolved(job.device))
     check_answers(dict(zip(job.models, models.values(), strict=True)), images.x, resolved(job.device), images.y)
+    if called is not None:
+        models = dict(zip(called, models.values(), strict=True))
     config = describe_evaluation(job, images, models)
 
     def together(folder: RunFolder) -> None:

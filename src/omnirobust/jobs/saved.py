@@ -172,7 +172,10 @@ def _aim(origin: Origin, clean: Tensor) -> _Aim:
         raise ValueError("true_labels must be one label an input for a result that is saved, got several")
     if plan.options["targeted"]:
         if len(y.unique()) != 1:
-            raise ValueError(f"y must be one class to reach for a result that is saved, got {len(y.unique())}")
+            raise ValueError(
+                "y must be one class to reach, the same for every image and model, for a targeted result that is saved or "
+                f"reported, got {len(y.unique())} different ones: a page has one target"
+            )
         return _Aim(torch.full((len(clean),), -1) if labels is None else labels, target=int(y.unique()))
     if labels is not None and (truth is None or torch.equal(y, truth)):
         return _Aim(labels)

@@ -165,7 +165,16 @@ def _judge(
         job.data, tuple(names), threats, steps=job.test_steps, images=job.test_images, label=job.label,
         resize=job.resize, seed=job.seed, device=job.device,
     )  # fmt: skip
-    return run_evaluation(judged, folder.file(EVALUATED), progress, None, team).metrics
+    called = _called_before(folder.file(EVALUATED), len(names))
+    return run_evaluation(judged, folder.file(EVALUATED), progress, None, team, called).metrics
+
+
+def _called_before(evaluation: Path, count: int) -> list[str] | None:
+    """Return what a begun evaluation calls its models: the folder of the run may have had another name by then."""
+    if not (evaluation / "config.json").is_file():
+        return None
+    models = RunFolder.open(evaluation).config.get("models")
+    return list(models) if isinstance(models, dict) and len(models) == count else None
 
 
 def _clean(setting: TrainingSetting) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from omnirobust.zoo.architectures import build
@@ -20,6 +21,8 @@ WEIGHTS, CARD = "model.safetensors", "card.json"
 """What a training leaves in its run folder: weights, and how the network is built."""
 
 _NAMED = re.compile(r"(\w[^=/:\\]*)=(.+)")
+
+_ON_CARD = "the network on their card"
 
 UNSAFE = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 """Endings of files that can run code when they are read."""
@@ -92,10 +95,10 @@ def read_source(name: str, argument: str = "models") -> Mapping[str, Any]:
     assert file is not None
     try:
         source = json.loads((file.parent / CARD).read_text(encoding="utf-8"))["network"]
-        found = source | {"shape": tuple(source["shape"]), "classes": int(source["classes"])}
+        found = source | {"shape": tuple(map(int, source["shape"])), "classes": int(source["classes"])}
         if "code" not in found:
             return found | {"architecture": str(found["architecture"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{argument} must have a readable {CARD} beside their weights, got {file} without one; of weights of your "
             f"own, name the network too: {file}:ARCHITECTURE"
@@ -126,10 +129,46 @@ def build_source(source: Mapping[str, Any], argument: str = "models") -> nn.Modu
 
 def load_trained(name: str, file: Path, argument: str = "models") -> tuple[str, nn.Module]:
     """Load the network of a training, of the zoo's architectures, and return what to call it."""
+    source = read_source(name, argument)
     with torch.random.fork_rng(devices=[]):  # weights that are drawn only to be overwritten
-        model = build_source(read_source(name, argument), argument)
-    fill(model, file, argument, "the network on their card")
+        check_card(source, file, argument)
+        model = build_source(source, argument)
+    fill(model, file, argument, _ON_CARD)
     return short_name(file), model.requires_grad_(False)
+
+
+def check_card(source: Mapping[str, Any], file: Path, argument: str) -> None:
+    """Compare what a card asks for with the header of its weights, before anything of that size is made.
+
+    The card may be a stranger's: the network is built without memory for its values.
+
+    Raises:
+        ValueError: if the card asks for another network than that of the weights, or for none.
+    """
+    told = f"{argument} must have a {CARD} that fits their weights, got {file.parent / CARD}"
+    try:
+        with safe_open(file, framework="pt") as stored:
+            there = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(_of_another(file, argument, _ON_CARD)) from error
+    try:
+        with torch.device("meta"):
+            wanted = build_source(source, argument).state_dict()
+    except ValueError as error:
+        raise ValueError(f"{told}: {error}") from error
+    except (RuntimeError, TypeError, OverflowError) as error:  # torch's of sizes beyond all bounds
+        raise ValueError(f"{told}: no network takes images {source['shape']} in {source['classes']} classes") from error
+    for key, value in wanted.items():
+        if there.get(key) != tuple(value.shape):
+            held = f"is of shape {there[key]}" if key in there else "is not there"
+            raise ValueError(
+                f"{told}, for images {source['shape']} in {source['classes']} classes: it asks for {key} of shape "
+                f"{tuple(value.shape)}, which {held} in {file.name}"
+            )
+
+
+def _of_another(file: Path, argument: str, network: str) -> str:
+    return f"{argument} must hold weights of {network}, got {file}, damaged or of another"
 
 
 def short_name(file: Path) -> str:
@@ -146,7 +185,7 @@ def fill(model: nn.Module, file: Path, argument: str, network: str) -> None:
     try:
         read_model(file, model)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{argument} must hold weights of {network}, got {file}, damaged or of another") from error
+        raise ValueError(_of_another(file, argument, network)) from error
 
 
 def load_own_model(name: str, argument: str) -> tuple[str, nn.Module]:

@@ -165,7 +165,13 @@ def test_what_a_page_cannot_say_is_refused(digits, tmp_path):
         with pytest.raises(ValueError, match=match):
             result.save(out)
 
-    refused("y must be one class to reach", x, (y + 1) % 10, RADIUS, targeted=True)
+    refused(
+        "y must be one class to reach, .* got [2-4] different ones: a page has one target",
+        x,
+        (y + 1) % 10,
+        RADIUS,
+        targeted=True,
+    )
     refused("y must be one label an input, or each", x, torch.stack([y, (y + 1) % 10], 1), RADIUS)
     refused("eps must be one number", x, y, orb.Linf(torch.full((4,), 0.1)))
     result = orb.attack_ensemble(models, x, y, RADIUS, steps=1)
@@ -176,6 +182,13 @@ def test_what_a_page_cannot_say_is_refused(digits, tmp_path):
         result.report(tmp_path)
     with pytest.raises(ValueError, match="data must be the set that the inputs"):
         result.save(out, data=data.load("digits", limit=2))
+    with pytest.raises(ValueError, match=r"average must be the result of an attack under .*, or None, got dict"):
+        result.report(tmp_path / "q.html", average=models)
+    report = evaluation.evaluate_robustness(models["a"], x, y, RADIUS, steps=1, attacks=evaluation.STRONG[:1])
+    for each in (result, report):
+        with pytest.raises(ValueError, match=r"data must be the set .*, as data.load gives it, or None, got int"):
+            each.report(tmp_path / "q.html", data=3)
+    assert not (tmp_path / "q.html").exists()
     assert not out.exists()
 
 

@@ -11,6 +11,7 @@ from omnirobust.evaluation.report import RobustnessReport
 from omnirobust.jobs.folder import RunFolder
 from omnirobust.jobs.report.page import build_report, write_page
 from omnirobust.jobs.saved import write_attack, write_evaluation
+from omnirobust.zoo.data import ImageData
 
 Result: TypeAlias = AttackResult | RobustnessReport
 
@@ -35,6 +36,19 @@ def report(result: Result, file: str | Path, **said: Any) -> Path:
 
 
 def _written(result: Result, out: str | Path, **said: Any) -> RunFolder:
+    _check(said.get("average"), said.get("data"))
     if isinstance(result, AttackResult):
         return write_attack(result, out, **said)
     return write_evaluation(result, out, **said)
+
+
+def _check(average: object, data: object) -> None:
+    """Refuse what is no result and no set where one may be given."""
+    if average is not None and not isinstance(average, AttackResult):
+        raise ValueError(
+            f"average must be the result of an attack under rule=Uniform(), or None, got {type(average).__name__}"
+        )
+    if data is not None and not isinstance(data, ImageData):
+        raise ValueError(
+            f"data must be the set that the inputs are of, as data.load gives it, or None, got {type(data).__name__}"
+        )
