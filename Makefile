@@ -12,7 +12,7 @@ DEVICE ?= cuda
 .PHONY: gpu help demo test test-lowest test-processors test-slow lint format bench reproduce site clean
 
 help:
-	@echo "make demo       train four digit classifiers in seconds, attack all of them at once, write a report"
+	@echo "make demo       train four digit classifiers, attack all of them at once, write a report: a minute on two cores"
 	@echo "make test       lint, then run the whole test suite"
 	@echo "make test-lowest  run it with the oldest versions of what omnirobust needs"
 	@echo "make test-slow  the tests that start or kill many processes, which make test leaves out"

@@ -154,7 +154,7 @@ def test_an_unreachable_hub_is_one_sentence_and_leaves_its_client_as_it_was(monk
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "minst"}, "name must be one of digits, mnist, cifar10, .* got 'minst'"),
+        ({"name": "minst"}, r"name \(--data\) must be one of digits, mnist, cifar10, .* got 'minst'"),
         ({"name": "digits", "split": "dev"}, "split must be train or test for digits, got 'dev'"),
         ({"name": "digits", "start": -1}, "start must be >= 0, got -1"),
         ({"name": "digits", "limit": -2}, "limit must be >= 0 or None, got -2"),
@@ -173,7 +173,7 @@ def test_an_unknown_split_lists_the_known(tmp_path: Path) -> None:
 
 def test_folders_without_usable_data(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataUnavailableError, match="empty holds no data set in hub layout"):
+    with pytest.raises(DataUnavailableError, match=r"empty holds no data set: no parquet files, no images\."):
         load(str(tmp_path / "empty"))
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "test-00000-of-00001.parquet").write_text("junk")
@@ -218,8 +218,14 @@ def test_a_path_with_a_dot_is_a_path_even_where_the_data_folder_has_such_a_set(t
     assert len(load("./shapes")) == 6
     assert len(load(str(tmp_path / "here" / "shapes"))) == 6
     assert len(load("shapes")) == 10
-    with pytest.raises(ValueError, match=r"path of a folder in hub layout, got './none', which is none"):
+    with pytest.raises(
+        ValueError,
+        match=r"name \(--data\) must be .* of a folder of images, got './none', and there is no such",
+    ):
         load("./none")
+    (tmp_path / "here" / "plain.txt").write_text("")
+    with pytest.raises(ValueError, match=r"got './plain.txt', which is a file"):
+        load("./plain.txt")
 
 
 @pytest.mark.parametrize("name", ["hub:", "hub:.", "hub:../..", "hub:/", "hub:a/b/c", "hub:~/x", "hub: "])
@@ -231,10 +237,10 @@ def test_what_is_no_id_of_the_hub_is_refused_and_no_disk_searched(name, monkeypa
 
 def test_no_name_is_no_folder(monkeypatch) -> None:
     """An empty path is the working folder to pathlib, and an error inside datasets."""
-    with pytest.raises(ValueError, match=r"name must be one of digits, .*, got ''"):
+    with pytest.raises(ValueError, match=r"name \(--data\) must be one of digits, .*, got ''"):
         load("")
     monkeypatch.setenv("OMNIROBUST_DATA", ".")
-    with pytest.raises(ValueError, match=r"name must be one of digits, .*, got ''"):
+    with pytest.raises(ValueError, match=r"name \(--data\) must be one of digits, .*, got ''"):
         load("")
 
 
@@ -244,7 +250,7 @@ def test_whatever_the_reader_raises_is_told(tmp_path, monkeypatch) -> None:
 
     folder = hub_folder(tmp_path / "set", [encode(pixels(1)[0])], [0])
     monkeypatch.setattr(datasets, "load_dataset", stop)
-    with pytest.raises(DataUnavailableError, match="set could not be read as a data set in hub layout: StopIteration"):
+    with pytest.raises(DataUnavailableError, match="set could not be read as a data set: StopIteration"):
         load(str(folder))
 
 
@@ -398,7 +404,9 @@ def test_one_class_is_enough_and_none_where_none_is_needed(tmp_path: Path) -> No
     one = load(str(picture_folder(tmp_path / "one", {"a": 3})))
     assert one.classes == ("a",) and one.y.tolist() == [0, 0, 0]
     none = str(picture_folder(tmp_path / "none", {"": 3}))
-    with pytest.raises(ValueError, match=r"none must have one image column and one class-label column"):
+    with pytest.raises(
+        ValueError, match=r"none must have classes, got none in test: pictures lie in no folder of a class"
+    ):
         load(none)
     found = load(none, labelled=False)
     assert found.classes == () and found.y.tolist() == [-1, -1, -1] and found.missing == ()
@@ -441,3 +449,18 @@ def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
     assert load(str(tmp_path / "set[0]"), "test").y.tolist() == [1]
     with pytest.raises(ValueError, match=r"split must be one that .* has: Unknown split 'dev'.*'train', 'test'"):
         load(str(tmp_path / "set[0]"), "dev")
+
+
+def test_classes_called_like_splits_without_a_split_are_told_what_was_read(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "set" / name / "0.png")
+    said = r"got none in test: .* A folder called test is read as a split, and .*: test/CLASS/PICTURE"
+    with pytest.raises(ValueError, match=said):
+        load(str(tmp_path / "set"))
+
+
+def test_a_column_of_floats_is_told_to_be_no_classes(tmp_path: Path) -> None:
+    folder = str(table(tmp_path / "set", kinds={"label": datasets.Value("float64")}, label=[0.0, 1.0, 2.5]))
+    with pytest.raises(ValueError, match=r"labels \[\]: label holds floats, which are no classes, save them as whole"):
+        load(folder)

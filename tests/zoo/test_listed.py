@@ -127,3 +127,16 @@ def test_pictures_that_lie_too_deep_are_named(tmp_path):
         draw(tmp_path / "test" / c / "more" / "0.png")
     with pytest.raises(data.DataUnavailableError, match="2 pictures lie deeper than SPLIT/CLASS/PICTURE, test/a/mo"):
         data.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_table_that_is_no_utf8_is_named_with_its_line(tmp_path, name):
+    root = tmp_path / "set"
+    listed(root / "test", {"0.png": "chat", "1.png": "\u00e9l\u00e9phant"}, name)
+    assert data.load(str(root)).classes == ("chat", "\u00e9l\u00e9phant")
+    file = root / "test" / name
+    told = file.read_bytes().decode("utf-8").encode().decode("unicode_escape" if name.endswith("jsonl") else "utf-8")
+    file.write_bytes(told.encode("latin-1"))
+    line = 2 if name.endswith("jsonl") else 3
+    with pytest.raises(ValueError, match=rf"{name} must be text in UTF-8, and is not in line {line}: save it as UTF-8"):
+        data.load(str(root))

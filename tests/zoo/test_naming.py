@@ -97,3 +97,20 @@ def test_models_of_two_folders_are_loaded_attacked_and_judged_under_their_names(
 def test_a_model_under_another_name_is_not_transferred_to(here):
     with pytest.raises(ValueError, match=r"^transfer must name models that are not attacked, got a"):
         AttackJob("digits", ("x=a",), orb.Linf(0.1), transfer=("y=a",))
+
+
+@pytest.mark.parametrize("name", ["a/b", "<b>x</b>", "-x", "q:b", "a\\b", "", "bell\x07"])
+def test_a_name_that_is_none_is_told_which_characters_it_may_have(here, name):
+    source = f"{name}=a/model/net.py:build"
+    for load in (lambda: zoo.load_model(source), lambda: load_models([source], "digits")):
+        with pytest.raises(
+            ValueError, match=r"NAME=SOURCE, got .*: a NAME begins with a letter, a digit or _, and has no"
+        ):
+            load()
+
+
+def test_a_path_with_the_sign_is_no_name(here):
+    folder = Path("-lr=0.1")
+    folder.mkdir()
+    (folder / "nets.py").write_text(NET)
+    assert zoo.load_model("-lr=0.1/nets.py:build") is not None

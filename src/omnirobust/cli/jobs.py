@@ -16,7 +16,7 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
     images: Annotated[int, typer.Option(help="How many test images to attack.")] = 200,
 ) -> None:
-    """Train four classifiers of embedded digits in seconds, attack all at once in four norms, write a report."""
+    """Train four classifiers of embedded digits, attack all at once in four norms, write a report: about a minute."""
     from omnirobust.cli.tables import show_norms
     from omnirobust.jobs import DemoJob, run_demo
     from omnirobust.jobs.report import build_report

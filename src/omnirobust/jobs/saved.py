@@ -173,8 +173,8 @@ def _aim(origin: Origin, clean: Tensor) -> _Aim:
     if plan.options["targeted"]:
         if len(y.unique()) != 1:
             raise ValueError(
-                "y must be one class to reach, the same for every image and model, for a targeted result that is saved or "
-                f"reported, got {len(y.unique())} different ones: a page has one target"
+                "y must be one class to reach, the same for every image and model, for a targeted result that is saved "
+                f"or reported, got {len(y.unique())} different ones: a page has one target"
             )
         return _Aim(torch.full((len(clean),), -1) if labels is None else labels, target=int(y.unique()))
     if labels is not None and (truth is None or torch.equal(y, truth)):

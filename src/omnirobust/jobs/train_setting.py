@@ -87,7 +87,10 @@ def _split(job: TrainingJob, every: ImageData) -> tuple[ImageData, ImageData | N
     """Take training images from the beginning of the split, and those for validation from its end."""
     kept = len(every) - job.recipe.holdout
     if kept < 1:
-        raise ValueError(f"validation must leave images to train on, got {job.recipe.holdout} of {len(every)}")
+        raise ValueError(
+            f"validation must leave images to train on, got {job.recipe.holdout} of {len(every)}: a fifth of them is "
+            f"--validation {len(every) // 5}"
+        )
     if job.images is not None and job.images > kept:
         raise ValueError(
             f"images must be at most {kept}, the train split less {job.recipe.holdout} for validation, got {job.images}"

@@ -1,4 +1,4 @@
-"""Image data by name: embedded digits, MNIST, CIFAR-10, and any image-classification set in hub layout."""
+"""Image data by name: embedded digits, MNIST, CIFAR-10, any set of the hub or of a folder laid out likewise."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ def load(
 
     Args:
         name: "digits" (embedded, 8x8 grey), "mnist", "cifar10", "hub:ORG/NAME" or "hub:ORG/NAME:CONFIG" for a set on
-            the Hugging Face hub, or the path of a folder in hub layout, which is looked for in ``root`` first unless it
+            the Hugging Face hub, or the path of a folder of images, which is looked for in ``root`` first unless it
             is absolute or begins with a dot.
         split: "train", "test" or another split that the set has.
         limit: how many images to keep, counted from ``start``; None keeps the rest.
         start: index of the first image kept.
-        root: folder that holds ``name`` as a folder in hub layout; by default $OMNIROBUST_DATA. Sets that are not
+        root: folder that holds ``name`` as a folder of images; by default $OMNIROBUST_DATA. Sets that are not
             there come from the hub.
         label: the column of the classes, where there are several, as in CIFAR-100.
         resize: (height, width) that all images are resized to, by Pillow's bilinear filter; None to take them as they
@@ -174,7 +174,8 @@ def _find(name: str, root: str | Path | None) -> Source:
         return Source(path, config or None)
     if name.startswith((".", "~")) or Path(name).is_absolute():  # a path of the caller's, wherever sets lie
         if not from_home(name).is_dir():
-            raise ValueError(f"name must be the path of a folder in hub layout, got {name!r}, which is none")
+            why = "which is a file" if from_home(name).exists() else "and there is no such folder"
+            raise ValueError(f"name (--data) must be the path of a folder of images, got {name!r}, {why}")
         return Source(str(from_home(name)), folder=True)
     root = root if root is not None else os.environ.get("OMNIROBUST_DATA")
     if name and root is not None and (Path(root) / name).is_dir():
@@ -183,10 +184,10 @@ def _find(name: str, root: str | Path | None) -> Source:
         return Source(HUB_IDS[name])
     if name and Path(name).is_dir():
         return Source(name, folder=True)
-    known = ", ".join(["digits", *HUB_IDS, "hub:ORG/NAME", "the path of a folder in hub layout"])
+    known = ", ".join(["digits", *HUB_IDS, "hub:ORG/NAME", "the path of a folder of images"])
     places = [] if root is None else [f.name for f in Path(root).glob("*") if f.is_dir()]
     hint = nearest(name, ["digits", *HUB_IDS, *places])
-    raise ValueError(f"name must be one of {known}, got {name!r}{hint}")
+    raise ValueError(f"name (--data) must be one of {known}, got {name!r}{hint}")
 
 
 def _read(
@@ -226,7 +227,7 @@ def _check_labels(labels: Tensor, classes: Sequence[str], name: str, split: str)
     if not len(wrong):
         return
     if len(wrong) == len(labels) and not classes:
-        raise ValueError(f"{name} must have classes, got none in {split}: pictures lie in no folder of a class")
+        raise ValueError(f"{name} must have classes, got none in {split}")
     row = int(wrong[0])
     raise ValueError(
         f"{name} must have a class in every row of {split}, got none in row {row} (label {int(labels[row])} or missing)"

@@ -79,8 +79,11 @@ def _columns(dataset: Dataset, reading: Reading, name: str) -> tuple[str, str | 
         raise ValueError(f"label must be a column of classes of {name}, which has {known}, got {reading.label!r}")
     labels = [reading.label] if reading.label is not None else named or [k for k in plain if k == "label"] or plain
     if len(images) != 1 or (reading.labelled and not labels):
+        floats = [key for key, feature in dataset.features.items() if _is_plain(feature, "float", "double", "half")]
+        hint = f": {', '.join(floats)} holds floats, which are no classes, save them as whole numbers" if floats else ""
         raise ValueError(
             f"{name} must have one image column and one class-label column, got images {images} and labels {labels}"
+            f"{hint}"
         )
     if reading.labelled and len(labels) > 1:
         raise ValueError(f"label must name one of the columns of classes of {name}, {', '.join(labels)}, got none")
@@ -93,10 +96,10 @@ def _is_class_label(dataset: Dataset, column: str) -> bool:
     return isinstance(dataset.features[column], datasets.ClassLabel)
 
 
-def _is_plain(feature: object) -> bool:
-    return str(getattr(feature, "dtype", "")).startswith(("int", "uint", "string", "large_string", "bool")) and (
-        type(feature).__name__ == "Value"
-    )
+def _is_plain(feature: object, *kinds: str) -> bool:
+    """Say whether a column holds plain values of these types: those that may be classes, if none is named."""
+    kinds = kinds or ("int", "uint", "string", "large_string", "bool")
+    return str(getattr(feature, "dtype", "")).startswith(kinds) and type(feature).__name__ == "Value"
 
 
 def _classes(

@@ -1,4 +1,4 @@
-"""What a folder in hub layout holds, read by exact names: no part of a name is taken for a split."""
+"""What a folder of pictures holds, read by exact names: no part of a name is taken for a split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets in hub layout, a folder here or an id on the Hugging Face hub: found, opened and decoded once."""
+"""Sets as the Hugging Face hub lays them out, a folder here or an id on the hub: found, opened and decoded once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DataUnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """A set in hub layout.
+    """A set as the hub lays it out: pictures in folders of classes, a table of pictures, parquet files.
 
     Attributes:
         path: a folder on this machine, or an id on the hub.
@@ -65,6 +65,11 @@ class Source:
         if self.folder and ready.is_file():
             return self._ready(ready, split, reading)
         pictures = self.pictures(split)
+        if reading.labelled and isinstance(pictures, PictureFolder) and not pictures.classes:
+            raise ValueError(
+                f"{self.path} must have classes, got none in {split}: pictures lie in no folder of a class. A folder "
+                f"called {split} is read as a split, and the folders in it as classes: {split}/CLASS/PICTURE"
+            )
         dataset = None if self.folder else self.open(split)
         if isinstance(pictures, ListedPictures):
             files, told = [pictures.table, *pictures.files], [pictures.note]
@@ -186,7 +191,7 @@ def _data_files(folder: str) -> list[Path]:
     )
     if not files:
         why = too_deep(Path(folder)) or ": no parquet files, no images"
-        raise DataUnavailableError(f"The folder {folder} holds no data set in hub layout{why}.")
+        raise DataUnavailableError(f"The folder {folder} holds no data set{why}. See docs/data.md for the layouts.")
     return files
 
 
@@ -240,10 +245,10 @@ def hub_access() -> Iterator[None]:
 
 def _unavailable(source: Source, error: Exception) -> str:
     if source.folder:
-        return f"The folder {source.path} could not be read as a data set in hub layout: {_sentence(error)}"
+        return f"The folder {source.path} could not be read as a data set: {_sentence(error)}"
     return (
         f"The data set {source.path} is not on this machine and could not be fetched from the Hugging Face hub: check "
-        f"its name, connect to the internet, or set OMNIROBUST_DATA to a folder that holds it in hub layout."
+        f"its name, connect to the internet, or set OMNIROBUST_DATA to the folder that holds it as a folder."
     )
 
 

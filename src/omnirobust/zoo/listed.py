@@ -94,6 +94,7 @@ def _read(table: Path) -> Any:
     """Read a table; empty fields of CSV are missing."""
     from pyarrow import ArrowException, csv, json, parquet
 
+    _check_text(table)
     try:
         if table.suffix == ".csv":
             found = csv.read_csv(
@@ -107,6 +108,18 @@ def _read(table: Path) -> Any:
     if FILE_NAME not in found.column_names:
         raise ValueError(f"{table} must have a column {FILE_NAME}, got {', '.join(found.column_names)}")
     return found
+
+
+def _check_text(table: Path) -> None:
+    """Refuse text that is no UTF-8: its columns would be taken for bytes, which are no classes."""
+    if table.suffix == ".parquet":
+        return
+    content = table.read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{table} must be text in UTF-8, and is not in line {line}: save it as UTF-8") from error
 
 
 def _file(table: Path, name: object, number: int) -> Path:

@@ -17,6 +17,7 @@ from omnirobust.zoo.checkpoints import load, parse_name
 from omnirobust.zoo.chunks import read_chunk
 from omnirobust.zoo.pretrained import load_hf, load_timm
 from omnirobust.zoo.trained import (
+    check_name,
     fill,
     load_own_model,
     load_trained,
@@ -82,6 +83,7 @@ def named_model(
         pretrained: see ``load_model``.
     """
     called, plain = split_name(source)
+    check_name(source, argument)
     name, model = _found(plain, facts, argument, data, pretrained)
     return called or name, model.eval().requires_grad_(False)
 

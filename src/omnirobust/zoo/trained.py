@@ -60,6 +60,20 @@ def split_name(text: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
+def check_name(text: str, argument: str) -> None:
+    """Refuse what has the sign of NAME=SOURCE, but a NAME that is none.
+
+    Raises:
+        ValueError: naming the characters that a NAME may have.
+    """
+    if "=" not in text or split_name(text)[0] or any(Path(part).exists() for part in (text, text.partition(":")[0])):
+        return
+    raise ValueError(
+        f"{argument} must be SOURCE or NAME=SOURCE, got {text!r}: a NAME begins with a letter, a digit or _, and has "
+        "no =, /, :, backslash or control character"
+    )
+
+
 def split_network(name: str) -> tuple[str, str]:
     """Split WEIGHTS:NETWORK, a folder or file of weights and what builds their network; of all else (name, "").
 
