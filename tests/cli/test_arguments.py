@@ -1,9 +1,12 @@
+from typing import get_args
+
 import pytest
 import typer
 
 import omnirobust as orb
 from omnirobust.cli import arguments as args
-from omnirobust.cli.arguments import DirectionName, LossName, NormName, RuleName, expand_lists
+from omnirobust.cli.arguments import DirectionName, LossName, expand_lists
+from omnirobust.core.choices import Norm
 
 LISTS = ("--models", "--transfer")
 
@@ -31,27 +34,27 @@ def test_a_list_without_values_is_told(given):
 
 
 def test_names_become_the_objects_of_the_library():
-    assert [args.threat_model(n, 2.0).name for n in NormName] == ["linf", "l2", "l1", "l0"]
-    assert args.weight_rule(RuleName.MINMAX, None, None, None) is None
-    assert args.weight_rule(RuleName.AVERAGE, None, None, None) == orb.Uniform()
-    assert args.weight_rule(RuleName.WORST, None, None, None) == orb.WorstCase()
-    assert args.weight_rule(RuleName.ASCENT, 0.02, 3.0, None) == orb.ProjectedAscent(0.02, 3.0)
-    assert args.weight_rule(RuleName.EXPONENTIATED, None, None, 2.0) == orb.ExponentiatedGradient(2.0)
+    assert [args.threat_model(n, 2.0).name for n in get_args(Norm)] == ["linf", "l2", "l1", "l0"]
+    assert args.weight_rule("minmax", None, None, None) is None
+    assert args.weight_rule("average", None, None, None) == orb.Uniform()
+    assert args.weight_rule("worst", None, None, None) == orb.WorstCase()
+    assert args.weight_rule("ascent", 0.02, 3.0, None) == orb.ProjectedAscent(0.02, 3.0)
+    assert args.weight_rule("exponentiated", None, None, 2.0) == orb.ExponentiatedGradient(2.0)
     assert args.attack_loss(None) is None
-    assert args.attack_loss(LossName.SMOOTH_MARGIN) is orb.losses.smooth_margin
-    assert all(callable(args.attack_loss(name)) for name in LossName)
+    assert args.attack_loss("smooth-margin") is orb.losses.smooth_margin
+    assert all(callable(args.attack_loss(name)) for name in get_args(LossName))
     assert args.direction(None) is None
-    assert args.direction(DirectionName.RAW) == orb.RawGradient()
-    assert len({type(args.direction(name)) for name in DirectionName}) == 5
+    assert args.direction("raw") == orb.RawGradient()
+    assert len({type(args.direction(name)) for name in get_args(DirectionName)}) == 5
 
 
 @pytest.mark.parametrize(
     ("rule", "values", "message"),
     [
-        (RuleName.ASCENT, (0.1, None, None), "beta and gamma must be given"),
-        (RuleName.EXPONENTIATED, (None, 1.0, None), "eta must be given"),
-        (RuleName.WORST, (0.1, None, None), "beta must be left out with rule worst, got 0.1"),
-        (RuleName.MINMAX, (None, 3.0, None), "gamma must be left out with rule minmax, got 3.0"),
+        ("ascent", (0.1, None, None), "beta and gamma must be given"),
+        ("exponentiated", (None, 1.0, None), "eta must be given"),
+        ("worst", (0.1, None, None), "beta must be left out with rule worst, got 0.1"),
+        ("minmax", (None, 3.0, None), "gamma must be left out with rule minmax, got 3.0"),
     ],
 )
 def test_parameters_must_fit_the_rule(rule, values, message):

@@ -12,7 +12,7 @@ import builtins
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_type_hints
 
-from omnirobust.core.choices import Keep, Precision, Start
+from omnirobust.core.choices import Keep, Precision, Preset, Start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ class AttackOptions(TypedDict, total=False):
     direction: Annotated[Direction | None, _of_preset("how delta moves, instead of the preset's.")]
     loss: Annotated[Loss | None, _of_preset("per-example attack loss, low = fooled, instead of the preset's.")]
     preset: Annotated[
-        Literal["paper"] | None,
+        Preset | None,
         _of_preset(
             '"paper" for the paper\'s settings of the norm; None for the tuned default. Both yield to arguments.'
         ),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 import typer
+
+from omnirobust.core.choices import Clip, Norm
 
 if TYPE_CHECKING:
     import torch
 
     from omnirobust.core.directions import Direction
-    from omnirobust.core.threat_models import Clip, ThreatModel
+    from omnirobust.core.threat_models import ThreatModel
     from omnirobust.core.types import WeightRule
     from omnirobust.domains.losses import Loss
     from omnirobust.jobs import Grouping
@@ -29,93 +30,22 @@ _RADIUS = re.compile(r"(\d*\.?\d+(?:e[+-]?\d+)?)(?:/(\d*\.?\d+))?", re.IGNORECAS
 """A number, or a fraction of two."""
 
 
-class NormName(StrEnum):
-    """The norms."""
+RuleName: TypeAlias = Literal["minmax", "average", "worst", "ascent", "exponentiated"]
+"""The weight rules: min-max is the tuned one of the norm, or the paper's."""
 
-    LINF = "linf"
-    L2 = "l2"
-    L1 = "l1"
-    L0 = "l0"
+LossName: TypeAlias = Literal[
+    "relative-margin",
+    "standardised-margin",
+    "margin",
+    "smooth-margin",
+    "probability-margin",
+    "neg-cross-entropy",
+    "dlr",
+]
+"""The attack losses."""
 
-
-class RuleName(StrEnum):
-    """The weight rules: min-max is the tuned one of the norm, or the paper's."""
-
-    MINMAX = "minmax"
-    AVERAGE = "average"
-    WORST = "worst"
-    ASCENT = "ascent"
-    EXPONENTIATED = "exponentiated"
-
-
-class LossName(StrEnum):
-    """The attack losses."""
-
-    RELATIVE_MARGIN = "relative-margin"
-    STANDARDISED_MARGIN = "standardised-margin"
-    MARGIN = "margin"
-    SMOOTH_MARGIN = "smooth-margin"
-    PROBABILITY_MARGIN = "probability-margin"
-    NEG_CROSS_ENTROPY = "neg-cross-entropy"
-    DLR = "dlr"
-
-
-class DirectionName(StrEnum):
-    """The ways to move."""
-
-    RAW = "raw"
-    SIGN = "sign"
-    NORMALISED = "normalised"
-    ADAPTIVE = "adaptive"
-    DETOUR = "detour"
-
-
-class Labels(StrEnum):
-    """What is to be left: the true labels, or each model's own predictions."""
-
-    TRUE = "true"
-    PREDICTED = "predicted"
-
-
-class Keep(StrEnum):
-    """Which iterate is returned."""
-
-    BEST = "best"
-    LAST = "last"
-
-
-class PrecisionName(StrEnum):
-    """Precision of the models during the attack."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
-class Preset(StrEnum):
-    """Settings taken from the paper."""
-
-    PAPER = "paper"
-
-
-class AttacksName(StrEnum):
-    """What robustness is measured with."""
-
-    DEFAULT = "default"
-    AUTOATTACK = "autoattack"
-
-
-class GroupByName(StrEnum):
-    """Which images share a perturbation."""
-
-    RANDOM = "random"
-    CLASS = "class"
-
-
-class ClipName(StrEnum):
-    """How perturbations that images share are kept within the data range."""
-
-    IMAGE = "image"
-    INTERSECTION = "intersection"
+DirectionName: TypeAlias = Literal["raw", "sign", "normalised", "adaptive", "detour"]
+"""The ways to move."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +93,12 @@ def _is_value(following: Sequence[str]) -> bool:
     return bool(following) and not following[0].startswith("-")
 
 
-def threat_model(norm: str, eps: float) -> ThreatModel:
+def threat_model(norm: Norm, eps: float) -> ThreatModel:
     """Make the threat model of a norm's name and a radius."""
     from omnirobust.core.threat_models import ThreatModel
     from omnirobust.core.types import NORMS
 
-    return ThreatModel(NORMS[norm], eps)  # pyright: ignore[reportArgumentType]
+    return ThreatModel(NORMS[norm], eps)
 
 
 def radius(text: str) -> float:
@@ -193,18 +123,18 @@ def threats(texts: Sequence[str]) -> dict[str, ThreatModel]:
     found: dict[str, ThreatModel] = {}
     for text in texts:
         norm, _, radius = text.partition(":")
-        if norm not in {name.value for name in NormName} or not (matched := _RADIUS.fullmatch(radius)):
+        if norm not in get_args(Norm) or not (matched := _RADIUS.fullmatch(radius)):
             raise ValueError(f"threat must be NORM:RADIUS such as linf:0.2, l2:2 or linf:8/255, got {text!r}")
         if text in found:
             raise ValueError(f"threat must be given once each, got {text} twice")
         above, below = float(matched[1]), float(matched[2] or 1)
         if below == 0:
             raise ValueError(f"threat must have a finite radius, got {text!r}")
-        found[text] = threat_model(norm, above / below)
+        found[text] = threat_model(cast(Norm, norm), above / below)
     return found
 
 
-RULES = f"[{'|'.join(RuleName)}|FILE.py:NAME]"
+RULES = f"[{'|'.join(get_args(RuleName))}|FILE.py:NAME]"
 
 
 def rule_name(text: str) -> str:
@@ -213,16 +143,16 @@ def rule_name(text: str) -> str:
     Raises:
         typer.BadParameter: if it is neither.
     """
-    if ":" not in str(text) and str(text) not in tuple(RuleName):
+    if ":" not in str(text) and str(text) not in get_args(RuleName):
         raise typer.BadParameter(
-            f"{str(text)!r} is not one of {', '.join(map(repr, map(str, RuleName)))}, FILE.py:NAME."
+            f"{str(text)!r} is not one of {', '.join(map(repr, get_args(RuleName)))}, FILE.py:NAME."
         )
     return str(text)
 
 
 def rule_label(name: str) -> str:
     """Return what tables call a weight rule: NAME of FILE.py:NAME."""
-    return "min-max" if name == RuleName.MINMAX else name.rpartition(":")[2]
+    return "min-max" if name == "minmax" else name.rpartition(":")[2]
 
 
 def weight_rule(name: str, beta: float | None, gamma: float | None, eta: float | None) -> WeightRule | None:
@@ -242,11 +172,11 @@ def weight_rule(name: str, beta: float | None, gamma: float | None, eta: float |
         from omnirobust.jobs.names import load_rule
 
         return load_rule(name)
-    if name == RuleName.ASCENT:
+    if name == "ascent":
         if beta is None or gamma is None:
             raise ValueError("beta and gamma must be given with rule ascent")
         return ProjectedAscent(beta, gamma)
-    if name == RuleName.EXPONENTIATED:
+    if name == "exponentiated":
         if eta is None:
             raise ValueError("eta must be given with rule exponentiated")
         return ExponentiatedGradient(eta, gamma or 0.0)
@@ -281,9 +211,9 @@ def direction(name: DirectionName | None) -> Direction | None:
     if name is None:
         return None
     return {
-        DirectionName.RAW: RawGradient(),
-        DirectionName.SIGN: Sign("linear"),
-        DirectionName.NORMALISED: Normalised("linear"),
-        DirectionName.ADAPTIVE: Adaptive(),
-        DirectionName.DETOUR: Detour(),
+        "raw": RawGradient(),
+        "sign": Sign("linear"),
+        "normalised": Normalised("linear"),
+        "adaptive": Adaptive(),
+        "detour": Detour(),
     }[name]

@@ -11,6 +11,7 @@ from omnirobust.cli.config import Given, configurable
 from omnirobust.cli.console import data_notes, notes, progress_bars, say
 from omnirobust.cli.launch import launched
 from omnirobust.cli.options import CommonOptions, with_common
+from omnirobust.core.choices import Clip, GroupBy
 
 if TYPE_CHECKING:
     from omnirobust.jobs import AttackJob
@@ -39,10 +40,10 @@ def universal(
     given: Given,
     common: CommonOptions,
     group_size: Annotated[int, typer.Option(help="Images that share a perturbation.")] = 5,
-    group_by: Annotated[args.GroupByName, typer.Option(help="Which images go together.")] = args.GroupByName.RANDOM,
+    group_by: Annotated[GroupBy, typer.Option(help="Which images go together.")] = "random",
     group_seed: Annotated[int, typer.Option(help="Seed of the shuffle before images are put into groups.")] = 0,
     clip: Annotated[
-        args.ClipName | None,
+        Clip | None,
         typer.Option(
             help="At the ends of the data range: clamp each image, or keep the perturbation in the intersection of the "
             "images' boxes, as the paper does: much harder.",
@@ -54,8 +55,8 @@ def universal(
     """Attack groups of images with one perturbation each: under one or several models and transformations at once."""
     from omnirobust.jobs import Grouping
 
-    groups = Grouping(group_size, group_by.value, group_seed)
-    domains = args.Domains(groups, None if clip is None else clip.value, tuple(transforms or ()))
+    groups = Grouping(group_size, group_by, group_seed)
+    domains = args.Domains(groups, clip, tuple(transforms or ()))
     _run(given, common, common.job(domains))
 
 

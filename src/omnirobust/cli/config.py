@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -288,8 +287,6 @@ def _name(option: Any) -> str:
 def _written(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_written(part) for part in value]
-    if isinstance(value, Enum):
-        return str(value.value)
     return value if isinstance(value, (bool, int, float)) else str(value)
 
 

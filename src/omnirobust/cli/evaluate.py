@@ -11,6 +11,7 @@ from omnirobust.cli import arguments as args
 from omnirobust.cli.config import Given, configurable
 from omnirobust.cli.console import data_notes, notes, progress_bars, say
 from omnirobust.cli.launch import launched
+from omnirobust.core.choices import Attacks, Precision
 
 if TYPE_CHECKING:
     from omnirobust.jobs import EvaluationRecord
@@ -31,8 +32,8 @@ def evaluate(
     ],
     threat: Annotated[list[str], typer.Option(help="What attackers may do: linf:0.2 l2:2 l1:10 l0:20, linf:8/255.")],
     attack: Annotated[
-        args.AttacksName, typer.Option(help="Many attacks of ours, or AutoAttack through the package pyautoattack.")
-    ] = args.AttacksName.DEFAULT,
+        Attacks, typer.Option(help="Many attacks of ours, or AutoAttack through the package pyautoattack.")
+    ] = "default",
     steps: Annotated[int, typer.Option(help="Steps of every run of our attacks.")] = 100,
     restarts: Annotated[int, typer.Option(help="Runs of every attack of ours.")] = 1,
     samples: Annotated[int, typer.Option(help="Draws of a random model a step.")] = 1,
@@ -46,7 +47,7 @@ def evaluate(
     resize: Annotated[tuple[int, int] | None, args.RESIZE] = None,
     seed: Annotated[int, typer.Option(help="Seed of noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images attacked together, and saved together.")] = 250,
-    precision: Annotated[args.PrecisionName, typer.Option(help="During our attacks.")] = args.PrecisionName.FP32,
+    precision: Annotated[Precision, typer.Option(help="During our attacks.")] = "fp32",
     device: Annotated[str, args.DEVICE] = "auto",
     processes: Annotated[int, typer.Option(help="Processes that share the batches on this machine.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
@@ -56,9 +57,9 @@ def evaluate(
     from omnirobust.jobs.shards import workers
 
     job = EvaluationJob(
-        data, tuple(models), args.threats(threat), attacks=attack.value, steps=steps, restarts=restarts, images=images,
+        data, tuple(models), args.threats(threat), attacks=attack, steps=steps, restarts=restarts, images=images,
         start=start, split=split, label=label, resize=resize, seed=seed, batch_size=batch_size,
-        precision=precision.value, device=device, samples=samples, draws=draws,
+        precision=precision, device=device, samples=samples, draws=draws,
     )  # fmt: skip
     args.chosen_device(device)
     if launched(given, processes, out):

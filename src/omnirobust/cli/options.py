@@ -13,7 +13,8 @@ import typer
 
 from omnirobust.attacks.option_table import OPTIONS, PLAIN, AttackOptions
 from omnirobust.cli import arguments as args
-from omnirobust.cli.arguments import DirectionName, LossName, NormName, RuleName
+from omnirobust.cli.arguments import DirectionName, LossName
+from omnirobust.core.choices import Labels, Norm
 
 if TYPE_CHECKING:
     from omnirobust.cli.config import Given
@@ -36,7 +37,7 @@ class CommonOptions:
             "where its card asks for code; NAME=SOURCE names one."
         ),
     ]
-    norm: Annotated[NormName, typer.Option(help="Norm of the perturbation.")]
+    norm: Annotated[Norm, typer.Option(help="Norm of the perturbation.")]
     eps: Annotated[
         float, typer.Option(parser=args.radius, metavar="RADIUS", help="0.1 or 8/255; for l0 a number of pixel values.")
     ]
@@ -52,13 +53,11 @@ class CommonOptions:
             metavar=args.RULES,
             help="How weights answer the losses, held against the average; FILE.py:NAME is one of your own.",
         ),
-    ] = RuleName.MINMAX.value
+    ] = "minmax"
     beta: Annotated[float | None, typer.Option(help="Step size of the weights, for --rule ascent.")] = None
     gamma: Annotated[float | None, typer.Option(help="Pull towards equal weights, for ascent, exponentiated.")] = None
     eta: Annotated[float | None, typer.Option(help="Step size of the weights, for --rule exponentiated.")] = None
-    labels: Annotated[args.Labels, typer.Option(help="What to leave: true labels, or own predictions.")] = (
-        args.Labels.TRUE
-    )
+    labels: Annotated[Labels, typer.Option(help="What to leave: true labels, or own predictions.")] = "true"
     target: Annotated[int | None, typer.Option(help="Class to reach, for a targeted attack.")] = None
     transfer: Annotated[
         list[str] | None, typer.Option(help="Models to score without attacking them, named as --models.")
@@ -87,7 +86,7 @@ class CommonOptions:
             clip=domains.clip,
             rule_name=args.rule_label(self.rule),
             own_rule=self.rule if ":" in self.rule else "",
-            labels=self.labels.value,
+            labels=self.labels,
             target=self.target,
             transfer=tuple(self.transfer or ()),
             device=self.device,

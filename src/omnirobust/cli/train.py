@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,42 +12,11 @@ from omnirobust.cli import arguments as args
 from omnirobust.cli.config import Given, configurable
 from omnirobust.cli.console import data_notes, progress_bars, say
 from omnirobust.cli.launch import launched
+from omnirobust.core.choices import Keep, Optimizer, Persist, Precision, Preset, SchemeKind, TrainingStart
 
 if TYPE_CHECKING:
     from omnirobust.jobs import TrainingRecord
     from omnirobust.training import Scheme
-
-
-class SchemeName(StrEnum):
-    """What a model is trained against."""
-
-    NATURAL = "natural"
-    SINGLE = "single"
-    AVERAGE = "average"
-    MINMAX = "minmax"
-    WORST = "worst"
-    UNIVERSAL = "universal"
-
-
-class OptimizerName(StrEnum):
-    """The optimizers."""
-
-    ADAM = "adam"
-    SGD = "sgd"
-
-
-class PersistName(StrEnum):
-    """Where the weights of a mini-batch begin."""
-
-    NONE = "none"
-    EXAMPLE = "example"
-
-
-class InitName(StrEnum):
-    """Where the perturbations of a mini-batch begin."""
-
-    RANDOM = "random"
-    ZERO = "zero"
 
 
 @configurable
@@ -67,7 +35,7 @@ def train(
         list[str] | None, typer.Option(help="What attackers may do: linf:0.2 l2:2 l1:10 l0:20, linf:8/255.")
     ] = None,
     scheme: Annotated[
-        SchemeName | None,
+        SchemeKind | None,
         typer.Option(help="What to train against.", show_default="minmax; single for one threat, natural for none"),
     ] = None,
     dpar: Annotated[float, typer.Option(help="Weight of the attacks' diversity; the paper's is 0.1.")] = 0.0,
@@ -76,15 +44,15 @@ def train(
     beta: Annotated[float | None, typer.Option(help="Step size of the weights.", show_default="0.02")] = None,
     gamma: Annotated[float | None, typer.Option(help="Pull towards equal weights.", show_default="4")] = None,
     persist: Annotated[
-        PersistName, typer.Option(help="Weights begin anew at each mini-batch, or where the example's were.")
-    ] = PersistName.NONE,
+        Persist, typer.Option(help="Weights begin anew at each mini-batch, or where the example's were.")
+    ] = "none",
     adversarial_ratio: Annotated[float, typer.Option(help="Share of attacked examples in the loss.")] = 0.5,
-    preset: Annotated[args.Preset | None, typer.Option(help="The attacks' steps as the paper prints them.")] = None,
-    init: Annotated[InitName, typer.Option(help="Where attacks begin.")] = InitName.RANDOM,
+    preset: Annotated[Preset | None, typer.Option(help="The attacks' steps as the paper prints them.")] = None,
+    init: Annotated[TrainingStart, typer.Option(help="Where attacks begin.")] = "random",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Images a mini-batch, over all processes.")] = 128,
-    optimizer: Annotated[OptimizerName, typer.Option(help="Of the parameters; sgd has Nesterov momentum 0.8.")] = (
-        OptimizerName.ADAM
+    optimizer: Annotated[Optimizer, typer.Option(help="Of the parameters; sgd has Nesterov momentum 0.8.")] = (
+        "adam"
     ),
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     weight_decay: Annotated[float, typer.Option(help="l2 penalty.")] = 0.0,
@@ -101,11 +69,11 @@ def train(
         int | None, typer.Option(help="End after so many epochs without a better robust accuracy on them.")
     ] = None,
     keep: Annotated[
-        args.Keep | None, typer.Option(help="Epoch to end with.", show_default="best; last without --validation")
+        Keep | None, typer.Option(help="Epoch to end with.", show_default="best; last without --validation")
     ] = None,
     test_images: Annotated[int, typer.Option(help="Images of the test split to judge the result on.")] = 200,
     test_steps: Annotated[int, typer.Option(help="Steps of every attack that judges it.")] = 100,
-    precision: Annotated[args.PrecisionName, typer.Option(help="Of attack and training.")] = args.PrecisionName.FP32,
+    precision: Annotated[Precision, typer.Option(help="Of attack and training.")] = "fp32",
     seed: Annotated[int, typer.Option(help="Seed of weights, order, dropout and noise.")] = 0,
     device: Annotated[str, args.DEVICE] = "auto",
     processes: Annotated[
@@ -120,8 +88,8 @@ def train(
     from omnirobust.zoo import Recipe
 
     recipe = Recipe(
-        epochs, optimizer.value, lr, weight_decay, tuple(milestone or ()), batch_size, holdout=validation,
-        precision=precision.value,
+        epochs, optimizer, lr, weight_decay, tuple(milestone or ()), batch_size, holdout=validation,
+        precision=precision,
     )  # fmt: skip
     wanted = _scheme(
         scheme, threat or (), steps=steps, beta=beta, gamma=gamma, dpar=dpar, warmup=dpar_warmup, persist=persist,
@@ -129,7 +97,7 @@ def train(
     )  # fmt: skip
     job = TrainingJob(
         data, wanted, recipe, model=model, start=start, images=images, label=label, resize=resize, patience=patience,
-        keep=None if keep is None else keep.value, test_images=test_images, test_steps=test_steps, seed=seed,
+        keep=keep, test_images=test_images, test_steps=test_steps, seed=seed,
         tensorboard=tensorboard, device=device,
     )  # fmt: skip
     where = args.chosen_device(device)
@@ -143,24 +111,24 @@ def train(
 
 
 def _scheme(
-    name: SchemeName | None, threats: list[str] | tuple[str, ...], *, steps: int, beta: float | None,
-    gamma: float | None, dpar: float, warmup: int, persist: PersistName, ratio: float, preset: args.Preset | None,
-    init: InitName,
+    name: SchemeKind | None, threats: list[str] | tuple[str, ...], *, steps: int, beta: float | None,
+    gamma: float | None, dpar: float, warmup: int, persist: Persist, ratio: float, preset: Preset | None,
+    init: TrainingStart,
 ) -> Scheme:  # fmt: skip
     """Make the scheme of the options; without a name the one that the number of threats suggests."""
     from omnirobust.core.weights import ProjectedAscent
     from omnirobust.training import DEFAULT_RULE, Scheme
 
     models = tuple(args.threats(threats).values())
-    kind = name.value if name else ("minmax" if len(models) > 1 else "single" if models else "natural")
+    kind = name if name else ("minmax" if len(models) > 1 else "single" if models else "natural")
     rule = None
     if beta is not None or gamma is not None:
         rule = ProjectedAscent(
             DEFAULT_RULE.beta if beta is None else beta, DEFAULT_RULE.gamma if gamma is None else gamma
         )
     return Scheme(
-        kind, models, steps=steps, rule=rule, dpar=dpar, persist=persist.value, adversarial_ratio=ratio,
-        preset=None if preset is None else "paper", start=init.value, dpar_warmup=warmup,
+        kind, models, steps=steps, rule=rule, dpar=dpar, persist=persist, adversarial_ratio=ratio,
+        preset=None if preset is None else "paper", start=init, dpar_warmup=warmup,
     )  # fmt: skip
 
 

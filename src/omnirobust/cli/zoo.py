@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from omnirobust.cli.arguments import DEVICE, chosen_device
 from omnirobust.cli.console import progress_bars, say
-
-
-class RecipeKind(StrEnum):
-    """What a model can be trained by."""
-
-    PAPER = "paper"
-    FAST = "fast"
-
+from omnirobust.core.choices import RecipeName
 
 app = typer.Typer(help="Train and list the paper's models.", no_args_is_help=True)
 
@@ -62,7 +54,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, shuffling and dropout.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     recipe: Annotated[
-        RecipeKind | None, typer.Option(help="The paper's, or ours, which is the default where there is one.")
+        RecipeName | None, typer.Option(help="The paper's, or ours, which is the default where there is one.")
     ] = None,
     device: Annotated[str, DEVICE] = "auto",
     anew: Annotated[bool, typer.Option("--anew", help="Replace what was trained before.")] = False,
@@ -76,7 +68,7 @@ def train(
             name,
             seed,
             epochs,
-            recipe=None if recipe is None else recipe.value,
+            recipe=recipe,
             resume=not anew,
             device=device,
             progress=lambda epoch, total, _: progress(f"train {name}", epoch, total),

@@ -1,9 +1,23 @@
-"""What may be chosen by a word: each set of words once, for annotations, checks and the command line alike."""
+"""What may be chosen by a word: each set of words once, for annotations, checks and the command line alike.
+
+It imports nothing: the command line shows its help without waiting for torch.
+"""
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-Keep: TypeAlias = Literal["last", "best"]
+Attacks: TypeAlias = Literal["default", "autoattack"]
+Clip: TypeAlias = Literal["image", "intersection"]
+GroupBy: TypeAlias = Literal["random", "class"]
+Keep: TypeAlias = Literal["best", "last"]
+Labels: TypeAlias = Literal["true", "predicted"]
+Norm: TypeAlias = Literal["linf", "l2", "l1", "l0"]
+Optimizer: TypeAlias = Literal["adam", "sgd"]
+Persist: TypeAlias = Literal["none", "example"]
 Precision: TypeAlias = Literal["fp32", "bf16"]
+Preset: TypeAlias = Literal["paper"]
+RecipeName: TypeAlias = Literal["paper", "fast"]
+SchemeKind: TypeAlias = Literal["natural", "single", "average", "minmax", "worst", "universal"]
 Start: TypeAlias = Literal["zero", "normal"]
+TrainingStart: TypeAlias = Literal["random", "zero"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import InitVar, dataclass, field, replace
 from numbers import Real
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from omnirobust.core.choices import Clip as Clip
 from omnirobust.core.projections import (
     as_rows,
     check_lp_box,
@@ -23,8 +23,6 @@ from omnirobust.core.projections import (
     toward_zero,
 )
 from omnirobust.core.types import NORMS, Norm, norm_name
-
-Clip = Literal["image", "intersection"]
 
 _NAMES = {p: name for name, p in NORMS.items()}
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-Norm: TypeAlias = Literal["l0", "l1", "l2", "linf"]
+from omnirobust.core.choices import Norm as Norm
 
 NORMS: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": inf}
 """Norm names at the surface, and the p that each stands for."""

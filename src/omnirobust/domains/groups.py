@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 import torch
 from torch import Tensor
 
+from omnirobust.core.choices import GroupBy as GroupBy
 from omnirobust.core.contracts import check_count
-
-GroupBy: TypeAlias = Literal["random", "class"]
 
 
 def make_groups(y: Tensor, size: int, by: GroupBy = "random", seed: int = 0) -> Tensor:

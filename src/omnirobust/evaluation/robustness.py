@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from omnirobust._progress import ProgressHook, bar
+from omnirobust.core import choices
 from omnirobust.core.contracts import check_count, check_set
 from omnirobust.core.draws import torch_forked
 from omnirobust.core.threat_models import ThreatModel, range_notes
@@ -33,7 +34,7 @@ from omnirobust.evaluation.threats import Threats, check_universal, inner_first,
 DRAWS = 10
 """Draws of a random model for selection, and for judgement, where nobody says how many."""
 
-Attacks: TypeAlias = Literal["default", "autoattack"] | Sequence[EvaluationAttack]
+Attacks: TypeAlias = choices.Attacks | Sequence[EvaluationAttack]
 
 
 def evaluate_robustness(

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from omnirobust._device import check_name, resolved
+from omnirobust.core.choices import Attacks
 from omnirobust.core.contracts import check_count
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.domains.classifier import Precision
@@ -66,7 +67,7 @@ class EvaluationJob:
     data: str
     models: tuple[str, ...]
     threats: Mapping[str, ThreatModel]
-    attacks: Literal["default", "autoattack"] = "default"
+    attacks: Attacks = "default"
     steps: int = 100
     restarts: int = 1
     images: int | None = 200

@@ -11,6 +11,7 @@ from torch import Tensor
 from omnirobust._device import check_name
 from omnirobust.attacks.options import OPTIONS, AttackOptions, Plan, check_names
 from omnirobust.attacks.presets import Task
+from omnirobust.core.choices import Labels
 from omnirobust.core.threat_models import Clip, ThreatModel
 from omnirobust.core.types import WeightRule
 from omnirobust.core.weights import Uniform
@@ -79,7 +80,7 @@ class AttackJob:
     clip: Clip | None = None
     rule_name: str = "min-max"
     own_rule: str = ""
-    labels: Literal["true", "predicted"] = "true"
+    labels: Labels = "true"
     target: int | None = None
     transfer: tuple[str, ...] = ()
     device: str = "auto"

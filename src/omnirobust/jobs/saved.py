@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from omnirobust.attacks.options import OPTIONS, AttackOptions, Plan
 from omnirobust.attacks.results import AttackResult, Origin
+from omnirobust.core.choices import Labels
 from omnirobust.core.draws import seeded
 from omnirobust.core.weights import Uniform
 from omnirobust.domains.checks import as_labels
@@ -124,7 +125,7 @@ class _Aim:
     """
 
     labels: Tensor
-    leaves: Literal["true", "predicted"] = "true"
+    leaves: Labels = "true"
     target: int | None = None
 
 

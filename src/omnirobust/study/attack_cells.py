@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
 from omnirobust.attacks.presets import AttackSettings
+from omnirobust.core.choices import Precision
 from omnirobust.core.contracts import check_count
 from omnirobust.core.threat_models import Clip
 from omnirobust.core.types import NORMS, Norm
@@ -150,7 +151,7 @@ class Cell(AnyCell[Measured]):
     data: str = "mnist"
     steps: int = 50
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     task: Task | None = None
 
     def __post_init__(self) -> None:

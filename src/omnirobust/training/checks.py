@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from omnirobust.core.choices import Keep as Keep
 from omnirobust.core.contracts import check_set
 from omnirobust.domains.classifier import Precision
 from omnirobust.training.accuracy import restored_modes
@@ -18,7 +19,6 @@ from omnirobust.training.schemes import Scheme
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
-Keep = Literal["last", "best"]
 
 
 def check_settings(model: object, scheme: object, epochs: int, batch_size: int, precision: str) -> None:

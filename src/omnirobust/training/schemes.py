@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from math import isfinite
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import Tensor
 
+from omnirobust.core.choices import Persist as Persist
+from omnirobust.core.choices import Preset as Preset
+from omnirobust.core.choices import SchemeKind as Kind
+from omnirobust.core.choices import TrainingStart as TrainingStart
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.core.types import WeightRule
 from omnirobust.core.weights import ProjectedAscent, Uniform, WorstCase
-
-Kind = Literal["natural", "single", "average", "minmax", "worst", "universal"]
-Persist = Literal["none", "example"]
-Preset = Literal["paper"]
-TrainingStart = Literal["random", "zero"]
 
 DEFAULT_RULE = ProjectedAscent(1 / 50, 4.0)
 """How the weights answer the losses for "minmax": beta and gamma of the paper's Table A8."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
 
-from omnirobust.core.choices import Precision
+from omnirobust.core.choices import Optimizer, Precision
+from omnirobust.core.choices import RecipeName as RecipeName
 from omnirobust.core.contracts import check_count
-
-RecipeName: TypeAlias = Literal["paper", "fast"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Recipe:
     """
 
     epochs: int
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Optimizer = "adam"
     lr: float = 1e-3
     weight_decay: float = 0.0
     milestones: tuple[int, ...] = ()
