@@ -15,7 +15,7 @@ help:
 	@echo "make demo       train four digit classifiers, attack all of them at once, write a report: a minute on two cores"
 	@echo "make test       lint, then run the whole test suite"
 	@echo "make test-lowest  run it with the oldest versions of what omnirobust needs"
-	@echo "make test-slow  the tests that start or kill many processes, which make test leaves out"
+	@echo "make test-slow  the tests that take long, most of which start or kill many processes; make test leaves them out"
 	@echo "make test-processors  compare batches and bytes as other processors and numbers of threads would round them"
 	@echo "make lint       style, types and the order of imports"
 	@echo "make format     apply the style"

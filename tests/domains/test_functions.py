@@ -61,11 +61,11 @@ def test_one_change_of_a_patient_fools_three_regressions_as_far_as_a_convex_solv
     wide = torch.full_like(x, 50.0)
     feasible = orb.FeasibleSet(p, eps, -wide, wide)
     got = orb.solve(
-        domains_of(regressors, x, threshold), feasible, orb.ProjectedAscent(0.005, 0.0), steps=3000, step_size=0.5,
+        domains_of(regressors, x, threshold), feasible, orb.ProjectedAscent(0.005, 0.0), steps=1000, step_size=0.5,
         direction=orb.Normalised("linear"), keep="best",
     )  # fmt: skip
     average = orb.solve(
-        domains_of(regressors, x, threshold), feasible, orb.Uniform(), steps=3000, step_size=0.5,
+        domains_of(regressors, x, threshold), feasible, orb.Uniform(), steps=1000, step_size=0.5,
         direction=orb.Normalised("linear"), keep="best",
     )  # fmt: skip
     for i in range(len(x)):

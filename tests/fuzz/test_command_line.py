@@ -168,6 +168,7 @@ LONG = {"steps", "images", "draws", "restarts", "samples"}
 """What would take for ever, or all memory, if it were as large as it says."""
 
 
+@pytest.mark.slow
 @settings(FUZZ, max_examples=10)
 @given(
     command=st.sampled_from(COMMANDS),

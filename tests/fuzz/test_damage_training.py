@@ -83,6 +83,7 @@ def test_a_damaged_checkpoint_is_named_and_can_be_deleted(whole, tmp_path, capsy
     assert same_network(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_the_zoo_survives_a_full_disk_a_damaged_checkpoint_and_a_cache_that_is_gone(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMNIROBUST_CACHE", str(tmp_path))
     line = "zoo train digits/b --device cpu --epochs"
