@@ -213,3 +213,14 @@ def test_a_training_that_was_moved_ends_its_evaluation(tmp_path):
         assert again.metrics["test"] == record.metrics["test"]
         assert {f.name: f.read_bytes() for f in (tmp_path / "b" / "evaluation").iterdir()} == reference
         shutil.move(tmp_path / "b", tmp_path / "a")
+
+
+def test_a_small_set_is_told_how_many_images_may_validate(tmp_path):
+    small = replace(job(Scheme("natural")), images=None)
+    with pytest.raises(
+        ValueError, match=r"validation must leave .* got 1297 of 1297: a fifth of them is --validation 259"
+    ):
+        run_training(replace(small, recipe=replace(RECIPE, holdout=1297)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    record = run_training(replace(small, recipe=replace(RECIPE, holdout=259)), tmp_path / "run")
+    assert record.metrics["train_images"] == 1297 - 259

@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from PIL import Image
 
 import omnirobust as orb
 from omnirobust import evaluation, zoo
@@ -196,3 +197,20 @@ def test_results_can_be_pickled_whatever_the_models_are(digits):
     images, models = digits
     result = orb.attack_ensemble([lambda x: models["a"](x)], images.x[:2], images.y[:2], RADIUS, steps=1)
     assert torch.equal(pickle.loads(pickle.dumps(result)).delta, result.delta)
+
+
+def test_a_slice_of_a_whole_sorted_set_keeps_the_rows_it_is_of(digits, tmp_path):
+    given, models = digits
+    for label in range(10):
+        for number, image in enumerate(given.x[given.y == label]):
+            file = tmp_path / "set" / "test" / str(label) / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image[0] * 255).byte().numpy()).save(file)
+    whole = data.load(str(tmp_path / "set"))
+    assert whole.choice and whole.rows is not None
+    first = whole.part(slice(0, 4))
+    result = orb.attack_ensemble(models, first.x, first.y, RADIUS, steps=1)
+    rows = RunFolder.open(result.save(tmp_path / "run", data=whole)).read_table("examples.parquet")["row_in_set"]
+    assert torch.equal(data.load(str(tmp_path / "set"), in_order=True).x[rows], first.x) and len(rows) == 4
+    other = orb.attack_ensemble(models, whole.x[4:8], whole.y[4:8], RADIUS, steps=1)
+    assert "row_in_set" not in RunFolder.open(other.save(tmp_path / "b", data=whole)).read_table("examples.parquet")
