@@ -95,12 +95,13 @@ def test_random_models_and_such_as_couple_rows_are_named() -> None:
         loader = DataLoader(TensorDataset(x, y), batch_size=16)
         for held_out in ((x, y), loader):
             result = fit(model, (x, y), Scheme("natural"), epochs=1, validation=held_out, batch_size=32)
-            assert [words in note for note in result.notes] == [True]
+            assert [words in note for note in result.notes].count(True) == 1
     steady = nn.Linear(3, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         accuracy(steady, (x, y))
-        assert fit(steady, (x, y), Scheme("natural"), epochs=1, validation=(x, y)).notes == ()
+    quiet = fit(steady, (x, y), Scheme("natural"), epochs=1, validation=(x, y)).notes
+    assert not any("is random" in note or "couples rows" in note for note in quiet)
 
 
 def test_looking_at_a_model_moves_no_generator() -> None:

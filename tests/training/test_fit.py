@@ -461,7 +461,7 @@ def test_batchnorm_learns_from_the_training_pass_alone(scheme: Scheme) -> None:
     fit(model, (x, torch.arange(20) % 3), scheme, epochs=1, batch_size=20)
     trained = [inputs for training, inputs in seen if training]
     assert len(trained) == 1
-    assert len(seen) == 1 + scheme.steps
+    assert len(seen) == 1 + scheme.steps + 1  # at the end it is looked at whether the model guesses
     torch.testing.assert_close(model[0].running_mean, 0.1 * trained[0].mean(0))
     assert len(trained[0]) == 20 * (1 + len(scheme.threats))
 
@@ -532,12 +532,41 @@ def test_notes_name_the_classes_that_only_one_part_of_the_data_has() -> None:
     order = y.argsort(stable=True)
     x, y = x[order], y[order]  # sorted by class: the last 40 are all of class 2
     sliced = fit(network(), (x[:80], y[:80]), NATURAL, epochs=1, validation=(x[80:], y[80:]))
-    assert sliced.notes == (
+    assert sliced.notes[:2] == (
         "data has no example of class 2, which validation has: accuracies on validation say little",
         "validation has no example of classes 0, 1, which data has: accuracies on validation say little",
     )
+    (guesses,) = sliced.notes[2:]
+    assert guesses.startswith("Before any attack the model is right on 15.00 % of 40 inputs")
     mixed = torch.randperm(120, generator=torch.Generator().manual_seed(0))
     known, held_out = mixed[:80], mixed[80:]
-    assert fit(network(), (x[known], y[known]), NATURAL, epochs=1, validation=(x[held_out], y[held_out])).notes == ()
+    both = fit(network(), (x[known], y[known]), NATURAL, epochs=1, validation=(x[held_out], y[held_out]))
+    assert not any("has no example" in note for note in both.notes)
     loader = DataLoader(TensorDataset(x[80:], y[80:]), 40)
     assert fit(network(), (x[:80], y[:80]), NATURAL, epochs=1, validation=loader).notes == ()
+
+
+def test_notes_say_what_attacks_and_evaluations_say_of_radii_inputs_and_models() -> None:
+    y = torch.arange(40) % 4
+    x = torch.full((40, 4), 0.2).scatter(1, y.unsqueeze(1), 0.8)
+    still = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.0), "epochs": 1}
+    knows, one = nn.Linear(4, 4), nn.Linear(4, 4)
+    with torch.no_grad():
+        knows.weight.copy_(5 * torch.eye(4))
+        knows.bias.zero_()
+        one.weight.copy_(torch.eye(4))
+        one.bias.copy_(torch.tensor([0.0, 0.0, 9.0, 0.0]))
+    plain = Scheme("single", (Linf(0.1),), steps=1)
+    assert fit(knows, (x, y), plain, **still).notes == ()
+    (told,) = fit(one, (x, y), plain, **still).notes
+    assert told.startswith("Before any attack the model says class 2 of every input")
+    (told,) = fit(one, (x, y), Scheme("natural"), validation=(x, y), **still).notes
+    assert told.startswith("Before any attack the model says class 2 of every input")
+    (told,) = fit(knows, (x, (y + 1) % 4), plain, **still).notes
+    assert told.startswith("Before any attack the model is right on 0.00 % of 40 inputs, no more often than guessing")
+    wide = Scheme("average", (Linf(1.0), L2(0.2)), steps=1)
+    assert fit(knows, (x, y), wide, **still).notes == (
+        "linf:1: The radius of linf reaches across the data range [0, 1]: any input may become any.",
+    )
+    (told,) = fit(knows, (x / 255, y), plain, **still).notes
+    assert told == "linf:0.1: The inputs fill less than 1 % of their bounds [0, 1]: are these the bounds of the data?"

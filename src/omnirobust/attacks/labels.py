@@ -61,10 +61,39 @@ def labels_of(
     return Labels(said if truth is None else truth, already.flatten(1))
 
 
-def clean_classes(models: Models, x: Tensor, shared: bool) -> Tensor:
-    """Return each model's class of every input as it is, without transformations, (B, M, 1, E) int64."""
+def clean_classes(models: Models, x: Tensor, shared: bool, restart: int = 0) -> Tensor:
+    """Return each model's class of every input as it is, without transformations, (B, M, 1, E) int64.
+
+    ``restart`` keys the draws of random models.
+    """
     flat = x.flatten(0, 1) if shared else x
-    grid = DomainGrid(models, flat, torch.zeros(len(flat), dtype=torch.int64, device=x.device), loss=margin)
+    grid = DomainGrid(
+        models, flat, torch.zeros(len(flat), dtype=torch.int64, device=x.device), loss=margin, restart=restart
+    )
     said = torch.stack([logits.argmax(1) for logits in grid.logits(torch.zeros_like(flat))], 1)
     examples = x.shape[1] if shared else 1
     return said.unflatten(0, (-1, examples)).transpose(1, 2).unsqueeze(2)
+
+
+def already_notes(already: Tensor) -> list[str]:
+    """Say in how many pairs of input and domain, (B, K) bool, the class to reach is there before the attack."""
+    count, pairs = int(already.sum()), already.numel()
+    if not count:
+        return []
+    return [f"The class to reach is there already, without an attack, in {count} of {pairs}: success leaves these out."]
+
+
+def already_there(models: Models, x: Tensor, goal: Tensor, views: int, batch_size: int) -> Tensor:
+    """Say of which images (N, *S) models say the class to reach as they are, (models x views, N) bool.
+
+    Args:
+        models: by name.
+        x: the images.
+        goal: the classes to reach, (N,) int64.
+        views: how many transformations there are; they do not count here.
+        batch_size: images at once.
+
+    Cost: N forwards of each model.
+    """
+    parts = [clean_classes(models, part, shared=False)[:, :, 0, 0] for part in x.split(batch_size)]
+    return (torch.cat(parts) == goal.unsqueeze(1)).T.repeat_interleave(views, 0)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from omnirobust._progress import bar
-from omnirobust.attacks.labels import labels_of
+from omnirobust.attacks.before import before_notes
+from omnirobust.attacks.labels import already_notes, labels_of
 from omnirobust.attacks.masking import GradientMaskingWarning, GradientWatch, Masking, masking_notes
 from omnirobust.attacks.options import Plan, label_notes
 from omnirobust.attacks.results import AttackResult, join_results, joined_notes
@@ -22,6 +23,7 @@ from omnirobust.core.history import History, is_better
 from omnirobust.core.solver import Progress, Solution, solve
 from omnirobust.core.threat_models import FeasibleSet, range_notes
 from omnirobust.core.types import Evaluation
+from omnirobust.domains.classifier import Probed
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.probe import notes_of
 
@@ -44,6 +46,7 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
     o = plan.options
     size = o["batch_size"] or max(len(x), 1)
     starts, parts, masking = range(0, max(len(x), 1), size), [], Masking()
+    fresh = [name for name, model in grid.models.items() if not isinstance(model, Probed)]
     grid = grid.probed(o["batch_size"])
     total = len(starts) * o["restarts"] * (o["steps"] + 1)
     with bar(o["progress"], total) if o["progress"] else nullcontext(_uncounted) as advance:
@@ -69,7 +72,9 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
     judged = f"Success is judged on {plan.draws} fresh draws, fooled means on all; both depend on the batch size."
     random = notes_of(grid.models.values(), judged)
     ranges = range_notes(plan.threat_model, x, shared=plan.shared)
-    notes = joined_notes((random, joined.notes, ranges, _already_notes(joined), masked))
+    before = before_notes(plan, grid, x, fresh)
+    already = [] if joined.already is None else already_notes(joined.already)
+    notes = joined_notes((random, joined.notes, ranges, already, masked, before))
     settings = joined.settings if len(parts) == 1 else plan.describe(joined.draws)
     return replace(joined, settings=settings, notes=notes)
 
@@ -81,15 +86,6 @@ def as_asked(result: AttackResult, history: str) -> AttackResult:
 
 def _uncounted(_: int) -> None:
     """Count no steps: nobody looks."""
-
-
-def _already_notes(joined: AttackResult) -> list[str]:
-    if joined.already is None or not bool(joined.already.any()):
-        return []
-    already, pairs = int(joined.already.sum()), joined.already.numel()
-    return [
-        f"The class to reach is there already, without an attack, in {already} of {pairs}: success leaves these out."
-    ]
 
 
 def _belongs(done: AttackResult, plan: Plan, x: Tensor) -> bool:

@@ -46,6 +46,7 @@ class Probed:
         held: what stands behind it, if that was looked for.
         dtype: that it needs its inputs in; None for theirs.
         classes: C; None if it has answered nothing yet.
+        said: its classes of the rows that it was probed on, at most 32, (n,) int64.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class Probed:
     held: Frozen | None = field(default=None, repr=False, compare=False)
     dtype: torch.dtype | None = None
     classes: int | None = None
+    said: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __call__(self, batch: Tensor) -> Any:
         """Call the model."""
@@ -119,9 +121,9 @@ class Classifier:
         new.precision = precision
         return new
 
-    def probed(self, random: bool, notes: tuple[str, ...]) -> Probed:
+    def probed(self, random: bool, notes: tuple[str, ...], said: Tensor | None = None) -> Probed:
         """Return the model with what a probe and calls found out about it."""
-        return Probed(self.model, random, (*notes, *self.notes), self.held, self._dtype, self.classes)
+        return Probed(self.model, random, (*notes, *self.notes), self.held, self._dtype, self.classes, said)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ class _Probe:
             random |= any(differ(first, self._pass(self._rows, seed)) for seed in tries)
             foreign = random and differ(first, self._pass(self._rows, 0))
             coupled = not foreign and self._couples(first, after if self._moved else None)
-        return self._classifier.probed(random, self._notes(random, foreign, coupled))
+        return self._classifier.probed(random, self._notes(random, foreign, coupled), first.argmax(1))
 
     def _pass(self, images: Tensor, seed: int) -> Tensor:
         """Return the logits of ``images`` under a seed, and take note if a generator moves."""

@@ -11,6 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnirobust.domains.guesses import BEFORE as BEFORE
+from omnirobust.domains.guesses import clean_notes as clean_notes
+from omnirobust.domains.guesses import is_guessing as is_guessing
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -70,49 +74,6 @@ def lift(rate: float, baseline: float) -> float | None:
     if baseline == 0:
         return 0.0 if rate == 0 else None
     return (rate - baseline) / baseline
-
-
-def is_guessing(rate: float, images: int, classes: int) -> bool:
-    """Say whether an accuracy is no higher than that of guessing: at most 1/C + 2 sqrt(1/C (1 - 1/C) / n).
-
-    Args:
-        rate: the accuracy, in [0, 1].
-        images: n, how many it was measured on; fewer than ten say nothing.
-        classes: C.
-    """
-    if images < 10 or classes < 2:
-        return False
-    chance = 1 / classes
-    return rate <= chance + 2 * math.sqrt(chance * (1 - chance) / images)
-
-
-BEFORE = "Before any attack"
-"""How every note begins that is about a model on inputs as they are."""
-
-
-def clean_notes(predicted: Tensor, y: Tensor, classes: int, rate: float | None = None) -> list[str]:
-    """Say whether a model gives all inputs one class, or is right no more often than guessing is.
-
-    Args:
-        predicted: its classes of the inputs as they are, (N,) int64.
-        y: labels, (N,) int64.
-        classes: how many classes there are.
-        rate: the accuracy, where it is known better than from one class an input: that of a random model.
-    """
-    said, right = predicted.unique().tolist(), float((predicted == y).double().mean()) if len(y) else 1.0
-    rate = right if rate is None else rate
-    # of a random model one class an input is what it says most often: it says nothing else if the accuracies agree
-    if len(said) == 1 and len(y.unique()) > 1 and abs(rate - right) < 1e-6:
-        return [
-            f"{BEFORE} the model says class {said[0]} of every input: its accuracy is the share of that class, and "
-            "nothing that is measured of it speaks of robustness."
-        ]
-    if not is_guessing(rate, len(y), classes):
-        return []
-    return [
-        f"{BEFORE} the model is right on {100 * rate:.2f} % of {len(y)} inputs, no more often than guessing would be. "
-        "Are its classes in the order of the labels?"
-    ]
 
 
 def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omnirobust.attacks.results import AttackResult
-from omnirobust.evaluation.metrics import compare_paired, lift, paired_mean_difference, wilson_interval
+from omnirobust.evaluation.metrics import BEFORE, compare_paired, lift, paired_mean_difference, wilson_interval
 from omnirobust.jobs import rates
 from omnirobust.jobs.drawn import RandomModels, intervals, mean_rates
 from omnirobust.jobs.folder import RunFolder
@@ -201,7 +201,7 @@ def _attack(
         **_transferred(setting, setting.listed(result.adversarial), predicted[:, M:], random),
         "gradient_evaluations": result.gradient_evaluations,
         "zero_gradient": named(result.zero_gradient, result.names),
-        "notes": list(result.notes),
+        "notes": [note for note in result.notes if not note.startswith(BEFORE)],  # a page says it of all its images
         "recheck": checked.describe(),
     }
 

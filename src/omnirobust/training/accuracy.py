@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from omnirobust.core.draws import DrawKey
+from omnirobust.core.draws import DrawKey, forked
+from omnirobust.core.threat_models import range_notes
 from omnirobust.domains.classifier import Classifier, Precision
+from omnirobust.domains.guesses import clean_notes
 from omnirobust.domains.outputs import rows_named
 from omnirobust.domains.probe import notes_of, probed
 from omnirobust.training.ampgd import attack_rows
@@ -19,6 +21,9 @@ from omnirobust.training.moves import row_seeds
 from omnirobust.training.outputs import logits_of
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Alone, Workers
+
+_LOOKED_AT = 1000
+"""Inputs on which it is seen whether a trained model says one class of everything, or guesses."""
 
 _JUDGED = "Each accuracy measured in training is that of one pass, with the draws of that pass."
 
@@ -68,6 +73,28 @@ def classes_apart(train: Batches, held_out: Batches | None) -> tuple[str, ...]:
 def _classes(numbers: set[int]) -> str:
     shown, more = ", ".join(map(str, sorted(numbers)[:_SHOWN])), len(numbers) - _SHOWN
     return f"class{'es' if len(numbers) > 1 else ''} {shown}{f' and {more} others' if more > 0 else ''}"
+
+
+def before_of(model: nn.Module, data: Batches) -> list[str]:
+    """Say whether ``model`` in eval mode says one class of the first 1000 inputs, or no more than a guess would.
+
+    Nothing is said of a loader, which would have to be read once more. Cost: that many forwards.
+    """
+    if isinstance(data, LoaderBatches):
+        return []
+    device, x, y = next(model.parameters()).device, data.x[:_LOOKED_AT], data.y[:_LOOKED_AT]
+    with restored_modes(model), torch.no_grad(), forked(x):
+        model.eval()
+        logits = torch.cat([logits_of(model, part.to(device)) for part in x.split(100)])
+    return clean_notes(logits.argmax(1), y.to(device), logits.shape[1])
+
+
+def ranges_of(scheme: Scheme, data: Batches) -> list[str]:
+    """Say what stands out of the threats of ``scheme`` and the range of inputs, as attacks do; nothing of a loader."""
+    if isinstance(data, LoaderBatches):
+        return []
+    threats = zip(scheme.names, scheme.threats, strict=True)
+    return [f"{name}: {note}" for name, threat in threats for note in range_notes(threat, data.x)]
 
 
 def accuracy(model: nn.Module, data: Data, *, batch_size: int = 512) -> float:

@@ -81,3 +81,30 @@ def test_bad_arguments(models, x, y, delta) -> None:
         score_universal(models, x, y, delta, draws=0)
     with pytest.raises(ValueError, match="batch_size must be >= 1, got -1"):
         score_universal(models, x, y, delta, batch_size=-1)
+
+
+def test_towards_a_class_images_that_are_there_already_do_not_count() -> None:
+    y = torch.arange(12) % 4
+    x, goal = torch.full((12, 4), 0.2).scatter(1, y.unsqueeze(1), 0.8), torch.full((12,), 3)
+
+    def right(v: Tensor) -> Tensor:
+        return v * 5
+
+    def wrong(v: Tensor) -> Tensor:
+        return v.roll(1, dims=1) * 5
+
+    push = torch.tensor([0.0, 0.0, 0.0, 0.7])
+    score = score_universal({"a": right, "b": wrong}, x, goal, push, bounds=(0.0, 1.0), targeted=True)
+    there = torch.stack([y == 3, y == 2], 1)
+    assert torch.equal(score.already, there)
+    reached = torch.stack([m((x + push).clamp(0, 1)).argmax(1) == 3 for m in (right, wrong)], 1)
+    assert score.asr == pytest.approx(float(reached[~there].float().mean()))
+    assert score.by_pair == pytest.approx({"a": float(reached[y != 3, 0].float().mean()), "b": 0.0})
+    assert score.notes == (
+        "The class to reach is there already, without an attack, in 6 of 24: success leaves these out.",
+    )
+    plain = score_universal({"a": right}, x, y, push)
+    assert plain.already is None and plain.notes == ()
+    learned = learn_universal(right, x, goal, orb.Linf(0.05), epochs=1, targeted=True)
+    assert learned.history[-1]["fooled"] == 0.0  # three of twelve were there before
+    assert learned.notes[-1].startswith("The class to reach is there already, without an attack, in 3 of 12")

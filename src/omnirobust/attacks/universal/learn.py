@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from omnirobust._progress import ProgressHook, bar
+from omnirobust.attacks.labels import already_notes, already_there
 from omnirobust.attacks.universal.losses import ClippedCrossEntropy
 from omnirobust.attacks.universal.masked import MaskedImages
 from omnirobust.attacks.universal.results import UniversalPerturbation
@@ -115,7 +116,8 @@ def learn_universal(
         step_size = step_size or _radius(threat_model)
     known = probed(models, x, batch_size)
     learner = _Learner(known, views, threat_model, loss, samples, targeted, seed, precision, memory)
-    weighing = Weighing(y, over, learner.pairs, rule or _RULE, widened(x[:1]))
+    already = already_there(known, x, y, len(views or (None,)), batch_size) if targeted else None
+    weighing = Weighing(y, over, learner.pairs, rule or _RULE, widened(x[:1]), already)
     delta = feasible.project(torch.zeros_like(feasible.lower) if init is None else init.to(x).unsqueeze(0))
     steps, t, rows = epochs * -(-len(x) // batch_size), 0, []
     stepper, masked = direction.start(feasible, step_size, steps), MaskedImages()
@@ -134,6 +136,7 @@ def learn_universal(
                 delta = stepper.step(t, delta, weighing.answer(chosen, evaluation), evaluation, feasible)
                 advance(1)
             rows.append({"epoch": epoch + 1.0} | weighing.row())
+    told = [] if already is None else already_notes(already)
     settings = learner.describe() | {
         "over": over, "rule": repr(rule or _RULE), "direction": repr(direction), "step_size": step_size,
         "epochs": epochs, "batch_size": batch_size, "images": len(x),
@@ -141,7 +144,7 @@ def learn_universal(
     return UniversalPerturbation(
         delta[0], weighing.weights, learner.axes(weighing), threat_model.bounds, tuple(rows),
         epochs * len(x) * learner.passes + (0 if reach is None else reach.numel()), settings,
-        (*notes_of(known.values(), _JUDGED), *range_notes(threat_model, x), *masked.notes(loss)),
+        (*notes_of(known.values(), _JUDGED), *range_notes(threat_model, x), *masked.notes(loss), *told),
     )  # fmt: skip
 
 

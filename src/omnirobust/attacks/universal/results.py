@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -19,7 +20,8 @@ class UniversalPerturbation:
         axes: the factors whose product the domains are, row-major: models, transforms, and classes or images.
         bounds: range of the data.
         history: one row an epoch: epoch (from 1), loss and fooled, means over the images as they went by, and
-            worst_loss, the largest mean of a domain.
+            worst_loss, the largest mean of a domain. Towards a class, fooled leaves out images of which a model says it
+            as they are.
         gradient_evaluations: input gradients taken, one for each image, model, transformation and sample.
         settings: the resolved settings, ready for JSON.
         notes: what a reader of these numbers must know, one sentence each; empty if nothing.
@@ -61,22 +63,32 @@ class UniversalScore:
         y: labels, (N,).
         names: of the P pairs.
         notes: what a reader of these numbers must know, one sentence each; empty if nothing.
+        already: of a targeted score, whether the model says the class to reach of the image as it is, (N, P) bool: all
+            means leave these out, which are won for nothing. None for an untargeted one.
     """
 
     success: Tensor
     y: Tensor
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    already: Tensor | None = None
+
+    @property
+    def counted(self) -> Tensor:
+        """Which images under which pair the means are taken over, (N, P) bool."""
+        return torch.ones_like(self.success, dtype=torch.bool) if self.already is None else ~self.already
 
     @property
     def asr(self) -> float:
         """The mean success over images, models and transformations."""
-        return float(self.success.mean()) if self.success.numel() else 0.0
+        counted = self.success[self.counted]
+        return float(counted.mean()) if counted.numel() else 0.0
 
     @property
     def by_class(self) -> dict[int, float]:
-        """The mean success on the images of each class that occurs."""
-        return {int(c): float(self.success[self.y == c].mean()) for c in self.y.unique()}
+        """The mean success on the images of each class that occurs among those counted."""
+        found = {int(c): self.success[self.y == c][self.counted[self.y == c]] for c in self.y.unique()}
+        return {c: float(success.mean()) for c, success in found.items() if success.numel()}
 
     @property
     def worst_class(self) -> float:
@@ -85,5 +97,8 @@ class UniversalScore:
 
     @property
     def by_pair(self) -> dict[str, float]:
-        """The mean success under each model and transformation."""
-        return dict(zip(self.names, self.success.mean(0).tolist(), strict=True))
+        """The mean success under each model and transformation; NaN where none is counted."""
+        if self.already is None:
+            return dict(zip(self.names, self.success.mean(0).tolist(), strict=True))
+        means = (self.success * self.counted).sum(0) / self.counted.sum(0)
+        return dict(zip(self.names, means.tolist(), strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omnirobust.attacks.labels import already_notes, already_there
 from omnirobust.attacks.universal.results import UniversalPerturbation, UniversalScore
 from omnirobust.core.contracts import check_count
 from omnirobust.core.draws import torch_forked
@@ -35,7 +36,8 @@ def score_universal(
 ) -> UniversalScore:
     """Say which images a perturbation fools: argmax M(t(clip(x + delta))) differs from y.
 
-    Images that are misclassified without it count as fooled: score ``torch.zeros`` to see how many those are.
+    Images that are misclassified without it count as fooled: score ``torch.zeros`` to see how many those are. Those of
+    which a model says the class to reach without it do not count.
 
     Args:
         models: one model, a mapping from name to model, or a sequence.
@@ -55,7 +57,8 @@ def score_universal(
     Raises:
         ValueError: if an argument does not fit.
 
-    Cost: N forwards for each model and transformation, times ``draws`` if one is random.
+    Cost: N forwards for each model and transformation, times ``draws`` if one is random; N of each model more
+    if ``targeted``.
     """
     delta, bounds = _parts(perturbation, bounds)
     if tuple(x.shape[1:]) != tuple(delta.shape):
@@ -75,7 +78,11 @@ def score_universal(
             parts.append(_success(grid, delta, len(x[rows]), (draws or _DRAWS) if grid.random else 1))
         names = grid.names
     judged = f"Success is the share of {draws or _DRAWS} draws."
-    return UniversalScore(torch.cat(parts), y, names, notes_of(known.values(), judged))
+    told = notes_of(known.values(), judged)
+    if not targeted:
+        return UniversalScore(torch.cat(parts), y, names, told)
+    already = already_there(known, x, y, len(views or (None,)), batch_size).T
+    return UniversalScore(torch.cat(parts), y, names, (*told, *already_notes(already)), already)
 
 
 def _parts(

@@ -24,11 +24,13 @@ class Weighing:
         like: gives device and precision of the weights.
     """
 
-    def __init__(self, y: Tensor, over: Over, pairs: int, rule: WeightRule, like: Tensor) -> None:
+    def __init__(
+        self, y: Tensor, over: Over, pairs: int, rule: WeightRule, like: Tensor, already: Tensor | None = None
+    ) -> None:
         if over not in get_args(Over):
             raise ValueError(f"over must be one of {', '.join(get_args(Over))}, got {over!r}")
         self.axis, self.members, self._kind = _kinds(y, over)
-        self._rule = checked_rule(rule)
+        self._rule, self._already = checked_rule(rule), already
         size = (pairs, len(self.members or ("all",)))
         self._weights = first_weights(rule, 1, size[0] * size[1], like).view(size)
         self.restart()
@@ -59,13 +61,13 @@ class Weighing:
         shares = old / mass if bool(mass > 0) else torch.full_like(old, 1 / old.shape[1])
         new = self._rule.step(shares, (sums / counts).view(1, -1))
         self._weights[:, kinds] = (new * mass).view(sums.shape)
-        self._note(kinds, sums, counts, evaluation)
+        self._note(chosen, kinds, sums, counts, evaluation)
         return (new.view(sums.shape) / counts)[:, place].view(1, -1)
 
     def restart(self) -> None:
         """Begin to take means over another epoch."""
         self._sums, self._counts = torch.zeros_like(self._weights), torch.zeros_like(self._weights[0])
-        self._fooled = 0
+        self._fooled = self._left = 0
 
     def row(self) -> dict[str, float]:
         """Return the means since the last ``restart``: loss, fooled, and the worst mean loss of a domain."""
@@ -73,15 +75,18 @@ class Weighing:
         means = (self._sums / self._counts)[:, self._counts > 0]
         return {
             "loss": float(self._sums.sum()) / images,
-            "fooled": self._fooled / images,
+            "fooled": self._fooled / max(self._left, 1),
             "worst_loss": float(means.max()),
         }
 
-    def _note(self, kinds: Tensor, sums: Tensor, counts: Tensor, evaluation: Evaluation) -> None:
+    def _note(self, chosen: Tensor, kinds: Tensor, sums: Tensor, counts: Tensor, evaluation: Evaluation) -> None:
         self._sums[:, kinds] += sums
         self._counts[kinds] += counts
         assert evaluation.fooled is not None
-        self._fooled += int(evaluation.fooled.sum())
+        fooled = evaluation.fooled.view(len(self._weights), -1)
+        counted = torch.ones_like(fooled) if self._already is None else ~self._already[:, chosen]
+        self._fooled += int((fooled & counted).sum())
+        self._left += int(counted.sum())
 
 
 def _kinds(y: Tensor, over: Over) -> tuple[str, tuple[str, ...], Tensor]:
