@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
+import omnirobust as orb
 from omnirobust.core.threat_models import L2, Linf
 from omnirobust.training import Scheme, TrainingDivergedError, accuracy, attack_batch, fit
 from omnirobust.training.state import CHECKPOINT
@@ -570,3 +571,19 @@ def test_notes_say_what_attacks_and_evaluations_say_of_radii_inputs_and_models()
     )
     (told,) = fit(knows, (x / 255, y), plain, **still).notes
     assert told == "linf:0.1: The inputs fill less than 1 % of their bounds [0, 1]: are these the bounds of the data?"
+
+
+def test_what_inference_mode_made_is_told_so_and_training_inside_of_it():
+    x, y = torch.rand(8, 4), torch.arange(8) % 2
+    with torch.inference_mode():
+        made = nn.Linear(4, 2)
+        with pytest.raises(ValueError, match=r"^a training needs gradients: call it outside torch.inference_mode\(\)$"):
+            fit(nn.Linear(4, 2), (x, y), Scheme(), epochs=1)
+        with pytest.raises(ValueError, match=r"needs gradients: call it outside torch.inference_mode\(\)$"):
+            orb.universal.learn_universal(made, x, y, orb.Linf(0.1), epochs=1)
+    inside = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    with torch.inference_mode():
+        inside[1].running_mean = torch.zeros(4)
+    for model in (made, inside):
+        with pytest.raises(ValueError, match=r"^model cannot be trained: .* were made under torch.inference_mode\(\)"):
+            fit(model, (x, y), Scheme(), epochs=1)

@@ -18,6 +18,7 @@ from omnirobust.attacks.option_table import AttackOptions as AttackOptions
 from omnirobust.attacks.option_table import Option as Option
 from omnirobust.attacks.presets import DEFAULT_CLIP, DEFAULT_OF, PAPER_CLIP, PAPER_OF, AttackSettings, Task
 from omnirobust.attacks.results import BatchStore
+from omnirobust.core.arguments import check_number, check_seed
 from omnirobust.core.choices import Precision
 from omnirobust.core.contracts import set_around
 from omnirobust.core.directions import Direction
@@ -217,14 +218,11 @@ def _check_counts(options: AttackOptions) -> None:
         value, optional = options[name], o.default is None
         if o.least is None or (optional and value is None):
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < o.least:
-            raise ValueError(
-                f"{name} must be a whole number >= {o.least}{' or None' if optional else ''}, got {value!r}"
-            )
+        must = f"a whole number >= {o.least}{' or None' if optional else ''}"
+        check_number(name, value, must, lambda number, least=o.least: isinstance(number, int) and number >= least)
     if not isinstance(options["progress"], bool):
         check_hook(options["progress"])
-    if not isinstance(options["seed"], int) or isinstance(options["seed"], bool):
-        raise ValueError(f"seed must be a whole number, got {options['seed']!r}")
+    check_seed("seed", options["seed"])
 
 
 def _check_kinds(threat_model: ThreatModel, options: AttackOptions) -> None:

@@ -14,6 +14,7 @@ from math import ceil, inf
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import check_number, is_number
 from omnirobust.core.directions import Stepper, balanced_gradient, unit_l2
 from omnirobust.core.swaps import Swaps
 from omnirobust.core.threat_models import FeasibleSet
@@ -63,7 +64,7 @@ class Adaptive:
             ("memory", self.memory, 0.0, 1.0 - 1e-9),
             ("first_step", 1.0 if self.first_step is None else self.first_step, 1e-12, inf),
         ):
-            if not low <= value <= high:
+            if not is_number(value) or not low <= value <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
 
     def mix(self, weights: Tensor, grads: tuple[Tensor, ...]) -> Tensor:
@@ -221,10 +222,9 @@ class Detour:
     share: float = 0.16
 
     def __post_init__(self) -> None:
-        if not self.radius > 1:
-            raise ValueError(f"radius must be > 1, in units of eps, got {self.radius}")
+        check_number("radius", self.radius, "> 1, in units of eps", lambda radius: radius > 1)
         for name, value in (("begin", self.begin), ("share", self.share)):
-            if not 0 < value < 1:
+            if not is_number(value) or not 0 < value < 1:
                 raise ValueError(f"{name} must lie in (0, 1), got {value}")
         if not self.begin + self.share < 1:
             raise ValueError(f"begin and share must sum to less than 1, got {self.begin} and {self.share}")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import check_count, check_number
 from omnirobust.core.threat_models import Clip, FeasibleSet, ThreatModel
 from omnirobust.core.types import Domains, Evaluation, WeightRule, described
 
@@ -24,19 +25,6 @@ _ROUNDING = 1e-4
 def is_ours(part: object) -> bool:
     """Say whether something is of a class of this library, whose answers need no checks."""
     return type(part).__module__.startswith("omnirobust.")
-
-
-def check_count(name: str, value: Any, least: int = 1, *, whole: bool = True) -> None:
-    """Raise a ValueError unless ``value`` is at least ``least``.
-
-    Args:
-        name: of the argument.
-        value: what was given.
-        least: the smallest that will do.
-        whole: whether it must be seen to be a whole number, too; not where it was read as one.
-    """
-    if (whole and (not isinstance(value, int) or isinstance(value, bool))) or value < least:
-        raise ValueError(f"{name} must be {'a whole number ' if whole else ''}>= {least}, got {value!r}")
 
 
 def check_domains(domains: Domains) -> int:
@@ -236,8 +224,8 @@ def check_settings(steps: int, step_size: float | None, keep: str, history: str)
     check_count("steps", steps, 0)
     if steps >= 2**31:  # what is kept of each would fit no memory, nor its number a tensor
         raise ValueError(f"steps must be < 2147483648, got {steps}")
-    if step_size is not None and not (isinstance(step_size, int | float) and isfinite(step_size) and step_size > 0):
-        raise ValueError(f"step_size must be finite and > 0, got {step_size!r}")
+    if step_size is not None:
+        check_number("step_size", step_size, "finite and > 0", lambda size: isfinite(size) and size > 0)
     if keep not in ("last", "best"):
         raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
     if history not in ("means", "full"):

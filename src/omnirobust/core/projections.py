@@ -21,13 +21,13 @@ Low precision (float16, bfloat16) is computed in float32 and rounded towards zer
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from omnirobust.core._lp_roots import solve_rows
 from omnirobust.core._lp_roots import toward_zero as toward_zero
+from omnirobust.core.arguments import is_number
 from omnirobust.core.types import norm_name
 
 Bound = Tensor | float
@@ -64,15 +64,19 @@ def check_finite(name: str, value: Tensor) -> None:
 
 
 def check_radius_type(eps: object) -> None:
-    """Raise a TypeError unless ``eps`` is a number or a tensor."""
-    if isinstance(eps, bool) or not isinstance(eps, (Real, Tensor)):
+    """Raise a TypeError unless ``eps`` is a number or a tensor of numbers."""
+    if not is_number(eps) and not isinstance(eps, Tensor):
         raise TypeError(f"eps must be a number or a tensor, got {eps!r} ({type(eps).__name__})")
+    if isinstance(eps, Tensor) and (eps.dtype == torch.bool or eps.is_complex()):
+        raise TypeError(f"eps must be a number or a tensor of numbers, got one of {eps.dtype}")
 
 
 def _check_bound(name: str, bound: Bound, side: int, like: Tensor) -> None:
     """Raise unless the bound lies on its side of 0 and broadcasts to the points; NaN fails the comparison."""
-    if not isinstance(bound, (Real, Tensor)):
+    if not is_number(bound) and not isinstance(bound, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(bound).__name__}")
+    if isinstance(bound, Tensor) and bound.dtype == torch.bool:
+        raise TypeError(f"{name} must be a number or a tensor of numbers, got one of {bound.dtype}")
     value = torch.as_tensor(bound)
     try:
         fits = torch.broadcast_shapes(value.shape, like.shape) == like.shape

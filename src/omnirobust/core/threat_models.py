@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import InitVar, dataclass, field, replace
-from numbers import Real
 
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import is_number
 from omnirobust.core.choices import Clip as Clip
 from omnirobust.core.projections import (
     as_rows,
@@ -22,9 +22,7 @@ from omnirobust.core.projections import (
     row_norm,
     toward_zero,
 )
-from omnirobust.core.types import NORMS, Norm, norm_name
-
-_NAMES = {p: name for name, p in NORMS.items()}
+from omnirobust.core.types import Norm, norm_name
 
 _RANGE_TOLERANCE = 1e-6
 """How far inputs may stick out of the data range, in units of its width: the rounding of one image pipeline."""
@@ -139,7 +137,7 @@ class ThreatModel:
     name: Norm = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", _NAMES.get(self.p) or norm_name(self.p))
+        object.__setattr__(self, "name", norm_name(self.p))
         if type(self.eps) is not float:
             check_radius_type(self.eps)
         radius = torch.as_tensor(self.eps, dtype=torch.float64)
@@ -152,7 +150,7 @@ class ThreatModel:
         if not isinstance(self.bounds, (tuple, list)) or len(self.bounds) != 2:
             raise TypeError(f"bounds must be (lo, hi), got {self.bounds!r}")
         low, high = self.bounds
-        if not (isinstance(low, Real) and isinstance(high, Real)):
+        if not (is_number(low) and is_number(high)):
             raise TypeError(f"bounds must be two numbers (lo, hi), got {self.bounds!r}")
         if not -math.inf < low < high < math.inf:
             raise ValueError(f"bounds must be (lo, hi) with finite lo < hi, got {self.bounds}")

@@ -35,7 +35,7 @@ def norm_name(p: float) -> Norm:
         ValueError: if ``p`` is none of the four.
     """
     for name, order in NORMS.items():
-        if p == order:
+        if p == order and not isinstance(p, bool):
             return name
     raise ValueError(f"p must be one of 0, 1, 2, inf, got {p!r}")
 

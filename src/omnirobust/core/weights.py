@@ -13,6 +13,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import check_number
 from omnirobust.core.projections import simplex_unchecked
 
 
@@ -161,7 +162,5 @@ class WorstCase(_StartsUniform):
 
 
 def _check_rates(name: str, rate: float, gamma: float) -> None:
-    if not (isfinite(rate) and rate > 0):
-        raise ValueError(f"{name} must be finite and > 0, got {rate}")
-    if not (isfinite(gamma) and gamma >= 0):
-        raise ValueError(f"gamma must be finite and >= 0, got {gamma}")
+    check_number(name, rate, "finite and > 0", lambda value: isfinite(value) and value > 0)
+    check_number("gamma", gamma, "finite and >= 0", lambda value: isfinite(value) and value >= 0)

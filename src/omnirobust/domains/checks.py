@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count, check_flag, check_seed, is_number
 from omnirobust.core.types import described
 from omnirobust.domains.classifier import Classifier
 from omnirobust.domains.losses import Loss, wants_reach
@@ -146,12 +146,17 @@ def _called(loss: Loss, name: str, logits: Tensor, labels: Tensor, targeted: boo
     return values
 
 
-def check_settings(*, loss: object, clip: object, samples: object, memory: object) -> None:
+def check_settings(
+    *, loss: object, clip: object, samples: object, memory: object, shared: object, targeted: object, seed: object
+) -> None:
     """Raise a ValueError that names the setting of a grid that is out of range."""
     if not callable(loss):
         raise ValueError(f"loss must be a function of logits and labels, got {type(loss).__name__}")
     if clip not in ("image", "intersection"):
         raise ValueError(f"clip must be 'image' or 'intersection', got {clip!r}")
     check_count("samples", samples)
-    if not isinstance(memory, Meter | None) and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
+    check_flag("shared", shared)
+    check_flag("targeted", targeted)
+    check_seed("seed", seed)
+    if not isinstance(memory, Meter | None) and not (is_number(memory) and isinstance(memory, int) and memory >= 1):
         raise ValueError(f"memory must be a whole number of bytes >= 1 or None, got {memory!r}")

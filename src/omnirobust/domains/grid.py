@@ -121,7 +121,9 @@ class DomainGrid:
         reach: Tensor | None = None,
         memory: int | Meter | None = None,
     ) -> None:
-        check_settings(loss=loss, clip=clip, samples=samples, memory=memory)
+        check_settings(
+            loss=loss, clip=clip, samples=samples, memory=memory, shared=shared, targeted=targeted, seed=seed
+        )
         self.models = named_models(models)
         self._classifiers = [Classifier(n, m, precision) for n, m in self.models.items()]
         self._x = as_groups(x, shared)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import check_count, check_seed
 from omnirobust.core.choices import GroupBy as GroupBy
-from omnirobust.core.contracts import check_count
 
 
 def make_groups(y: Tensor, size: int, by: GroupBy = "random", seed: int = 0) -> Tensor:
@@ -30,6 +30,7 @@ def make_groups(y: Tensor, size: int, by: GroupBy = "random", seed: int = 0) -> 
     if y.ndim != 1 or y.dtype != torch.int64:
         raise ValueError(f"y must be int64 of shape (N,), got {y.dtype} {tuple(y.shape)}")
     check_count("size", size)
+    check_seed("seed", seed)
     if by not in ("random", "class"):
         raise ValueError(f"by must be 'random' or 'class', got {by!r}")
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed)).to(y.device)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from math import isfinite
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from omnirobust.core.arguments import check_number
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Evaluation
 
@@ -78,6 +80,7 @@ def margin(logits: Tensor, labels: Tensor, kappa: float = 50.0, *, targeted: boo
     Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", 2017; the paper's
     Section 4.1 and Appendix C.2 (kappa = 50).
     """
+    check_number("kappa", kappa, "a finite number", isfinite)
     return (signed_margin(logits, labels, targeted=targeted) + kappa).clamp_min(0)
 
 

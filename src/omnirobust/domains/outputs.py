@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+MADE_FOR_INFERENCE = "its parameters or buffers were made under torch.inference_mode(): build or load it outside"
+
 _HINTS = {
-    "Inference tensor": "its parameters or buffers were made under torch.inference_mode(): build or load it outside",
+    "Inference tensor": MADE_FOR_INFERENCE,
     "fabric.backward": "Fabric set it up for mixed precision and wants a backward of its own: hand over its .module, "
     "with precision='bf16'",
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omnirobust._progress import ProgressHook
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count, check_flag, check_number
 from omnirobust.core.threat_models import L2, FeasibleSet
 from omnirobust.domains.classifier import Model, Models
 from omnirobust.domains.grid import DomainGrid
@@ -72,8 +72,8 @@ def minimal_l2(
     """
     check_count("steps", steps)
     check_count("binary_steps", binary_steps)
-    if not isinstance(step_size, int | float) or not 0 < step_size < math.inf:
-        raise ValueError(f"step_size must be finite and > 0, got {step_size!r}")
+    check_flag("targeted", targeted)
+    check_number("step_size", step_size, "finite and > 0", lambda size: 0 < size < math.inf)
     if isinstance(model, (list, tuple, dict)):
         raise ValueError(f"model must be one model, got a {type(model).__name__}; minimal_eps takes several")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from omnirobust._progress import ProgressHook
+from omnirobust.core.arguments import is_number
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.domains.classifier import Model, Precision
 from omnirobust.evaluation.robustness import Attacks, RobustnessReport, evaluate_robustness, share
@@ -212,7 +213,7 @@ def _joined(at: Sequence[Mapping[str, ThreatModel]]) -> tuple[dict[str, ThreatMo
 
 
 def _check_radii(eps: Sequence[float]) -> None:
-    if not eps or any(not isinstance(e, int | float) for e in eps):
+    if not eps or not all(is_number(e) for e in eps):
         raise ValueError(f"eps must be a sequence of numbers, got {eps!r}")
     if not all(a < b for a, b in pairwise(eps)):
         raise ValueError(f"eps must ascend, got {list(eps)}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from omnirobust._progress import ProgressHook
 from omnirobust.attacks.recipes import attack_ensemble
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count, check_flag
 from omnirobust.core.threat_models import FeasibleSet, ThreatModel
 from omnirobust.core.types import NORMS, Norm
 from omnirobust.domains.classifier import Models
@@ -99,6 +99,7 @@ def minimal_eps(
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     check_count("steps", steps)
+    check_flag("targeted", targeted)
     if not isinstance(resolution, float) or not 0 < resolution < 1:
         raise ValueError(f"resolution must lie in (0, 1), got {resolution!r}")
     threat = ThreatModel(NORMS[norm], 1.0, bounds)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import check_count, check_number, check_seed
 from omnirobust.domains.guesses import BEFORE as BEFORE
 from omnirobust.domains.guesses import clean_notes as clean_notes
 from omnirobust.domains.guesses import is_guessing as is_guessing
@@ -183,6 +184,8 @@ def paired_mean_difference(
         ValueError: if the two are empty or not of the same length.
     """
     _check_level(level)
+    check_count("resamples", resamples)
+    check_seed("seed", seed)
     if first.ndim != 1 or first.shape != second.shape or not len(first):
         raise ValueError(f"first and second must share a shape (N,), N >= 1, got {(*first.shape,)}, {(*second.shape,)}")
     differences = (first.double() - second.double()).numpy()
@@ -233,5 +236,4 @@ def _quantile(level: float) -> float:
 
 
 def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
+    check_number("level", level, "in (0, 1)", lambda level: 0 < level < 1)

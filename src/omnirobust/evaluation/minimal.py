@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnirobust._progress import ProgressHook, bar
 from omnirobust.attacks.masking import HINT
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count
 from omnirobust.core.draws import torch_forked
 from omnirobust.core.types import Evaluation, Norm
 from omnirobust.domains.classifier import Models, Probed

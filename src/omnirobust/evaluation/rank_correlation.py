@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count, check_number, check_seed
 from omnirobust.evaluation.metrics import Interval
 
 _Array = NDArray[np.float64]
@@ -136,8 +136,8 @@ def bootstrap(
         resamples: how many.
         seed: of the draws.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
+    check_number("level", level, "in (0, 1)", lambda level: 0 < level < 1)
+    check_seed("seed", seed)
     check_count("resamples", resamples)
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(np.float64)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from omnirobust._progress import ProgressHook, bar
 from omnirobust.core import choices
-from omnirobust.core.contracts import check_count, check_set
+from omnirobust.core.arguments import check_count, check_seed
+from omnirobust.core.contracts import check_set
 from omnirobust.core.draws import torch_forked
 from omnirobust.core.threat_models import ThreatModel, range_notes
 from omnirobust.domains.classifier import Model, Precision
@@ -113,6 +114,8 @@ def evaluate_robustness(
     chosen = _chosen_attacks(attacks)
     counts = {"steps": steps, "restarts": restarts, "batch_size": batch_size, "samples": samples, "draws": draws}
     _check(model, x, y, named, chosen, counts)
+    check_seed("seed", seed)
+    check_count("first_row", first_row, 0)
     given, drawn = check_universal(universal, x, named), draws
     draws = DRAWS if draws is None else draws
     (known,) = probed({"model": model}, x, batch_size).values()

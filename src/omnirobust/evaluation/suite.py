@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omnirobust.attacks.recipes import attack_ensemble
 from omnirobust.core.adaptive import Adaptive, RadiusSchedule
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count
 from omnirobust.core.directions import Direction
 from omnirobust.core.draws import Start, row_generator
 from omnirobust.core.threat_models import ThreatModel

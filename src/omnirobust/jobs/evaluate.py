@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from omnirobust._device import check_name, resolved
+from omnirobust.core.arguments import check_count, check_seed
 from omnirobust.core.choices import Attacks
-from omnirobust.core.contracts import check_count
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.domains.classifier import Precision
 from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustness
@@ -90,6 +90,7 @@ class EvaluationJob:
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None:
                 check_count(name, value, least, whole=False)
+        check_seed("seed", self.seed)
         if any(isinstance(threat.eps, Tensor) or threat.mask is not None for threat in self.threats.values()):
             raise ValueError("threats must have one radius each and no mask, for the whole job")
 

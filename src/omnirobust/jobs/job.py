@@ -11,6 +11,7 @@ from torch import Tensor
 from omnirobust._device import check_name
 from omnirobust.attacks.options import OPTIONS, AttackOptions, Plan, check_names
 from omnirobust.attacks.presets import Task
+from omnirobust.core.arguments import check_count, check_seed
 from omnirobust.core.choices import Labels
 from omnirobust.core.threat_models import Clip, ThreatModel
 from omnirobust.core.types import WeightRule
@@ -34,8 +35,8 @@ class Grouping:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"group size must be >= 1, got {self.size}")
+        check_count("group size", self.size, whole=False)
+        check_seed("seed", self.seed)
         if self.by not in ("random", "class", "given"):
             raise ValueError(f"groups must be by 'random', 'class' or 'given', got {self.by!r}")
 
@@ -89,8 +90,8 @@ class AttackJob:
     def __post_init__(self) -> None:
         for name, least in {"images": 1, "start": 0}.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be >= {least}, got {value}")
+            if value is not None:
+                check_count(name, value, least, whole=False)
         check_name(self.device)
         check_names("AttackJob", self.options, {name for name, o in OPTIONS.items() if o.settable})
         if self.labels not in ("true", "predicted"):

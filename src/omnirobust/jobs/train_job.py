@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from omnirobust._device import check_name
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count
 from omnirobust.training.fit import Keep
 from omnirobust.training.schemes import Scheme
 from omnirobust.zoo.recipes import Recipe

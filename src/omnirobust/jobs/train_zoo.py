@@ -12,6 +12,7 @@ from torch import nn
 
 from omnirobust._device import resolved
 from omnirobust._files import sweep
+from omnirobust.core.arguments import check_count
 from omnirobust.training.accuracy import accuracy
 from omnirobust.training.fit import BatchProgress, Progress, fit
 from omnirobust.training.schemes import Scheme
@@ -62,8 +63,7 @@ def train(
     """
     parsed = parse_name(name)
     if seed is not None:
-        if seed < 0:
-            raise ValueError(f"seed must be >= 0, got {seed}")
+        check_count("seed", seed, 0, whole=False)
         parsed = replace(parsed, seed=seed)
     sweep(folder_of(str(parsed), cache))
     kind, settings = recipe_of(parsed.recipe, recipe)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from omnirobust.attacks.presets import AttackSettings
+from omnirobust.core.arguments import check_count
 from omnirobust.domains.losses import margin, standardised_margin
 
 
@@ -35,8 +36,7 @@ class ClippedMargin:
 
     def __post_init__(self) -> None:
         for name, value in (("threshold", self.threshold), ("kappa", self.kappa)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be >= 0, got {value}")
+            check_count(name, value, 0, whole=False)
 
     def __call__(self, logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
         """Return the loss of every row of ``logits`` (B, C), (B,)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count
 from omnirobust.core.threat_models import L2, Linf
 from omnirobust.domains.classifier import Precision
 from omnirobust.study import training_cells as study

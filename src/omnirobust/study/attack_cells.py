@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
 from omnirobust.attacks.presets import AttackSettings
+from omnirobust.core.arguments import check_count
 from omnirobust.core.choices import Precision
-from omnirobust.core.contracts import check_count
 from omnirobust.core.threat_models import Clip
 from omnirobust.core.types import NORMS, Norm
 from omnirobust.core.weights import Fixed

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.domains.classifier import Precision
 from omnirobust.evaluation import evaluate_robustness

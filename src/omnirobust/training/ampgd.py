@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from omnirobust.core.arguments import check_seed
 from omnirobust.core.contracts import checked_rule, first_weights, set_around
 from omnirobust.core.directions import Stepper
 from omnirobust.core.draws import DrawKey
@@ -67,6 +68,7 @@ def attack_batch(
     """
     if not scheme.threats or scheme.kind == "universal":
         raise ValueError(f"scheme must attack each example by itself, got kind {scheme.kind!r}")
+    check_seed("seed", seed)
     if not len(x) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
         raise ValueError(
             f"y must hold int64 classes of shape ({len(x)},), at least one, got {y.dtype} {tuple(y.shape)}"

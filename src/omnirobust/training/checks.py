@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from omnirobust.core.arguments import check_flag, check_number, check_seed, check_whole
 from omnirobust.core.choices import Keep as Keep
 from omnirobust.core.contracts import check_set
 from omnirobust.domains.classifier import Precision
@@ -21,8 +22,12 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
-def check_settings(model: object, scheme: object, epochs: int, batch_size: int, precision: str) -> None:
+def check_settings(
+    model: object, scheme: object, epochs: int, batch_size: int, precision: str, resume: object, seed: object
+) -> None:
     """Raise a ValueError for arguments of the wrong kind or out of range."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("a training needs gradients: call it outside torch.inference_mode()")
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {model!r:.80}")
     if type(model).__name__ == "_FabricModule":  # whose backward pass is Fabric's own
@@ -33,8 +38,9 @@ def check_settings(model: object, scheme: object, epochs: int, batch_size: int, 
     if not isinstance(scheme, Scheme):
         raise ValueError(f"scheme must be a Scheme such as Scheme('minmax', (Linf(0.2), L2(2.0))), got {scheme!r:.80}")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1 or value != int(value):
-            raise ValueError(f"{name} must be {'>= 1' if value < 1 else 'a whole number'}, got {value}")
+        check_whole(name, value, 1)
+    check_flag("resume", resume)
+    check_seed("seed", seed)
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -43,10 +49,10 @@ def check_settings(model: object, scheme: object, epochs: int, batch_size: int, 
 
 def check_stopping(stop_at: float | None, patience: int | None, keep: str, validation: Data | None) -> None:
     """Raise a ValueError for settings of early stopping that do not fit."""
-    if stop_at is not None and not 0 <= stop_at <= 1:
-        raise ValueError(f"stop_at must be in [0, 1], got {stop_at}")
-    if patience is not None and patience < 1:
-        raise ValueError(f"patience must be >= 1, got {patience}")
+    if stop_at is not None:
+        check_number("stop_at", stop_at, "in [0, 1]", lambda share: 0 <= share <= 1)
+    if patience is not None:
+        check_number("patience", patience, ">= 1", lambda epochs: epochs >= 1)
     if keep not in get_args(Keep):
         raise ValueError(f"keep must be one of {', '.join(get_args(Keep))}, got {keep!r}")
     for name, value in (("stop_at", stop_at), ("patience", patience), ("keep", None if keep == "last" else keep)):

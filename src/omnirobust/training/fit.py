@@ -158,7 +158,7 @@ def fit(
     if fabric is not None:
         workers = Launched(fabric)
         precision = workers.precision
-    check_settings(model, scheme, epochs, batch_size, precision)
+    check_settings(model, scheme, epochs, batch_size, precision, resume, seed)
     check_stopping(stop_at, patience, keep, validation)
     check_given_back(model)
     train = batches("data", data, "train", batch_size, seed)

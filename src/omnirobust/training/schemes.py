@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
+from omnirobust.core.arguments import check_number, check_whole, is_number
 from omnirobust.core.choices import Persist as Persist
 from omnirobust.core.choices import Preset as Preset
 from omnirobust.core.choices import SchemeKind as Kind
@@ -74,15 +75,13 @@ class Scheme:
             raise ValueError(f"threats must be a sequence of threat models, got {self.threats!r}: write [it]")
         object.__setattr__(self, "threats", tuple(self.threats))  # a list is as good
         self._check_threats()
-        if self.steps < 1 or self.steps != int(self.steps):
-            raise ValueError(f"steps must be {'>= 1' if self.steps < 1 else 'a whole number'}, got {self.steps}")
+        check_whole("steps", self.steps, 1)
         if self.rule is not None and self.kind != "minmax":
             raise ValueError(f"rule must be None unless kind is minmax, got {self.rule!r} with kind {self.kind!r}")
         _check_choice("persist", self.persist, get_args(Persist))
         if self.persist == "example" and self.kind != "minmax":
             raise ValueError(f"persist must be 'none' unless kind is minmax, got 'example' with kind {self.kind!r}")
-        if not 0 <= self.adversarial_ratio <= 1:
-            raise ValueError(f"adversarial_ratio must be in [0, 1], got {self.adversarial_ratio}")
+        check_number("adversarial_ratio", self.adversarial_ratio, "in [0, 1]", lambda share: 0 <= share <= 1)
         if self.preset is not None:
             _check_choice("preset", self.preset, get_args(Preset))
         _check_choice("start", self.start, get_args(TrainingStart))
@@ -140,15 +139,14 @@ class Scheme:
             raise ValueError(f"threats must be at least one for kind {self.kind}, got none")
 
     def _check_dpar(self) -> None:
-        if not 0 <= self.dpar < float("inf"):
-            raise ValueError(f"dpar must be >= 0, got {self.dpar}")
+        check_number("dpar", self.dpar, ">= 0", lambda weight: 0 <= weight < float("inf"))
         if self.dpar and (len(self.threats) < 2 or self.kind == "universal"):
             raise ValueError(
                 f"dpar must be 0 unless two or more attacks can differ, got {self.dpar} with kind {self.kind!r} and "
                 f"{len(self.threats)} threat models"
             )
-        if self.dpar_warmup < 0 or self.dpar_warmup != int(self.dpar_warmup):
-            raise ValueError(f"dpar_warmup must be a whole number >= 0, got {self.dpar_warmup}")
+        whole = "a whole number >= 0"
+        check_number("dpar_warmup", self.dpar_warmup, whole, lambda epochs: epochs >= 0 and epochs % 1 == 0)
         if self.dpar and self.start == "zero":
             raise ValueError("start must be 'random' with dpar: attacks that start alike have the same gradient")
 
@@ -156,7 +154,9 @@ class Scheme:
         if self.step_sizes is None:
             return
         object.__setattr__(self, "step_sizes", tuple(self.step_sizes))
-        if len(self.step_sizes) != len(self.threats) or not all(isfinite(s) and s > 0 for s in self.step_sizes):
+        if len(self.step_sizes) != len(self.threats) or not all(
+            is_number(s) and isfinite(s) and s > 0 for s in self.step_sizes
+        ):
             raise ValueError(
                 f"step_sizes must be {len(self.threats)} numbers > 0, one a threat model, got {self.step_sizes}"
             )

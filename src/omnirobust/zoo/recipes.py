@@ -9,9 +9,9 @@ from math import inf
 import torch
 from torch import nn
 
+from omnirobust.core.arguments import check_count, check_number
 from omnirobust.core.choices import Optimizer, Precision
 from omnirobust.core.choices import RecipeName as RecipeName
-from omnirobust.core.contracts import check_count
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Recipe:
             check_count(name, getattr(self, name), least, whole=False)
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer must be adam or sgd, got {self.optimizer!r}")
-        if not 0 < self.lr < inf:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
+        check_number("lr", self.lr, "> 0", lambda rate: 0 < rate < inf)
+        if self.stop_at is not None:
+            check_number("stop_at", self.stop_at, "in [0, 1]", lambda share: 0 <= share <= 1)
         if self.stop_at is not None and not self.holdout:
             raise ValueError(f"holdout must be >= 1 with stop_at, got {self.holdout}")
 

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from omnirobust.domains.outputs import MADE_FOR_INFERENCE
+
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -65,9 +67,13 @@ def check_state(model: nn.Module) -> None:
 def check_given_back(model: nn.Module) -> None:
     """Refuse a model that does not take its own state back: neither the best epoch nor a resumed one could be.
 
+    Nor does one whose tensors are those of inference mode, which nothing outside of it may write.
+
     Raises:
         ValueError: if so.
     """
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(f"model cannot be trained: {MADE_FOR_INFERENCE}")
     own_buffers(model)
     try:
         model.load_state_dict(model.state_dict())

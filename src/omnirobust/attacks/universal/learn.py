@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from omnirobust.attacks.universal.losses import ClippedCrossEntropy
 from omnirobust.attacks.universal.masked import MaskedImages
 from omnirobust.attacks.universal.results import UniversalPerturbation
 from omnirobust.attacks.universal.weighing import Over, Weighing
-from omnirobust.core.contracts import check_count, set_around
+from omnirobust.core.arguments import check_count, check_flag, check_number, check_seed
+from omnirobust.core.contracts import set_around
 from omnirobust.core.directions import Direction, Normalised, Sign
 from omnirobust.core.draws import DrawKey, row_seeds, torch_forked
 from omnirobust.core.threat_models import FeasibleSet, ThreatModel, range_notes
@@ -106,9 +107,13 @@ def learn_universal(
     Reference: the paper, problem (6), for the min-max; Shafahi et al. 2020, "Universal adversarial training", for one
     perturbation from mini-batches.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("learning a perturbation needs gradients: call it outside torch.inference_mode()")
     _check(y, epochs, batch_size, threat_model)
-    if not isinstance(targeted, bool):
-        raise ValueError(f"targeted must be True or False, got {targeted!r}")
+    check_flag("targeted", targeted)
+    check_seed("seed", seed)
+    if step_size is not None:
+        check_number("step_size", step_size, "finite and > 0", lambda size: isfinite(size) and size > 0)
     feasible = _feasible(x, y, threat_model)
     views = None if transforms is None else as_views(transforms, x[:2])
     if direction is None:

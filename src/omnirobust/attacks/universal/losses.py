@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from omnirobust.core.arguments import check_number
 from omnirobust.domains.losses import neg_cross_entropy
 
 
@@ -22,8 +23,7 @@ class ClippedCrossEntropy:
     cap: float = 9.0
 
     def __post_init__(self) -> None:
-        if not self.cap > 0:
-            raise ValueError(f"cap must be > 0, got {self.cap}")
+        check_number("cap", self.cap, "> 0", lambda cap: cap > 0)
 
     def __call__(self, logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
         """Return the loss of every row, (B,)."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from omnirobust.attacks.labels import already_notes, already_there
 from omnirobust.attacks.universal.results import UniversalPerturbation, UniversalScore
-from omnirobust.core.contracts import check_count
+from omnirobust.core.arguments import check_count, check_flag, check_seed
 from omnirobust.core.draws import torch_forked
 from omnirobust.domains.classifier import Models
 from omnirobust.domains.grid import DomainGrid, Transforms
@@ -63,6 +63,8 @@ def score_universal(
     delta, bounds = _parts(perturbation, bounds)
     if tuple(x.shape[1:]) != tuple(delta.shape):
         raise ValueError(f"perturbation must have the shape of an image, {tuple(x.shape[1:])}, got {(*delta.shape,)}")
+    check_flag("targeted", targeted)
+    check_seed("seed", seed)
     for name, value in (("draws", draws), ("batch_size", batch_size)):
         if value is not None:
             check_count(name, value, whole=False)

@@ -10,6 +10,8 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import is_number
+
 Amount: TypeAlias = float | tuple[float, float]
 """A number, or a range (low, high) from which every image draws its own, uniformly."""
 
@@ -155,7 +157,7 @@ def amount_text(amount: Amount) -> str:
 def check_amount(name: str, amount: object, least: float, most: float, *, ranges: bool = True) -> None:
     """Raise a ValueError that names the argument unless it is a number in [least, most], or a range within."""
     pair = amount if ranges and isinstance(amount, tuple) and len(amount) == 2 else (amount, amount)
-    numbers = [float(v) for v in pair if isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v)]
+    numbers = [float(v) for v in pair if is_number(v) and isfinite(v)]
     if len(numbers) < 2 or not least <= numbers[0] <= numbers[1] <= most:
         kind = "a number or a range (low, high)" if ranges else "a number"
         limits = {(False, False): "", (True, False): f" >= {least:g}"}.get((isfinite(least), isfinite(most)))

@@ -1,0 +1,56 @@
+"""Which numbers an argument may be. True and False are none, though Python computes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, TypeGuard
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Say whether something is a real number; True, False and tensors are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_number(name: str, value: Any, must: str, fits: Callable[[float], bool]) -> None:
+    """Raise a ValueError unless ``value`` is a number for which ``fits`` says yes.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        must: what it must be, such as "in [0, 1]".
+        fits: is asked of numbers alone.
+    """
+    if not is_number(value) or not fits(value):
+        raise ValueError(f"{name} must be {must}, got {value!r}")
+
+
+def check_count(name: str, value: Any, least: int = 1, *, whole: bool = True) -> None:
+    """Raise a ValueError unless ``value`` is at least ``least``.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        least: the smallest that will do.
+        whole: whether it must be seen to be a whole number, too; not where it was read as one.
+    """
+    must = f"{'a whole number ' if whole else ''}>= {least}"
+    check_number(name, value, must, lambda number: number >= least and (not whole or isinstance(value, int)))
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise a ValueError unless ``value`` is a whole number of any type, at least ``least``."""
+    small = is_number(value) and value < least
+    if not is_number(value) or small or value % 1:
+        raise ValueError(f"{name} must be {f'>= {least}' if small else 'a whole number'}, got {value!r}")
+
+
+def check_seed(name: str, value: object) -> None:
+    """Raise a ValueError unless ``value`` is a whole number, of any sign."""
+    check_number(name, value, "a whole number", lambda number: number % 1 == 0)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise a ValueError unless ``value`` is True or False: a text, for one, would count as True."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
