@@ -131,7 +131,9 @@ class Descent:
     def _target(self, delta: Tensor, grad: Tensor, feasible: FeasibleSet) -> Tensor:
         """Return z: where a step without momentum ends."""
         shape = torch.sign(grad) if feasible.p == inf else unit_l2(grad)
-        return feasible.project(delta.to(shape.dtype).addcmul(shape, _like(self._size, grad), value=-1).to(delta.dtype))
+        return feasible.project(
+            delta.to(shape.dtype).addcmul(shape, self._size.view(self._rows), value=-1).to(delta.dtype)
+        )
 
     def _begin(self, delta: Tensor, grad: Tensor, worst: Tensor, feasible: FeasibleSet) -> None:
         first = self._setting.first_step or 1.0
@@ -142,13 +144,14 @@ class Descent:
         self._best_worst, self._last_worst, self._mark_worst = worst, worst, worst
         self._falls = torch.zeros_like(worst)
         self._halved = torch.zeros_like(worst, dtype=torch.bool)
+        self._rows = (-1,) + (1,) * (delta.ndim - 1)  # so that (B,) broadcasts over (B, *S)
         self._begun = True
 
     def _learn(self, delta: Tensor, grad: Tensor, worst: Tensor) -> None:
         better = worst < self._best_worst
         self._best_worst = torch.where(better, worst, self._best_worst)
-        self._best = torch.where(_like(better, delta), delta, self._best)
-        self._best_grad = torch.where(_like(better, grad), grad, self._best_grad)
+        self._best = torch.where(better.view(self._rows), delta, self._best)
+        self._best_grad = torch.where(better.view(self._rows), grad, self._best_grad)
         self._falls += worst < self._last_worst
         self._last_worst = worst
 
@@ -158,7 +161,7 @@ class Descent:
         self._size = torch.where(stuck, self._size / 2, self._size)
         self._halved, self._last_mark = stuck, mark
         self._mark_worst, self._falls = self._best_worst, torch.zeros_like(self._falls)
-        back = _like(stuck, delta)
+        back = stuck.view(self._rows)
         delta, grad = torch.where(back, self._best, delta), torch.where(back, self._best_grad, grad)
         self._previous = torch.where(back, self._best, self._previous)
         return delta, grad
@@ -169,11 +172,6 @@ class Descent:
             for name in ("_size", "_previous", "_best", "_best_grad", "_best_worst", "_last_worst", "_mark_worst",
                          "_falls", "_halved"):  # fmt: skip
                 setattr(self, name, getattr(self, name)[rows])
-
-
-def _like(per_row: Tensor, tensor: Tensor) -> Tensor:
-    """View (B,) so that it broadcasts over ``tensor`` (B, *S)."""
-    return per_row.view((-1,) + (1,) * (tensor.ndim - 1))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -21,7 +21,7 @@ def check_number(name: str, value: Any, must: str, fits: Callable[[float], bool]
         must: what it must be, such as "in [0, 1]".
         fits: is asked of numbers alone.
     """
-    if not is_number(value) or not fits(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not fits(cast(float, value)):
         raise ValueError(f"{name} must be {must}, got {value!r}")
 
 

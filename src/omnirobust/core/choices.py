@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 Attacks: TypeAlias = Literal["default", "autoattack"]
 Clip: TypeAlias = Literal["image", "intersection"]
 GroupBy: TypeAlias = Literal["random", "class"]
-Keep: TypeAlias = Literal["best", "last"]
+Keep: TypeAlias = Literal["last", "best"]
 Labels: TypeAlias = Literal["true", "predicted"]
 Norm: TypeAlias = Literal["linf", "l2", "l1", "l0"]
 Optimizer: TypeAlias = Literal["adam", "sgd"]

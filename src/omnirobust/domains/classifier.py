@@ -114,6 +114,7 @@ class Classifier:
         self._known = isinstance(model, Probed)  # it has passed the checks of its values, on other inputs
         self._dtype = model.dtype if isinstance(model, Probed) else None
         self._read = ""
+        self.rules_out = False  # whether it gave some classes the logit minus infinity
 
     def renewed(self, precision: Precision) -> Classifier:
         """Return the same model in another ``precision``."""
@@ -176,7 +177,8 @@ class Classifier:
         """Do what a call does, for those who have frozen the model already (``held``)."""
         views, dtype = self._convolutional and _is_of_images(batch), dtype or batch.dtype
         try:
-            given = self._given(batch, dtype)
+            wanted = self._dtype or dtype
+            given = batch.clone() if batch.dtype == wanted else batch.to(wanted)  # it may write into its input
             if views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):
                 output = self._in_context(given, views)
             else:
@@ -193,7 +195,10 @@ class Classifier:
         plain = type(output) is Tensor and output.ndim == 2 and len(output) == len(batch) and output.is_floating_point()
         read = Read(output) if plain and output.shape[1] > 1 else read_logits(output, len(batch), self._label)
         logits = read.logits
-        check_logits(logits, self._label)
+        # an overflow of the sum is looked into, too: the sum costs one pass and no memory
+        if not bool(logits.detach().sum().isfinite()):
+            check_logits(logits, self._label)
+            self.rules_out = True
         if self.classes is None:
             with torch.no_grad():
                 self._check(batch, read, dtype)

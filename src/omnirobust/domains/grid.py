@@ -375,7 +375,7 @@ class DomainGrid:
             drawn = max(map(len, part.slots)) > 1
             no_class = labels >= seen.logits.shape[1] if self._others else None
             labels = labels if no_class is None else labels.where(~no_class, 0)
-            if not self._others:
+            if classifier.rules_out and not self._others:
                 self._check_ruled_in(classifier, seen.logits, labels, part)
             unit = {} if reach is None else {"reach": reach}
             loss = self._loss(seen.logits, labels, targeted=self._targeted, **unit)
@@ -416,7 +416,7 @@ class DomainGrid:
             # the derivative of a clamp by hand: half the passes over memory that autograd takes for it
             moved, leaf = leaf, leaf.clamp(*self._range)
             uncut = leaf == moved if grad else None
-        leaf = widened(leaf).requires_grad_(grad)
+        leaf = (widened(leaf) if leaf.dtype.itemsize < 4 else leaf).requires_grad_(grad)
         # transformations differ in what they keep: all passes of the first evaluation are watched
         watching = self._meter.watching(classifier.name, len(leaf), classifier.model) if self._meter and watch else None
         with watching or nullcontext():

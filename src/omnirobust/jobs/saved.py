@@ -55,7 +55,9 @@ def write_evaluation(report: RobustnessReport, out: str | Path, name: str, data:
     """Write the report on one model as a finished run, see ``RobustnessReport.save``."""
     origin, told = report.origin, report.settings
     if origin is None:
-        raise ValueError("report must be what evaluate_robustness returned, no copy or pickle: those hold no model")
+        raise ValueError(
+            "report must be what evaluate_robustness returned, not a copy or what was read back: those hold no model"
+        )
     images = _images(origin.x, origin.y, origin.classes, data)
     job = EvaluationJob(
         images.name, (name,), origin.threats, steps=told["steps"], restarts=told["restarts"], images=len(images),
@@ -87,7 +89,7 @@ def _anew(out: str | Path, config: Mapping[str, Any]) -> Iterator[RunFolder]:
 def _origin(result: AttackResult) -> Origin:
     if result.origin is None:
         raise ValueError(
-            "result must be what an attack returned, no copy or pickle of it: those do not hold the models"
+            "result must be what an attack returned, not a copy of it or what was read back: those hold no models"
         )
     return result.origin
 

@@ -177,7 +177,7 @@ def test_what_a_page_cannot_say_is_refused(digits, tmp_path):
     refused("eps must be one number", x, y, orb.Linf(torch.full((4,), 0.1)))
     result = orb.attack_ensemble(models, x, y, RADIUS, steps=1)
     for copied in (deepcopy(result), pickle.loads(pickle.dumps(result))):
-        with pytest.raises(ValueError, match="result must be what an attack returned, no copy or pickle"):
+        with pytest.raises(ValueError, match="result must be what an attack returned, not a copy of it"):
             copied.save(out)
     with pytest.raises(ValueError, match=r"file must be the path of a page, such as page\.html, got the folder"):
         result.report(tmp_path)
