@@ -1,7 +1,7 @@
 """Put data sets into a folder small enough to be carried, and take them out again where there is no hub.
 
 A set is a file for each split: the images as they were encoded, one after another, compressed together, which leaves
-60,000 small JPEGs a third of their size. ``unpack`` decodes them once, into files that ``omnirobust.zoo.data`` reads.
+60,000 small JPEGs a third of their size. ``unpack`` decodes them once, into files that ``omnirobust.data`` reads.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def attack_transforms(
         y: labels, int64: (B,), or (B, M) for M models, each its own, or (B, K) for K domains.
         transforms: a mapping from name to t(x) -> images, or t(x, generator) if it is random and draws from a
             generator; any t(x) that draws from the global generators is random too, and is run under a seed of its own.
-            Gradients flow through them. ``omnirobust.domains.transforms`` has the usual ones.
+            Gradients flow through them. ``omnirobust.transforms`` has the usual ones.
         threat_model: what the attacker may do before the transformations.
 
     Returns:

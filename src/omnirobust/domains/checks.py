@@ -134,7 +134,7 @@ def _called(loss: Loss, name: str, logits: Tensor, labels: Tensor, targeted: boo
     except Exception as error:  # whatever code of one's own raises
         said = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(
-            "loss must be called as loss(logits, labels, targeted=...), as those of omnirobust.domains.losses are, but "
+            "loss must be called as loss(logits, labels, targeted=...), as those of omnirobust.losses are, but "
             f"{name} raised {type(error).__name__}: {said} (for cross-entropy take losses.neg_cross_entropy)"
         ) from error
     if not isinstance(values, Tensor) or tuple(values.shape) != (len(logits),) or not values.is_floating_point():

@@ -69,7 +69,7 @@ class DomainGrid:
         x: clean inputs, float: (B, *S), or (B, E, *S) where E of them share a perturbation.
         y: labels, int64: (B,), or (B, M), each model its own (its own predictions, say); (B, E) where shared; or
             anything that broadcasts to (B, models, transforms, examples).
-        loss: per-example loss, low = fooled (see ``omnirobust.domains.losses``).
+        loss: per-example loss, low = fooled (see ``omnirobust.losses``).
         transforms: a mapping from name to t(x), or t(x, generator) for a random one; None for none at all.
         shared: whether one perturbation serves the E inputs of a group.
         targeted: whether ``y`` are classes to reach rather than to leave.

@@ -24,7 +24,7 @@ def load_transforms(names: Sequence[str]) -> dict[str, Transform]:
     """Find transformations.
 
     Args:
-        names: each "rot:30" or another text that ``omnirobust.domains.transforms.named`` reads, "table-3", "table-a5"
+        names: each "rot:30" or another text that ``omnirobust.transforms.named`` reads, "table-3", "table-a5"
             or "table-a6" for the sets of the paper, or "FILE.py:NAME" or "package.module:NAME" for one of one's own.
 
     Returns:
