@@ -49,7 +49,7 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
     fresh = [name for name, model in grid.models.items() if not isinstance(model, Probed)]
     grid = grid.probed(o["batch_size"])
     total = len(starts) * o["restarts"] * (o["steps"] + 1)
-    with bar(o["progress"], total) if o["progress"] else nullcontext(_uncounted) as advance:
+    with bar(o["progress"], total) if o["progress"] else nullcontext(lambda _: None) as advance:
         for index, begin in enumerate(starts):
             rows = slice(begin, begin + size)
             whole = len(starts) == 1
@@ -82,10 +82,6 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
 def as_asked(result: AttackResult, history: str) -> AttackResult:
     """Return a result with its history in "full", or without its rows."""
     return result if history == "full" else replace(result, history=replace(result.history, rows=None))
-
-
-def _uncounted(_: int) -> None:
-    """Count no steps: nobody looks."""
 
 
 def _belongs(done: AttackResult, plan: Plan, x: Tensor) -> bool:

@@ -83,7 +83,7 @@ class FeasibleSet:
     def radius(self) -> Tensor:
         """Return the radius of every row, (B,), in the dtype of the bounds but at least float32."""
         wide = torch.float32 if self.lower.dtype.itemsize < 4 else self.lower.dtype
-        return torch.as_tensor(self.eps, dtype=wide, device=self.lower.device).expand(self.shape[0])
+        return torch.as_tensor(self.eps, dtype=wide, device=self.lower.device).expand(len(self.lower))
 
     def project(self, delta: Tensor) -> Tensor:
         """Return the nearest feasible perturbations (13), (B, *S). Nothing is checked: this is the hot path."""

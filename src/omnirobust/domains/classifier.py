@@ -105,7 +105,9 @@ class Classifier:
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
         self.name, self._label = name, f"model {name!r}"
         self.random = isinstance(model, Probed) and model.random
-        self.model = model.model if isinstance(model, Probed) else _runnable(model)
+        self.model = model.model if isinstance(model, Probed) else model
+        if isinstance(self.model, torch.export.ExportedProgram):
+            self.model = self.model.module()
         self.held = (model.held if isinstance(model, Probed) else None) or Frozen(self.model)
         self.precision: Precision = precision
         modules = list(self.model.modules()) if isinstance(self.model, nn.Module) else []
@@ -314,10 +316,6 @@ class Classifier:
 def widened(batch: Tensor) -> Tensor:
     """Return inputs of half precision in float32, where their gradients neither overflow nor vanish."""
     return batch.float() if batch.dtype.itemsize < 4 else batch
-
-
-def _runnable(model: Model) -> Model:
-    return model.module() if isinstance(model, torch.export.ExportedProgram) else model
 
 
 def _in_unit(logits: Tensor) -> bool:
