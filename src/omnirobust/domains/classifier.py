@@ -179,8 +179,7 @@ class Classifier:
         """Do what a call does, for those who have frozen the model already (``held``)."""
         views, dtype = self._convolutional and _is_of_images(batch), dtype or batch.dtype
         try:
-            wanted = self._dtype or dtype
-            given = batch.clone() if batch.dtype == wanted else batch.to(wanted)  # it may write into its input
+            given = self._given(batch, dtype)
             if views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):
                 output = self._in_context(given, views)
             else:

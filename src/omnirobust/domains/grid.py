@@ -416,7 +416,7 @@ class DomainGrid:
             # the derivative of a clamp by hand: half the passes over memory that autograd takes for it
             moved, leaf = leaf, leaf.clamp(*self._range)
             uncut = leaf == moved if grad else None
-        leaf = (widened(leaf) if leaf.dtype.itemsize < 4 else leaf).requires_grad_(grad)
+        leaf = widened(leaf).requires_grad_(grad)
         # transformations differ in what they keep: all passes of the first evaluation are watched
         watching = self._meter.watching(classifier.name, len(leaf), classifier.model) if self._meter and watch else None
         with watching or nullcontext():
