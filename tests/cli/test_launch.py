@@ -77,6 +77,33 @@ def test_what_another_process_finds_wrong_is_told_as_well(digits, tmp_path, monk
     assert "broken on one machine" in err
 
 
+@pytest.mark.slow
+def test_the_last_words_of_a_process_that_was_killed_are_told(digits, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import os, sys\n"
+        "if os.environ.get('RANK') == '1':\n    print('what it was', file=sys.stderr, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    words = [f"{tmp_path}/own.py:net" if word == "a" else word for word in COMMAND]
+    process = start(*words, "--processes", "2", "--out", str(tmp_path / "run"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert "Process 1 was killed by signal 9. Give the same command again to go on. Its last words: what it was" in err
+
+
+def test_every_process_has_parted_from_the_others_before_it_ends(tmp_path):
+    """Connections that are left to the end of a process may abort it there."""
+    (tmp_path / "work.py").write_text(
+        "import atexit, os, sys\nfrom pathlib import Path\nimport torch\nfrom omnirobust.jobs import shards\n"
+        "here = Path(sys.argv[1]) / os.environ['RANK']\n"
+        "atexit.register(lambda: here.write_text(f'{met} {torch.distributed.is_initialized()}'))\n"
+        "team = shards.workers()\nteam.wait()\nmet = torch.distributed.get_world_size()\n"
+    )
+    words = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    subprocess.run([sys.executable, *words, str(tmp_path / "work.py"), str(tmp_path)], check=True, capture_output=True)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["2 False"] * 2
+
+
 def test_one_process_is_not_launched_and_less_is_refused(monkeypatch):
     given = Given(("attack", "ensemble"), {})
     assert not launch.launched(given, 1, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -145,3 +146,23 @@ def test_every_source_is_noticed(source) -> None:
 def test_either_number_of_a_seed_counts() -> None:
     u = uniforms_from(torch.tensor([[0.5, 0.25], [0.5, 0.75], [0.25, 0.25]]), 8)
     assert len({tuple(row) for row in u.tolist()}) == 3
+
+
+def test_threads_that_set_the_global_states_wait_for_each_other() -> None:
+    x, alone, seen = torch.zeros(1), {}, {}
+
+    def draw(seed: int, times: int, into: dict[int, set[float]]) -> None:
+        for _ in range(times):
+            with _draws.seeded(seed, x):
+                into.setdefault(seed, set()).add(float(torch.rand(1000).double().sum()))
+            with _draws.building():
+                torch.rand(10)
+
+    for seed in (1, 2, 3):
+        draw(seed, 1, alone)
+    threads = [Thread(target=draw, args=(seed, 300, seen)) for seed in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == alone

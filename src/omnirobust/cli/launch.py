@@ -86,9 +86,12 @@ def _told(error: ChildFailedError, logs: str) -> int:
     """
     rank, failure = error.get_first_failure()
     shown = error.failures.get(0)
+    files = Path(logs).rglob(f"{failure.local_rank}/stderr.log")
+    said = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
     if failure.exitcode < 0:
-        tell_error(f"Process {rank} was killed by signal {-failure.exitcode}. Give the same command again to go on.")
+        last = f" Its last words: {said.strip().splitlines()[-1]}" if said.strip() else ""
+        killed = f"Process {rank} was killed by signal {-failure.exitcode}."
+        tell_error(f"{killed} Give the same command again to go on.{last}")
     elif rank > 0 and (shown is None or shown.exitcode != _BAD_INPUT):
-        for file in Path(logs).rglob(f"{failure.local_rank}/stderr.log"):
-            sys.stderr.write(file.read_text(encoding="utf-8", errors="replace"))
+        sys.stderr.write(said)
     return failure.exitcode if failure.exitcode > 0 else _BAD_INPUT

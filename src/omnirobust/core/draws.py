@@ -12,6 +12,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,10 @@ import torch
 from torch import Tensor
 
 from omnirobust.core.choices import Start as Start
+
+_GLOBAL = RLock()
+"""Whoever sets the global random states holds it: another thread's draws would be taken for the model's, or come from
+states that are about to be put back."""
 
 NORMAL_STD = 0.1
 """Standard deviation of the normal start, in units of the data: that of the paper's released code."""
@@ -115,20 +120,27 @@ def row_seeds(key: DrawKey, rows: Tensor) -> list[int]:
 
 @contextmanager
 def forked(x: Tensor) -> Iterator[None]:
-    """Restore the random states of torch (of the CPU and of the device of ``x``), Python and NumPy on leaving."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch_forked(x):
-            yield
-    finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)  # noqa: NPY002
+    """Restore the random states of torch (of the CPU and of the device of ``x``), Python and NumPy on leaving.
+
+    Threads that do so wait for each other.
+    """
+    with _GLOBAL:
+        of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            with torch_forked(x):
+                yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 @contextmanager
 def seeded(seed: int, x: Tensor) -> Iterator[None]:
-    """Seed torch's random states (of the CPU and of the device of ``x``), and restore them on leaving."""
-    with torch_forked(x):
+    """Seed torch's random states (of the CPU and of the device of ``x``), and restore them on leaving.
+
+    Threads that do so wait for each other.
+    """
+    with _GLOBAL, torch_forked(x):
         _seed_torch(seed, x)
         yield
 
@@ -136,13 +148,25 @@ def seeded(seed: int, x: Tensor) -> Iterator[None]:
 @contextmanager
 def torch_forked(x: Tensor) -> Iterator[None]:
     """Restore torch's random states (of the CPU and of the device of ``x``) on leaving."""
-    of_torch, of_device = _torch_states(x)
+    with _GLOBAL:
+        of_torch, of_device = _torch_states(x)
     try:
         yield
     finally:
-        torch.set_rng_state(of_torch)
-        if of_device is not None:
-            torch.get_device_module(x.device).set_rng_state(of_device, *_which(x))
+        with _GLOBAL:
+            torch.set_rng_state(of_torch)
+            if of_device is not None:
+                torch.get_device_module(x.device).set_rng_state(of_device, *_which(x))
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Restore torch's random state of the CPU on leaving: networks draw their initial weights from it.
+
+    Threads that do so wait for each other.
+    """
+    with _GLOBAL, torch.random.fork_rng(devices=[]):
+        yield
 
 
 def seed_all(seed: int, x: Tensor) -> None:

@@ -6,6 +6,7 @@ files together. So the files that come out are the same, and a run that was stop
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,7 +79,14 @@ def workers(precision: Precision = "fp32", device: str = "cpu") -> Workers:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     fabric.launch()
+    atexit.register(_part)
     return Launched(fabric)
+
+
+def _part() -> None:
+    """Close the connections while Python still runs: left to the end of the process, their threads may abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def share_out(units: Sequence[Share], team: Workers) -> None:

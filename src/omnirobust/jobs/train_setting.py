@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from omnirobust import zoo
+from omnirobust.core.draws import building
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.domains.outputs import reason
 from omnirobust.jobs.names import (
@@ -207,7 +208,7 @@ def try_out(model: nn.Module, images: ImageData, scheme: Scheme) -> None:
     check_state(model)
     check_given_back(model)
     x, y = images.x[:2], images.y[:2]
-    with torch.random.fork_rng(devices=[]), restored_modes(model):
+    with building(), restored_modes(model):
         model.eval()
         try:
             logits = logits_of(model, x)
@@ -234,7 +235,7 @@ def try_step(model: nn.Module, images: ImageData, scheme: Scheme, recipe: Recipe
         return
     x, y, K = images.x[:2], images.y[:2], len(scheme.threats)
     attacked = (torch.stack([x] * K), x.new_full((len(x), K), 1 / K)) if scheme.attacks else (None, None)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with building(), torch.enable_grad():
         try:
             optimizer = recipe.make_optimizer(trial.train().parameters())
             loss, _, _ = Objective(trial, scheme, recipe.precision)(x, y, *attacked)

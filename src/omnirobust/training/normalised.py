@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from omnirobust.core.draws import building
 from omnirobust.training.outputs import logits_of
 from omnirobust.training.schemes import Scheme
 from omnirobust.zoo.states import copied
@@ -72,7 +73,7 @@ def check_normalised(model: nn.Module, scheme: Scheme, x: Tensor, largest: int, 
     before, modes = copied(model.state_dict()), [(module, module.training) for module in model.modules()]
     if not model.training:  # then all of it will train
         model.train()
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), lone_row(model) as found:
+    with building(), torch.no_grad(), lone_row(model) as found:
         logits_of(model, x.to(next(model.parameters()).device))
     model.load_state_dict(before)
     for module, mode in modes:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from omnirobust.core.draws import building
 from omnirobust.zoo.deep import Shape, googlenet, resnet50, start_deep, vgg16, wide_resnet
 
 ALIASES: dict[str, str] = {
@@ -140,7 +141,7 @@ def build(arch: str, shape: Shape, classes: int) -> nn.Module:
 
 def seeded_build(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
     """Make a network with the initial weights of ``seed``; torch's generators are left as they were."""
-    with torch.random.fork_rng(devices=[]):
+    with building():
         torch.manual_seed(seed)
         return make()
 

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-import torch
 from torch import nn
 
+from omnirobust.core.draws import building
 from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.checkpoints import load, parse_name
 from omnirobust.zoo.chunks import read_chunk
@@ -144,7 +144,7 @@ def _weights_of(name: str, architecture: str, facts: Facts, argument: str) -> tu
     assert file is not None
     shape, classes = facts()
     kind, _, rest = architecture.partition(":")
-    with torch.random.fork_rng(devices=[]):  # weights that are drawn only to be overwritten
+    with building():  # weights that are drawn only to be overwritten
         if kind == "timm":
             known = classes or _classes_of(file, lambda n: load_timm(rest, n, argument, pretrained=False).model)
             model = load_timm(rest, known, argument, pretrained=False)

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from omnirobust.core.draws import building
 from omnirobust.zoo.architectures import build
 from omnirobust.zoo.chunks import read_model
 from omnirobust.zoo.own_code import broken, load_own
@@ -144,7 +145,7 @@ def build_source(source: Mapping[str, Any], argument: str = "models") -> nn.Modu
 def load_trained(name: str, file: Path, argument: str = "models") -> tuple[str, nn.Module]:
     """Load the network of a training, of the zoo's architectures, and return what to call it."""
     source = read_source(name, argument)
-    with torch.random.fork_rng(devices=[]):  # weights that are drawn only to be overwritten
+    with building():  # weights that are drawn only to be overwritten
         check_card(source, file, argument)
         model = build_source(source, argument)
     fill(model, file, argument, _ON_CARD)
