@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from omnirobust.attacks.results import AttackResult as AttackResult
     from omnirobust.core.adaptive import Adaptive as Adaptive
     from omnirobust.core.adaptive import Detour as Detour
+    from omnirobust.core.ambiguity import ChiSquare as ChiSquare
+    from omnirobust.core.ambiguity import CVaR as CVaR
+    from omnirobust.core.ambiguity import MinNorm as MinNorm
+    from omnirobust.core.ambiguity import Tilted as Tilted
     from omnirobust.core.directions import Direction as Direction
     from omnirobust.core.directions import Normalised as Normalised
     from omnirobust.core.directions import RawGradient as RawGradient
@@ -55,6 +59,8 @@ _HOMES = {
     "attack_transforms": "attacks.recipes",
     "attack_universal": "attacks.recipes",
     "AttackResult": "attacks.results",
+    "ChiSquare": "core.ambiguity",
+    "CVaR": "core.ambiguity",
     "Detour": "core.adaptive",
     "Direction": "core.directions",
     "DomainGrid": "domains.grid",
@@ -70,6 +76,7 @@ _HOMES = {
     "L2": "core.threat_models",
     "Linf": "core.threat_models",
     "Loss": "domains.losses",
+    "MinNorm": "core.ambiguity",
     "Normalised": "core.directions",
     "project_lp_box": "core.projections",
     "project_simplex": "core.projections",
@@ -81,6 +88,7 @@ _HOMES = {
     "stationarity": "core.solver",
     "Stepper": "core.directions",
     "ThreatModel": "core.threat_models",
+    "Tilted": "core.ambiguity",
     "Uniform": "core.weights",
     "WeightRule": "core.types",
     "WorstCase": "core.weights",

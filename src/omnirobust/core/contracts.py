@@ -49,7 +49,19 @@ def checked_domains(domains: Domains) -> Domains:
 
 def checked_rule(rule: WeightRule) -> WeightRule:
     """Return a rule whose weights lie in the simplex: the library's as they are, others wrapped."""
-    return rule if is_ours(rule) else _CheckedRule(rule)
+    if is_ours(rule):
+        return rule
+    return _CheckedSeeingRule(rule) if hasattr(rule, "step_evaluated") else _CheckedRule(rule)
+
+
+def check_answers_losses(rule: WeightRule | None) -> None:
+    """Refuse a rule that says nothing without gradients, where there are none in one perturbation for all domains.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if getattr(rule, "needs_gradients", False):
+        raise ValueError(f"rule must answer losses alone here, got {rule!r}, which compares gradients")
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,16 @@ class _CheckedRule:
     def step(self, weights: Tensor, losses: Tensor) -> Tensor:
         w = self.rule.step(weights, losses)
         return _weights(w, tuple(losses.shape), f"{type(self.rule).__name__}.step").to(losses)
+
+
+@dataclass(frozen=True)
+class _CheckedSeeingRule(_CheckedRule):
+    rule: Any
+
+    def step_evaluated(self, weights: Tensor, evaluation: Evaluation) -> Tensor:
+        w = self.rule.step_evaluated(weights, evaluation)
+        shape = tuple(evaluation.losses.shape)
+        return _weights(w, shape, f"{type(self.rule).__name__}.step_evaluated").to(evaluation.losses)
 
 
 def check_evaluation(e: Evaluation, domains: Domains, delta: Tensor, K: int, grad: bool) -> Evaluation:

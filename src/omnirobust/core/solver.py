@@ -86,8 +86,7 @@ def solve(
 ) -> Solution:
     """Solve (4) by Algorithm 1 for B problems at once.
 
-    For t = 1, ..., T: delta_t = proj(delta_{t-1} - alpha d_t) by (13), d_t the direction at w_{t-1}; then w_t from the
-    losses at delta_t by (14).
+    For t = 1, ..., T: delta_t = proj(delta_{t-1} - alpha d_t) by (13), d_t the direction at w_{t-1}; then w_t by (14).
 
     Args:
         domains: the K losses.
@@ -114,14 +113,14 @@ def solve(
         ValueError: if an argument does not fit, a loss is NaN, or domains, rule or set of one's own break their word.
 
     Cost: K (T + 1) forwards and K T input gradients; K of each before for a loss that wants the reach of a grid, see
-    ``DomainGrid.scaled``. Memory: what ``domains.evaluate`` holds, and some delta-sized
-    tensors: the iterate, the kept one, and the direction's state.
+    ``DomainGrid.scaled``. Memory: what ``domains.evaluate`` holds, and some tensors of the size of delta.
 
     Reference: the paper, Section 3.1, Algorithm 1.
     """
     check_settings(steps, step_size, keep, history)
     domains = checked_domains(domains.scaled(feasible) if isinstance(domains, Scalable) else domains)
     rule = checked_rule(rule)
+    sees = getattr(rule, "step_evaluated", None)
     start = start_of(init, feasible, generator)
     delta = feasible.project(start)
     check_member(feasible, delta, start)
@@ -144,7 +143,7 @@ def solve(
             stepper.select(left)
         delta = stepper.step(t, delta, w, evaluation, within)
         evaluation = domains.evaluate(delta, grad=t < steps)
-        w = rule.step(w, evaluation.losses)
+        w = sees(w, evaluation) if sees and evaluation.grads else rule.step(w, evaluation.losses)
         if getattr(stepper, "outside", False):  # of X, on a way round: it counts for nothing
             trace.pass_over(t, active, w)
         else:

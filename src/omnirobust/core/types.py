@@ -85,7 +85,11 @@ class Domains(Protocol):
 
 @runtime_checkable
 class WeightRule(Protocol):
-    """How the domain weights answer the losses."""
+    """How the domain weights answer the losses.
+
+    A rule may also have ``step_evaluated(weights, evaluation)``, which sees success and input gradients as well: it is
+    asked instead of ``step`` wherever there are gradients, which is at every iterate but the last.
+    """
 
     def init(self, B: int, K: int) -> Tensor:
         """Return the first weights, (B, K); those with ``dtype`` and ``device`` as keywords are given both."""

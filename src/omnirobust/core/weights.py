@@ -22,7 +22,9 @@ def uniform(B: int, K: int, *, dtype: torch.dtype = torch.float32, device: torch
     return torch.full((B, K), 1.0 / K, dtype=dtype, device=device)
 
 
-class _StartsUniform:
+class StartsUniform:
+    """A rule whose first weights are the average."""
+
     def init(
         self, B: int, K: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
     ) -> Tensor:
@@ -31,7 +33,7 @@ class _StartsUniform:
 
 
 @dataclass(frozen=True)
-class Uniform(_StartsUniform):
+class Uniform(StartsUniform):
     """w = 1/K throughout: the average, as ensemble PGD and EOT use it."""
 
     def step(self, weights: Tensor, losses: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ def ascend(weights: Tensor, losses: Tensor, beta: float, gamma: float) -> Tensor
 
 
 @dataclass(frozen=True)
-class ProjectedAscent(_StartsUniform):
+class ProjectedAscent(StartsUniform):
     """One projected gradient ascent step, the paper's (14): w <- proj_P(w + beta (F - gamma (w - 1/K))).
 
     Args:
@@ -128,7 +130,7 @@ class ProjectedAscent(_StartsUniform):
 
 
 @dataclass(frozen=True)
-class ExponentiatedGradient(_StartsUniform):
+class ExponentiatedGradient(StartsUniform):
     """Mirror ascent with the entropy: w_k <- w_k exp(eta (F_k - gamma (w_k - 1/K))), normalised to sum 1.
 
     Args:
@@ -150,7 +152,7 @@ class ExponentiatedGradient(_StartsUniform):
 
 
 @dataclass(frozen=True)
-class WorstCase(_StartsUniform):
+class WorstCase(StartsUniform):
     """w is one-hot at the largest loss: the inner maximum of (2). Ties go to the first domain.
 
     The first weights, before any loss is seen, are 1/K.

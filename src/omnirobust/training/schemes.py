@@ -13,6 +13,7 @@ from omnirobust.core.choices import Persist as Persist
 from omnirobust.core.choices import Preset as Preset
 from omnirobust.core.choices import SchemeKind as Kind
 from omnirobust.core.choices import TrainingStart as TrainingStart
+from omnirobust.core.contracts import check_answers_losses
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.core.types import WeightRule
 from omnirobust.core.weights import ProjectedAscent, Uniform, WorstCase
@@ -78,6 +79,7 @@ class Scheme:
         check_whole("steps", self.steps, 1)
         if self.rule is not None and self.kind != "minmax":
             raise ValueError(f"rule must be None unless kind is minmax, got {self.rule!r} with kind {self.kind!r}")
+        check_answers_losses(self.rule)
         _check_choice("persist", self.persist, get_args(Persist))
         if self.persist == "example" and self.kind != "minmax":
             raise ValueError(f"persist must be 'none' unless kind is minmax, got 'example' with kind {self.kind!r}")

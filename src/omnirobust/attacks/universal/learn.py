@@ -23,7 +23,7 @@ from omnirobust.attacks.universal.masked import MaskedImages
 from omnirobust.attacks.universal.results import UniversalPerturbation
 from omnirobust.attacks.universal.weighing import Over, Weighing
 from omnirobust.core.arguments import check_count, check_flag, check_number, check_seed
-from omnirobust.core.contracts import set_around
+from omnirobust.core.contracts import check_answers_losses, set_around
 from omnirobust.core.directions import Direction, Normalised, Sign
 from omnirobust.core.draws import DrawKey, row_seeds, torch_forked
 from omnirobust.core.threat_models import FeasibleSet, ThreatModel, range_notes
@@ -112,6 +112,7 @@ def learn_universal(
     _check(y, epochs, batch_size, threat_model)
     check_flag("targeted", targeted)
     check_seed("seed", seed)
+    check_answers_losses(rule)
     if step_size is not None:
         check_number("step_size", step_size, "finite and > 0", lambda size: isfinite(size) and size > 0)
     feasible = _feasible(x, y, threat_model)
