@@ -67,7 +67,7 @@ RULES: dict[str, dict[str, Any]] = {
     "least norm": {"rule": orb.MinNorm()},
     "least norm of all": {"rule": orb.MinNorm(0.0)},
 }
-"""Other weights for the default attack, for --only; for four models these sets reach about half as far as the simplex."""
+"""Other weights, for --only; for four models these sets reach about half as far as the simplex."""
 
 LONGER: tuple[dict[str, Any], ...] = (
     {"steps": 300},
