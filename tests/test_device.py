@@ -28,6 +28,9 @@ from omnirobust.paper.registry import experiments
 from omnirobust.paper.training_budgets import Effort, training_of
 from omnirobust.study.laboratory import Laboratory
 from omnirobust.training import Scheme
+from omnirobust.training.attackers import PrivateAttacker
+from omnirobust.training.batches import Batch
+from omnirobust.training.workers import Alone
 from omnirobust.zoo import Recipe, data
 
 FAR = torch.device("meta")
@@ -272,9 +275,10 @@ def test_evaluations_write_the_same_files(digits, far, tmp_path):
     [
         Scheme("minmax", (orb.Linf(0.1), orb.L2(0.5)), steps=2, dpar=0.1),
         Scheme("minmax", (orb.Linf(0.1), orb.L1(1.0)), steps=2, persist="example"),
+        Scheme("minmax", (orb.Linf(0.1), orb.L2(0.5)), steps=2, preset="paper"),
         Scheme("universal", (orb.Linf(0.1),), steps=2),
     ],
-    ids=["dpar", "persist", "universal"],
+    ids=["dpar", "persist", "all", "universal"],
 )
 def test_trainings_resume_and_are_judged(far, tmp_path, scheme):
     def job(epochs, device):
@@ -285,6 +289,18 @@ def test_trainings_resume_and_are_judged(far, tmp_path, scheme):
     there = run_training(job(2, "cuda"), tmp_path / "cuda")
     for row, other in zip(here.history, there.history, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+def test_what_is_carried_stays_on_the_processor(far):
+    threats = (orb.Linf(0.1), orb.L2(0.5))
+    (model,) = moved(net(0))
+    attacker = PrivateAttacker(model, Scheme("minmax", threats, 2, persist="all"), 0, "fp32", Alone())
+    batch = Batch.whole(X, Y, torch.arange(6), True).to(FAR)
+    for epoch in range(2):
+        assert attacker.attack(batch, epoch).points.device == FAR
+    assert attacker.carried is not None
+    assert attacker.carried.table.device == NEAR and attacker.carried.table.shape == (6, 2, 1, 8, 8)
+    assert all(value.device == NEAR for value in attacker.carried.state().values())
 
 
 def images(name, split, limit):

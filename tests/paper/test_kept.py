@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from omnirobust.attacks.presets import PAPER
 from omnirobust.paper.judging import Judging
 from omnirobust.paper.registry import experiments
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS, Effort, training_of
-from omnirobust.paper.trainings import training_experiments
+from omnirobust.paper.trainings import PRINTED, training_experiments
 from omnirobust.study.attack_cells import Cell
 from omnirobust.study.laboratory import Laboratory
 from omnirobust.study.store import Measured, key_of
@@ -41,6 +43,9 @@ TRAININGS = {
 }
 """How many keys there were when the published cells were measured, the first of them, and a hash of all."""
 
+CARRIED = {"smoke": "bec0fbd438522486b260", "quick": "1381343b3409f7c34673"}
+"""The hash of all since trainings as printed carry weights and perturbations; before, they drew them anew."""
+
 
 def summed(keys: list[str]) -> tuple[int, str, str]:
     return len(keys), keys[0], hashlib.sha256("".join(keys).encode()).hexdigest()[:20]
@@ -67,12 +72,29 @@ def test_the_keys_of_attacks_are_those_of_the_published_cells():
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_the_keys_of_trainings_are_those_of_the_published_cells(name):
-    keys = []
+    now, then = list[str](), list[str]()
     for experiment in training_experiments().values():
         for training, asked in experiment.work(TRAINING_BUDGETS[name]):
-            keys.append(key_of(training.describe()))
-            keys += [key_of(judging.settings | {"n": images}) for judging, images in asked]
-    assert summed(keys) == TRAININGS[name]
+            every = [training.describe(), *(judging.settings | {"n": images} for judging, images in asked)]
+            now += [key_of(settings) for settings in every]
+            then += [key_of(redrawn(settings)) for settings in every]
+            changed = [a != b for a, b in zip(now[-len(every) :], then[-len(every) :], strict=True)]
+            assert set(changed) == {training.opt in PRINTED}
+    assert summed(then) == TRAININGS[name]
+    assert summed(now) == (*TRAININGS[name][:2], CARRIED[name])
+
+
+def redrawn(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that the published cells of trainings as printed have: they are named persist="none"."""
+    return json.loads(json.dumps(settings).replace("persist='all'", "persist='none'"))
+
+
+def test_a_training_as_printed_that_drew_anew_is_not_passed_off_as_one_that_carries():
+    training = training_of("a", "minmax_printed", 2.0, 0, Effort(epochs=2, images=64, steps=2))
+    assert training.scheme.persisting == "all" and training.plan.scheme.persisting == "all"
+    named = replace(training.scheme, persist="none").fingerprint()
+    assert redrawn(training.describe())["scheme"] == named != training.describe()["scheme"]
+    assert training_of("a", "minmax", 2.0, 0, training.effort).scheme.persisting == "none"
 
 
 def weights_hash(module: str, state: dict[str, torch.Tensor]) -> str:

@@ -18,6 +18,7 @@ from omnirobust.training import FitResult, Scheme, fit
 SCHEMES = {
     "dpar": Scheme("minmax", (Linf(0.1), L2(0.4)), 2, ProjectedAscent(0.3, 0.5), dpar=0.1, persist="example"),
     "universal": Scheme("universal", (Linf(0.1),), 1),
+    "carried": Scheme("minmax", (Linf(0.1), L2(0.4)), 2, ProjectedAscent(0.3, 0.5), preset="paper"),
 }
 
 

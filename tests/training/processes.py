@@ -23,6 +23,8 @@ SCHEMES = {
     "worst": Scheme("worst", BOTH, 3, adversarial_ratio=1.0),
     "dpar": Scheme("minmax", BOTH, 3, rule=RULE, dpar=0.1),
     "universal": Scheme("universal", BOTH[:1], 1),
+    "carried": Scheme("minmax", BOTH, 3, rule=RULE, preset="paper"),
+    "carried_worst": Scheme("worst", BOTH, 3, persist="all"),
 }
 
 

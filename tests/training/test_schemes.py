@@ -34,8 +34,15 @@ def test_sensible_schemes() -> None:
         ({"kind": "minmax", "threats": BOTH, "dpar": -0.1}, "dpar must be >= 0, got -0.1"),
         ({"kind": "minmax", "threats": BOTH, "dpar_warmup": -1}, "dpar_warmup must be a whole number >= 0, got -1"),
         ({"kind": "minmax", "threats": BOTH, "dpar": float("nan")}, "dpar must be >= 0, got nan"),
-        ({"kind": "minmax", "threats": BOTH, "persist": "all"}, "persist must be one of none, example, got 'all'"),
-        ({"kind": "average", "threats": BOTH, "persist": "example"}, "persist must be 'none' unless kind is minmax"),
+        ({"kind": "minmax", "threats": BOTH, "persist": "every"}, "persist must be one of none, example, all, got"),
+        (
+            {"kind": "universal", "threats": BOTH[:1], "persist": "all"},
+            "persist must be .none. unless kind is one of sing",
+        ),
+        (
+            {"kind": "average", "threats": BOTH, "persist": "example"},
+            "persist must be 'none' or 'all' unless kind is minmax",
+        ),
         ({"kind": "average", "threats": BOTH, "preset": "ours"}, "preset must be one of paper, got 'ours'"),
         ({"kind": "average", "threats": BOTH, "start": "one"}, "start must be one of random, zero, got 'one'"),
         ({"kind": "universal", "threats": BOTH}, "threats must be exactly one for kind universal, got 2"),

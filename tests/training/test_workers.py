@@ -14,7 +14,7 @@ from omnirobust.training import Scheme, fit
 from omnirobust.training.batches import TensorBatches
 
 SCRIPT = Path(__file__).with_name("processes.py")
-NAMES = ("natural", "average", "minmax", "worst", "dpar", "universal")
+NAMES = ("natural", "average", "minmax", "worst", "dpar", "universal", "carried", "carried_worst")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,11 @@ def test_two_processes_are_one(trained: dict[int, Path], name: str, kind: str, t
         assert row == pytest.approx(other, abs=1e-6)
     checkpoints = [torch.load(trained[n] / kind / name / "checkpoint.pt", weights_only=True) for n in (1, 2)]
     assert checkpoints[0].keys() == checkpoints[1].keys()
+    if name.startswith("carried"):
+        kept = [checkpoint["attacker"] for checkpoint in checkpoints]
+        assert kept[0]["deltas"].shape == kept[1]["deltas"].shape == (25, 2, 1, 4, 4)
+        torch.testing.assert_close(kept[1]["deltas"], kept[0]["deltas"], rtol=0, atol=2**-11)
+        assert torch.equal(kept[0]["marks"], kept[1]["marks"]) and bool((kept[0]["marks"] != 0).all())
 
 
 def test_the_schemes_differ(trained: dict[int, Path]) -> None:

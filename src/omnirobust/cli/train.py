@@ -44,8 +44,12 @@ def train(
     beta: Annotated[float | None, typer.Option(help="Step size of the weights.", show_default="0.02")] = None,
     gamma: Annotated[float | None, typer.Option(help="Pull towards equal weights.", show_default="4")] = None,
     persist: Annotated[
-        Persist, typer.Option(help="Weights begin anew at each mini-batch, or where the example's were.")
-    ] = "none",
+        Persist | None,
+        typer.Option(
+            help="What an image goes on from: nothing, its last weights, or these and its perturbations.",
+            show_default="all with --preset, else none",
+        ),
+    ] = None,
     adversarial_ratio: Annotated[float, typer.Option(help="Share of attacked examples in the loss.")] = 0.5,
     preset: Annotated[Preset | None, typer.Option(help="The attacks' steps as the paper prints them.")] = None,
     init: Annotated[TrainingStart, typer.Option(help="Where attacks begin.")] = "random",
@@ -112,7 +116,7 @@ def train(
 
 def _scheme(
     name: SchemeKind | None, threats: list[str] | tuple[str, ...], *, steps: int, beta: float | None,
-    gamma: float | None, dpar: float, warmup: int, persist: Persist, ratio: float, preset: Preset | None,
+    gamma: float | None, dpar: float, warmup: int, persist: Persist | None, ratio: float, preset: Preset | None,
     init: TrainingStart,
 ) -> Scheme:  # fmt: skip
     """Make the scheme of the options; without a name the one that the number of threats suggests."""

@@ -279,7 +279,7 @@ def _describe_scheme(scheme: Scheme) -> dict[str, Any]:
     }
     return {
         "kind": scheme.kind, "threats": threats, "steps": scheme.steps, "rule": repr(scheme.weight_rule),
-        "dpar": scheme.dpar, "persist": scheme.persist, "adversarial_ratio": scheme.adversarial_ratio,
+        "dpar": scheme.dpar, "persist": scheme.persisting, "adversarial_ratio": scheme.adversarial_ratio,
         "preset": scheme.preset, "start": scheme.start, "step_sizes": scheme.step_sizes,
         **({"dpar_warmup": scheme.dpar_warmup} if scheme.dpar_warmup else {}),
     }  # fmt: skip

@@ -15,7 +15,8 @@ from omnirobust.training.schemes import Kind, Scheme
 Opt: TypeAlias = Literal[
     "natural", "linf", "l2", "usgd", "avg", "avg_dpar", "minmax", "minmax_dpar", "avg_printed", "minmax_printed"
 ]
-"""How a model is trained, as Tables 4, A7 and A8 name it; "printed": Algorithm 2 with the steps as it is printed."""
+"""How a model is trained, as Tables 4, A7 and A8 name it; "printed": Algorithm 2 with the steps as it is printed, and
+each image's weights and perturbations carried from one epoch to the next."""
 
 Arch: TypeAlias = Literal["a", "c"]
 How: TypeAlias = Literal["pgd", "strong", "universal", "gradients", "gradients_dpar"]

@@ -101,10 +101,12 @@ def urgency(training: Training) -> tuple[int, int]:
 _TABLE: tuple[Opt, ...] = ("natural", "linf", "l2", "avg", "avg_dpar", "minmax", "minmax_dpar")
 
 _PRINTED_NOTE = """\
-"as printed": Algorithm 2 to the letter, whose steps are the raw gradient times the weight of the attack; elsewhere each
-attack steps by its own normalised gradient. The cosine is that between the input gradients of the linf and the l2
-attack where they end, mean over images: of plain attacks, and of attacks that ascend the regulariser of DPAR too. In
-(17) the attacker lowers the cosine and the defender, who minimises what the attacker maximises, raises it.\
+"as printed": Algorithm 2 to the letter. Its steps are the raw gradient times the weight of the attack, and it goes on
+from the weights and perturbations that it ended with: those that the same image had an epoch ago, which is our reading,
+since the text has no mini-batches. Elsewhere each attack steps by its own normalised gradient from a random start. The
+cosine is that between the input gradients of the linf and the l2 attack where they end, mean over images: of plain
+attacks, and of attacks that ascend the regulariser of DPAR too. In (17) the attacker lowers the cosine and the
+defender, who minimises what the attacker maximises, raises it.\
 """
 
 _A7_NOTE = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,9 @@ from omnirobust.core.types import Evaluation, check_shape
 from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.losses import neg_cross_entropy
 from omnirobust.domains.outputs import check_finite, check_ruled_in, rows_named
+from omnirobust.training.carried import Carried
 from omnirobust.training.diversity import diversity
-from omnirobust.training.moves import drawn_seeds, row_seeds, starts, steppers
+from omnirobust.training.moves import carried_starts, drawn_seeds, row_seeds, starts, steppers
 from omnirobust.training.outputs import check_differentiable, check_labels, needs_second_derivatives
 from omnirobust.training.schemes import Scheme
 
@@ -30,6 +32,7 @@ def attack_batch(
     *,
     generator: torch.Generator | None = None,
     weights: Tensor | None = None,
+    deltas: Sequence[Tensor] | None = None,
     rows: Tensor | None = None,
     seed: int = 0,
     precision: Precision = "fp32",
@@ -53,6 +56,9 @@ def attack_batch(
         generator: of the random starts. None: they are keyed by (seed, row), so that an example's do not depend on its
             batch.
         weights: the first weights, rows of the simplex, (B, K); None for those of the rule, which are 1/K.
+        deltas: the first perturbations, K times (B, *S), which are projected onto their sets; None for those that the
+            scheme starts with. A loop of one's own that hands the last ones over again, with the last weights, is
+            what ``Scheme.persist`` "all" does.
         rows: numbers of the examples, (B,) int64; None for 0, ..., B - 1.
         seed: of the random starts without ``generator``.
         precision: "bf16" runs the model under autocast.
@@ -79,20 +85,39 @@ def attack_batch(
         seeds = row_seeds(DrawKey(seed), rows, len(scheme.threats))
     else:
         seeds = drawn_seeds(generator, len(x), len(scheme.threats), x.device)
+    carried = None if deltas is None else Carried(_given(deltas, x, scheme), torch.ones(len(x), dtype=torch.bool))
     with rows_named(lambda row: int(rows[row])):
-        return attack_rows(Classifier("model", model, precision), x, y, scheme, seeds, weights)
+        return attack_rows(Classifier("model", model, precision), x, y, scheme, seeds, weights, carried)
+
+
+def _given(deltas: Sequence[Tensor], x: Tensor, scheme: Scheme) -> list[Tensor]:
+    """Return the caller's perturbations, if they fit."""
+    if isinstance(deltas, Tensor) or len(deltas) != len(scheme.threats):
+        got = "one tensor" if isinstance(deltas, Tensor) else str(len(deltas))
+        raise ValueError(f"deltas must be {len(scheme.threats)} perturbations, one a threat model, got {got}")
+    for delta in deltas:
+        check_shape("deltas", delta, x.shape)
+        if not bool(delta.isfinite().all()):
+            raise ValueError("deltas must be finite, got NaN or infinity")
+    return list(deltas)
 
 
 def attack_rows(
-    classifier: Classifier, x: Tensor, y: Tensor, scheme: Scheme, seeds: list[Tensor], weights: Tensor | None = None
+    classifier: Classifier,
+    x: Tensor,
+    y: Tensor,
+    scheme: Scheme,
+    seeds: list[Tensor],
+    weights: Tensor | None = None,
+    carried: Carried | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Attack as ``attack_batch`` does, from starts drawn from ``seeds``, K times (B, 2)."""
+    """Attack as ``attack_batch`` does, from what is carried, and elsewhere from starts drawn from ``seeds`` (B, 2)."""
     feasible = [set_around(threat, x) for threat in scheme.threats]
     shape = (len(x), len(feasible))
     if weights is None:
         weights = first_weights(scheme.weight_rule, *shape, widened(x[:1]))
     check_shape("weights", weights, shape)
-    start = starts(scheme, feasible, seeds)
+    start = starts(scheme, feasible, seeds) if carried is None else carried_starts(scheme, feasible, seeds, *carried)
     # rows go through the model once for each threat, one set after the other
     with rows_named(lambda row: row % len(x)), classifier.frozen(), torch.enable_grad():
         return _ascend(classifier, x, y, scheme, feasible, start, weights)

@@ -17,6 +17,7 @@ from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.outputs import RowError, rows_named
 from omnirobust.training.ampgd import Seen, attack_rows, evaluate
 from omnirobust.training.batches import Batch
+from omnirobust.training.carried import CarriedDeltas
 from omnirobust.training.moves import row_seeds
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Workers
@@ -37,7 +38,7 @@ class Attacker(Protocol):
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Return what is kept between mini-batches."""
+        """Return what is kept between mini-batches: every process must ask, the first is told."""
         ...
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -54,7 +55,11 @@ def attacker_of(model: nn.Module, scheme: Scheme, seed: int, precision: Precisio
 
 
 class PrivateAttacker:
-    """Algorithm 2: K perturbations of each example, and a table of the weights that it had last.
+    """Algorithm 2: K perturbations of each example, and tables of the weights and perturbations that it had last.
+
+    The printed loop updates theta from w^(t-1) and delta^(t-1), then these from theta^(t). Here the first of these
+    updates is left out: each mini-batch ascends from what its rows carry, then theta descends on the result. That is
+    the same alternation, half an iteration on; theta never descends on perturbations of an epoch ago.
 
     Random starts are keyed by (seed, epoch, example): no generator's state needs to be saved, and any split of the
     mini-batch over processes draws the same.
@@ -64,20 +69,23 @@ class PrivateAttacker:
         self.scheme, self.seed, self.workers = scheme, seed, workers
         self.classifier = Classifier("model", model, precision)
         self.table = torch.empty(0, len(scheme.threats))
+        self.carried = CarriedDeltas(scheme.threats, workers) if scheme.persisting == "all" else None
 
     def attack(self, batch: Batch, epoch: int) -> Attack:
-        """Run the R steps, from the weights of the table if they persist, and note the new ones there."""
-        if self.scheme.persist == "example" and not batch.known:
+        """Run the R steps, from the weights and perturbations that persist, and note the new ones."""
+        if self.scheme.persisting != "none" and not batch.known:
+            what = "weights" if self.carried is None else "weights and perturbations"
             raise ValueError(
-                "data must yield (x, y, rows) with the number of each example in its set where weights persist, "
-                "got pairs (x, y)"
+                f"data must yield (x, y, rows) with the number of each example in its set where {what} persist, "
+                "got pairs (x, y); persist='none' begins anew at each mini-batch"
             )
+        carried = None if self.carried is None else self.carried.fetch(batch)
         rows = batch.rows.to(batch.x.device)
         seeds = row_seeds(DrawKey(self.seed, epoch), rows, len(self.scheme.threats))
         try:
             with rows_named(lambda row: int(batch.rows[row])):
                 deltas, weights = attack_rows(
-                    self.classifier, batch.x, batch.y, self.scheme.at(epoch), seeds, self._first(batch)
+                    self.classifier, batch.x, batch.y, self.scheme.at(epoch), seeds, self._first(batch), carried
                 )
         except RowError:
             if self.workers.count == 1:
@@ -89,10 +97,12 @@ class PrivateAttacker:
             everyone = self.workers.join(weights, batch)
             self._reach(int(batch.all_rows.max()))
             self.table[batch.all_rows] = everyone.to(self.table)
+        if self.carried is not None:
+            self.carried.keep(batch, deltas)
         return Attack(torch.stack([batch.x + delta for delta in deltas]), weights)
 
     def _first(self, batch: Batch) -> Tensor | None:
-        if self.scheme.persist != "example":
+        if self.scheme.persisting == "none":
             return None
         self._reach(int(batch.all_rows.max()))
         return self.table[batch.rows].to(widened(batch.x[:1]))
@@ -104,12 +114,14 @@ class PrivateAttacker:
             self.table = torch.cat([self.table, fresh])
 
     def state(self) -> dict[str, Tensor]:
-        """Return the table, (examples seen, K)."""
-        return {"table": self.table}
+        """Return the table, (examples seen, K), and what is carried: see ``CarriedDeltas.state``."""
+        return {"table": self.table} | ({} if self.carried is None else self.carried.state())
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put the table back."""
+        """Put the tables back."""
         self.table = state["table"].clone()
+        if self.carried is not None:
+            self.carried.load(state)
 
 
 class UniversalAttacker:

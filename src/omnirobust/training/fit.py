@@ -215,8 +215,7 @@ def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, kee
         run.best = None  # those of an earlier run with another ``keep`` would go stale
     elif best_epoch(run.history) == run.epoch:
         run.best = copied(run.model.state_dict())
-    if loop.workers.rank == 0:
-        run.save()
+    run.save(loop.workers)
     loop.workers.wait()
 
 

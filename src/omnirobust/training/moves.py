@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 
 import torch
@@ -66,6 +67,25 @@ def starts(scheme: Scheme, feasible: list[FeasibleSet], seeds: list[Tensor]) -> 
     if scheme.start == "zero":
         return [torch.zeros_like(around.lower) for around in feasible]
     return [_random_start(around, seed) for around, seed in zip(feasible, seeds, strict=True)]
+
+
+def carried_starts(
+    scheme: Scheme, feasible: list[FeasibleSet], seeds: list[Tensor], deltas: Sequence[Tensor], seen: Tensor
+) -> list[Tensor]:
+    """Return K first perturbations (B, *S): those given, back in their sets, and ``starts`` where there are none.
+
+    Args:
+        scheme: see ``starts``.
+        feasible: the K sets around the examples as they are now.
+        seeds: see ``starts``.
+        deltas: those given, K times (B, *S).
+        seen: for which examples they were given, (B,) bool.
+    """
+    back = [around.project(delta.to(around.lower)) for around, delta in zip(feasible, deltas, strict=True)]
+    if bool(seen.all()):
+        return back
+    kept = seen.to(back[0].device).view(-1, *[1] * (back[0].ndim - 1))
+    return [torch.where(kept, b, fresh) for b, fresh in zip(back, starts(scheme, feasible, seeds), strict=True)]
 
 
 def row_seeds(key: DrawKey, rows: Tensor, count: int) -> list[Tensor]:

@@ -21,6 +21,9 @@ from omnirobust.core.weights import ProjectedAscent, Uniform, WorstCase
 DEFAULT_RULE = ProjectedAscent(1 / 50, 4.0)
 """How the weights answer the losses for "minmax": beta and gamma of the paper's Table A8."""
 
+_CARRYING: tuple[Kind, ...] = ("single", "average", "minmax", "worst")
+"""Kinds whose examples have perturbations of their own to carry."""
+
 _ADDED = ("preset", "start", "step_sizes", "dpar_warmup")
 
 
@@ -44,8 +47,11 @@ class Scheme:
         steps: ascent steps R of the attacker on each mini-batch.
         rule: how the weights answer the losses for "minmax"; None for ``DEFAULT_RULE``.
         dpar: weight lambda >= 0 of the diversity-promoting attack regulariser (17); the paper's is 0.1.
-        persist: whether the weights start anew at each mini-batch ("none"), or from those that the same example had
-            when it was last seen ("example").
+        persist: what an example goes on from when it comes by again. "none": new weights and perturbations at each
+            mini-batch. "example": the weights that it had last (minmax alone; others have none to carry). "all":
+            weights and perturbations, which return to their sets around it first: w^(t-1) and delta_i^(t-1), with
+            which step t of Algorithm 2 begins. None: "all" under preset "paper", "none" otherwise; see
+            ``persisting``. That each example keeps its own is our reading: the paper's text has no mini-batches.
         adversarial_ratio: share r of the adversarial examples in the loss, in [0, 1]. 0.5 weighs clean and attacked
             examples alike; 1 trains on attacked ones alone.
         preset: "paper" moves delta_k by step_size w_k times the raw gradient, as Algorithm 2 is printed, so that
@@ -63,7 +69,7 @@ class Scheme:
     steps: int = 20
     rule: WeightRule | None = None
     dpar: float = 0.0
-    persist: Persist = "none"
+    persist: Persist | None = None
     adversarial_ratio: float = 0.5
     preset: Preset | None = None
     start: TrainingStart = "random"
@@ -80,9 +86,7 @@ class Scheme:
         if self.rule is not None and self.kind != "minmax":
             raise ValueError(f"rule must be None unless kind is minmax, got {self.rule!r} with kind {self.kind!r}")
         check_answers_losses(self.rule)
-        _check_choice("persist", self.persist, get_args(Persist))
-        if self.persist == "example" and self.kind != "minmax":
-            raise ValueError(f"persist must be 'none' unless kind is minmax, got 'example' with kind {self.kind!r}")
+        self._check_persist()
         check_number("adversarial_ratio", self.adversarial_ratio, "in [0, 1]", lambda share: 0 <= share <= 1)
         if self.preset is not None:
             _check_choice("preset", self.preset, get_args(Preset))
@@ -94,6 +98,13 @@ class Scheme:
     def attacks(self) -> bool:
         """Whether adversarial examples enter the loss."""
         return bool(self.threats) and self.adversarial_ratio > 0
+
+    @property
+    def persisting(self) -> Persist:
+        """What examples carry from one epoch to the next: ``persist``, or what stands for None."""
+        if self.persist is not None:
+            return self.persist
+        return "all" if self.preset == "paper" and self.kind in _CARRYING else "none"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,7 +133,8 @@ class Scheme:
         Fields that came later are left out at their defaults: checkpoints from before them stay good.
         """
         shown = [f for f in fields(self) if f.name not in _ADDED or getattr(self, f.name) != f.default]
-        return f"Scheme({', '.join(f'{f.name}={_full(getattr(self, f.name))}' for f in shown)})"
+        told = {f.name: getattr(self, f.name) for f in shown} | {"persist": self.persisting}
+        return f"Scheme({', '.join(f'{name}={_full(value)}' for name, value in told.items())})"
 
     def _check_threats(self) -> None:
         for threat in self.threats:
@@ -139,6 +151,18 @@ class Scheme:
             raise ValueError(f"threats must be exactly one for kind {self.kind}, got {count}")
         if self.kind not in ("natural", "single", "universal") and count < 1:
             raise ValueError(f"threats must be at least one for kind {self.kind}, got none")
+
+    def _check_persist(self) -> None:
+        if self.persist is None:
+            return
+        _check_choice("persist", self.persist, get_args(Persist))
+        if self.persist == "example" and self.kind != "minmax":
+            raise ValueError(
+                f"persist must be 'none' or 'all' unless kind is minmax, got 'example' with kind {self.kind!r}"
+            )
+        if self.persist == "all" and self.kind not in _CARRYING:
+            kinds = ", ".join(_CARRYING)
+            raise ValueError(f"persist must be 'none' unless kind is one of {kinds}, got 'all' with kind {self.kind!r}")
 
     def _check_dpar(self) -> None:
         check_number("dpar", self.dpar, ">= 0", lambda weight: 0 <= weight < float("inf"))

@@ -11,7 +11,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from omnirobust._files import replacing
 from omnirobust.training.attackers import Attacker
@@ -76,17 +76,23 @@ class Run:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
-    def save(self) -> None:
-        """Write the checkpoint in one move, so that a kill leaves the old one or the new one."""
-        if self.file is None:
+    def save(self, workers: Workers) -> None:
+        """Write the checkpoint in one move, so that a kill leaves the old one or the new one.
+
+        The first process writes it; all must call this, since the adversary's state may lie in all of them.
+        """
+        if not workers.broadcast(self.file is not None):
+            return
+        kept = None if self.attacker is None else self.attacker.state()
+        if workers.rank or self.file is None:
             return
         written = BytesIO()
-        torch.save(self._state(), written)
+        torch.save(self._state(kept), written)
         with replacing(self.file, self._folder) as partial:
             partial.write_bytes(written.getbuffer())  # of a full disk torch's own writer says nothing one can read
         self._folder = self.file.parent
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, kept: dict[str, Tensor] | None) -> dict[str, Any]:
         state: dict[str, Any] = {
             "settings": asdict(self.settings),
             "epoch": self.epoch,
@@ -94,8 +100,8 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        if self.attacker is not None:
-            state["attacker"] = self.attacker.state()
+        if kept is not None:
+            state["attacker"] = kept
         if self.scheduler is not None:
             state["scheduler"] = self.scheduler.state_dict()
         if self.generators:
