@@ -122,6 +122,7 @@ WRONG = {
         ("--threat linf:1", "threat must have a radius below"),
         ("--scheme universal --threat l2:1", "threats"),
         ("--scheme natural --dpar 1", ""),
+        ("--scheme average --persist example", "persist"),
         ("--dpar -1", "dpar"),
         ("--epochs 0", "epochs"),
         ("--batch-size 0", "batch_size"),

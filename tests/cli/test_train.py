@@ -20,6 +20,7 @@ from omnirobust.cli import main
 from omnirobust.jobs import TrainingRecord, load_models
 from omnirobust.jobs import train as train_job
 from omnirobust.training import Scheme, fit
+from omnirobust.training.state import CHECKPOINT, read_checkpoint
 from omnirobust.zoo import data
 
 SMALL = "--images 96 --validation 32 --test-images 8 --test-steps 2 --steps 2 --batch-size 32 --device cpu"
@@ -100,8 +101,12 @@ def test_the_page_can_be_written_again(digits, tmp_path, capsys):
     assert "http" not in first.split("</style>")[1].replace("http://www.w3.org", "")
 
 
-def test_a_killed_training_goes_on_to_the_same_network(digits, tmp_path, capsys, monkeypatch):
-    line = f"train --data digits --model a {TWO} --scheme minmax --persist example --epochs 4 {SMALL} --keep last"
+@pytest.mark.parametrize(
+    ("options", "carried"),
+    [("--persist example", "its weights"), ("--preset paper", "its weights and perturbations")],
+)
+def test_a_killed_training_goes_on_to_the_same_network(digits, tmp_path, capsys, monkeypatch, options, carried):
+    line = f"train --data digits --model a {TWO} --scheme minmax {options} --epochs 4 {SMALL} --keep last"
     write = train_job.write_network
 
     def killed(folder, model, card):
@@ -123,6 +128,11 @@ def test_a_killed_training_goes_on_to_the_same_network(digits, tmp_path, capsys,
     ours, theirs = (TrainingRecord.open(tmp_path / name) for name in ("killed", "whole"))
     assert ours.weights is not None and theirs.weights is not None and list(ours.weights) == [1, 2, 3, 4]
     assert all(torch.equal(ours.weights[e], theirs.weights[e]) for e in ours.weights)
+    kept = [read_checkpoint(tmp_path / name / CHECKPOINT, "")["attacker"] for name in ("killed", "whole")]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[1])
+    assert ours.config["scheme"]["persist"] == ("all" if "deltas" in kept[0] else "example")
+    page = (tmp_path / "whole" / "report.html").read_text()
+    assert f"Each image carried {carried} from one epoch to the next." in page
     assert [row["robust"] for row in ours.history] == [row["robust"] for row in theirs.history]
 
 

@@ -95,9 +95,15 @@ def told_end(record: TrainingRecord) -> str:
     clean = m.get("clean")
     told = "" if clean is None else f" {_right(clean['right'], clean['images'])}"
     return (
-        f"Trained on {on} for {count(m['epochs'], 'epoch')}: {why[m['stopped']]}. "
+        f"Trained on {on} for {count(m['epochs'], 'epoch')}: {why[m['stopped']]}. {_carried(record)}"
         f"The model is that of epoch {m['kept']}{held}.{told}"
     )
+
+
+def _carried(record: TrainingRecord) -> str:
+    """Say what every image went on from, where it did not begin anew."""
+    what = {"example": "its weights", "all": "its weights and perturbations"}.get(record.config["scheme"]["persist"])
+    return "" if what is None else f"Each image carried {what} from one epoch to the next. "
 
 
 def told_notes(record: TrainingRecord) -> list[str]:
