@@ -1,4 +1,4 @@
-"""Draw ``carried.svg`` from ``benchmarks/carried.json``: ascents carried against ascents drawn anew, at equal gradients."""
+"""Draw ``carried.svg`` from ``benchmarks/carried.json``: ascents carried against anew, at equal gradients."""
 
 from __future__ import annotations
 
