@@ -283,6 +283,15 @@ def test_inputs_of_another_shape_are_refused() -> None:
         attacker.attack(Batch.whole(x.view(7, 2, 2), y, torch.arange(7), True), 0)
 
 
+def test_what_fits_no_memory_is_refused_before_anything_is_trained() -> None:
+    x, y = problem()
+    far = [(x, y, torch.arange(7) + 2**50)]
+    with pytest.raises(
+        ValueError, match=r"persist must be 'none' or 'example' where .*, got 'all' and 18,014,399 GB for"
+    ):
+        fit(network(), far, Scheme("average", BOTH, 1, persist="all"), epochs=1)
+
+
 class Team:
     """One process of several that take turns: sums go over what the others would have handed over."""
 

@@ -106,11 +106,18 @@ class CarriedDeltas:
             )
         if rows <= self.rows:
             return
-        self.rows = rows
         more = len(range(self.workers.rank, rows, self.workers.count)) - len(self.marks)
-        fresh = torch.zeros(more, len(self.widths), *shape, dtype=STORED)
-        self.table = torch.cat([self.table, fresh]) if len(self.marks) else fresh
-        self.marks = torch.cat([self.marks, torch.zeros(more, dtype=torch.int64)])
+        try:
+            fresh = torch.zeros(more, len(self.widths), *shape, dtype=STORED)
+            self.table = torch.cat([self.table, fresh]) if len(self.marks) else fresh
+            self.marks = torch.cat([self.marks, torch.zeros(more, dtype=torch.int64)])
+        except RuntimeError as error:
+            size = rows * len(self.widths) * shape.numel() * STORED.itemsize / 1e9
+            raise ValueError(
+                "persist must be 'none' or 'example' where perturbations do not fit into memory, got 'all' and "
+                f"{size:,.0f} GB for examples numbered up to {rows - 1}"
+            ) from error
+        self.rows = rows
 
     def _marks_of(self, x: Tensor) -> Tensor:
         """Return a number != 0 of each input (n, *S), (n,) int64: a sum of products of its bits, exact in any order."""

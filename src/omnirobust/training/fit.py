@@ -112,7 +112,8 @@ def fit(
             mode, but for modules that are in evaluation mode inside a model in training mode (a frozen BatchNorm, say);
             the mode of each module is restored afterwards.
         data: (x, y) with x (N, *S) float and y (N,) int64; ImageData; a DataLoader that yields (x, y), or (x, y, rows)
-            with the number of each example in its set; or the name of a set, whose training split is taken.
+            with the number of each example in its set, which is needed where examples carry something; or the name of
+            a set, whose training split is taken.
         scheme: what to train against.
         epochs: passes over the data, >= 1, a resumed run's earlier ones included.
         optimizer: makes the optimizer of the parameters; None for Adam at 1e-3.
@@ -152,7 +153,9 @@ def fit(
             epoch.
 
     Cost: one forward and one backward pass an example and epoch for the natural scheme; K (R + 1) and a clean one for
-    R steps against K threat models. In the end one forward of 1000 inputs, for the notes.
+    R steps against K threat models. In the end one forward of 1000 inputs, for the notes. Where examples carry their
+    perturbations (``Scheme.persist`` "all"), N K values of half precision for each coordinate of an input, in the
+    memory of the processor and, once an epoch, in the checkpoint.
     """
     workers: Workers = Alone()
     if fabric is not None:
