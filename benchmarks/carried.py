@@ -48,8 +48,8 @@ SETTINGS = {
 }
 """Images, and gradients of the network that each of them may cost; test images of both evaluations, 0 for none."""
 
-ARMS = (*(("all", R) for R in (1, 2, 3, 5, 10)), *(("none", R) for R in (5, 10, 20)))
-"""What is carried, and how many ascents a mini-batch takes."""
+ARMS = (*(("all", R) for R in (1, 2, 3, 5, 10)), *(("none", R) for R in (5, 10, 20, 1, 2, 3)))
+"""What is carried, and how many ascents a mini-batch takes; the last three tell what is due to few ascents alone."""
 
 MARKS = (0.25, 0.5, 1.0)
 """Shares of the gradients at which a training is judged."""

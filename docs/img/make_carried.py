@@ -15,7 +15,8 @@ HERE = Path(__file__).parent
 NAMES = {"a": "MLP", "c": "LeNet"}
 COLOURS = {
     ("all", 1): "#9ecae1", ("all", 2): "#6baed6", ("all", 3): "#4292c6", ("all", 5): "#2171b5", ("all", 10): "#08306b",
-    ("none", 5): "#fdae6b", ("none", 10): "#e6550d", ("none", 20): "#8c2d04",
+    ("none", 1): "#fdd0a2", ("none", 2): "#fdae6b", ("none", 3): "#fd8d3c", ("none", 5): "#f16913",
+    ("none", 10): "#d94801", ("none", 20): "#7f2704",
 }  # fmt: skip
 K = 2
 
@@ -60,7 +61,10 @@ def main() -> None:
             draw(axis, arms, NAMES[letter])
         axes = figure.axes
         axes[0].set_ylabel("Acc_adv^max under 20 steps, %")
-        axes[-1].legend(title="ascents R", fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        lines = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        figure.legend(
+            lines.values(), lines.keys(), title="ascents R", fontsize=8, frameon=False, loc="outside right center"
+        )
         figure.savefig(HERE / "carried.svg", format="svg", metadata={"Date": None, "Creator": None})
 
 
