@@ -137,11 +137,11 @@ def _descend(
     optimizer.step()
 
 
-def printed(seeds: int) -> None:
+def printed(seeds: range) -> None:
     """Train by ``preset="paper"``, 10 ascents: the paper's steps and rates for training, see ``training/moves.py``."""
     setting = SETTINGS["printed"]["a"]
     runs: list[tuple[str, Callable[[], dict[str, Any]]]] = []
-    for seed in range(seeds):
+    for seed in seeds:
         for persist in ("all", "none"):
             scheme = Scheme("minmax", THREATS, 10, preset="paper", persist=persist)
             runs.append(
@@ -167,9 +167,9 @@ def cost(steps: int) -> int:
     return K * steps + K + 1
 
 
-def equal(seeds: int, letters: str) -> None:
+def equal(seeds: range, letters: str) -> None:
     """Train by normalised steps, every arm as many epochs as its gradients allow."""
-    for seed in range(seeds):
+    for seed in seeds:
         for letter in letters:
             setting = SETTINGS["equal"][letter]
             for persist, steps in ARMS:
@@ -202,12 +202,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("printed", "equal", "table"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--models", default="ac", help="letters of the networks of equal")
     given = parser.parse_args()
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
     if given.what == "printed":
-        printed(given.seeds)
+        printed(seeds)
     elif given.what == "equal":
-        equal(given.seeds, given.models)
+        equal(seeds, given.models)
     else:
         table()
 
