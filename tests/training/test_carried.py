@@ -1,6 +1,8 @@
 """Perturbations and weights that examples carry: the printed loop, what comes back, what is refused, where it lies."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -293,25 +295,52 @@ def test_what_fits_no_memory_is_refused_before_anything_is_trained() -> None:
 
 
 class Team:
-    """One process of several that take turns: sums go over what the others would have handed over."""
+    """One process of several, played by threads: what they hand over is summed once all of them have."""
 
-    def __init__(self, rank: int, count: int) -> None:
-        self.rank, self.count = rank, count
+    def __init__(self, rank: int, count: int, meeting: Barrier, handed: list[Tensor | None]) -> None:
+        self.rank, self.count, self.meeting, self.handed = rank, count, meeting, handed
+
+    def total(self, values: Tensor) -> Tensor:
+        self.handed[self.rank] = values
+        self.meeting.wait(20)
+        found = torch.stack([value for value in self.handed if value is not None]).sum(0, dtype=values.dtype)
+        self.meeting.wait(20)
+        return found
+
+    def join(self, values: Tensor, batch: Batch) -> Tensor:
+        whole = values.new_zeros(batch.size, *values.shape[1:])
+        if batch.factor:
+            whole[batch.mine] = values
+        return self.total(whole)
+
+
+def two_epochs(kept: CarriedDeltas, rank: int, count: int) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Fetch and keep every mini-batch, the last of which leaves processes without rows; return what came back."""
+    (x, y), back = problem(9), list[Tensor]()
+    for epoch in range(2):
+        for rows in ([8, 1, 5, 2], [0, 3, 7, 4], [6]):
+            some = torch.tensor(rows)
+            batch = Batch.whole(x[some], y[some], some, True).share(rank, count)
+            found = kept.fetch(batch)
+            assert found.seen.tolist() == [epoch == 1] * len(batch.x)
+            deltas = [delta + sign * (batch.x - 0.5) / 3 for delta, sign in zip(found.deltas, (1, -1), strict=True)]
+            kept.keep(batch, deltas)
+            back += deltas if batch.factor else []
+    return back, kept.state()
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_processes_share_the_rows_and_any_number_of_them_goes_on(count: int) -> None:
-    (x, y), whole = problem(), CarriedDeltas(BOTH, Alone())
-    batch = Batch.whole(x, y, torch.arange(7), True)
-    whole.fetch(batch)
-    whole.keep(batch, [torch.full_like(x, 0.1), torch.arange(28.0).view(7, 4).double() / 100])
-    shares = []
-    for rank in range(count):
-        share = CarriedDeltas(BOTH, Team(rank, count))  # type: ignore[arg-type]
-        share.load(whole.state())
-        shares.append(share)
-    assert sum(len(share.table) for share in shares) == 7  # each row lies in one process
-    joined = torch.empty_like(whole.table)
-    for rank, share in enumerate(shares):
-        joined[rank::count] = share.table
-    assert torch.equal(joined, whole.table)
+def test_processes_share_the_rows_bit_for_bit_and_any_number_of_them_goes_on(count: int) -> None:
+    alone = CarriedDeltas(BOTH, Alone())
+    _, state = two_epochs(alone, 0, 1)
+    meeting, handed = Barrier(count), [None] * count
+    shares = [CarriedDeltas(BOTH, Team(rank, count, meeting, handed)) for rank in range(count)]  # type: ignore[arg-type]
+    with ThreadPoolExecutor(count) as pool:
+        done = list(pool.map(two_epochs, shares, range(count), [count] * count))
+    assert [len(share.table) for share in shares] == [len(range(rank, 9, count)) for rank in range(count)]
+    for name, whole in state.items():
+        assert torch.equal(done[0][1][name], whole) and whole.shape[0] == 9
+    again = [CarriedDeltas(BOTH, Team(rank, count, meeting, handed)) for rank in range(count)]  # type: ignore[arg-type]
+    for share, other in zip(again, shares, strict=True):
+        share.load(state)
+        assert torch.equal(share.table, other.table) and torch.equal(share.marks, other.marks)
