@@ -15,8 +15,8 @@ import torch
 
 from omnirobust import attack_ensemble, zoo
 from omnirobust.attacks.presets import PAPER
+from omnirobust.core.arguments import NORMS
 from omnirobust.core.threat_models import ThreatModel
-from omnirobust.core.types import NORMS
 from omnirobust.core.weights import Fixed, Uniform
 from omnirobust.paper.ensembles import ensemble, experiments, heuristic
 from omnirobust.study import attack_cells

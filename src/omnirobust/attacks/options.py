@@ -20,7 +20,7 @@ from omnirobust.attacks.presets import DEFAULT_CLIP, DEFAULT_OF, PAPER_CLIP, PAP
 from omnirobust.attacks.results import BatchStore
 from omnirobust.core.arguments import check_number, check_seed
 from omnirobust.core.choices import Precision
-from omnirobust.core.contracts import set_around
+from omnirobust.core.contracts import check_set
 from omnirobust.core.directions import Direction
 from omnirobust.core.draws import Start
 from omnirobust.core.threat_models import Clip, FeasibleSet, ThreatModel
@@ -154,8 +154,11 @@ class Plan:
         return replace(self, threat_model=threat, settings=settings, options=cast(AttackOptions, {**options, **cut}))
 
     def feasible(self, x: Tensor) -> FeasibleSet:
-        """Return the perturbations allowed around inputs ``x``."""
-        return set_around(self.threat_model, x, shared=self.shared, clip=self.clip)
+        """Return the perturbations allowed around inputs ``x``, checked where the threat model is the caller's own."""
+        threat = self.threat_model
+        if type(threat) is ThreatModel:
+            return threat.around(x, shared=self.shared, clip=self.clip)
+        return check_set(threat, x, shared=self.shared, clip=self.clip)
 
     def describe(self, draws: int | None = None) -> dict[str, Any]:
         """Return what is resolved as plain values, for the record of a run; ``draws`` are those made in the end."""

@@ -16,7 +16,6 @@ from omnirobust.attacks.presets import Task
 from omnirobust.attacks.restarts import as_asked, run
 from omnirobust.attacks.results import AttackResult, Origin
 from omnirobust.attacks.results import BatchStore as BatchStore
-from omnirobust.core.contracts import check_set
 from omnirobust.core.draws import torch_forked
 from omnirobust.core.threat_models import Clip, ThreatModel
 from omnirobust.domains.checks import as_groups, as_labels
@@ -201,7 +200,7 @@ def _attack(
     plan = Plan.of(task, threat_model, options, clip)
     shared = plan.shared
     as_groups(x, shared)  # what is wrong with the inputs is not blamed on what sees them
-    feasible = check_set(threat_model, x, shared=shared, clip=plan.clip)
+    feasible = plan.feasible(x)
     plan.check_rows(len(x), tuple(feasible.shape))
     views = None if transforms is None else as_views(transforms, (x.flatten(0, 1) if shared else x)[:2].detach())
     plan = replace(plan, views=views)

@@ -17,15 +17,16 @@ from omnirobust.attacks.before import before_notes
 from omnirobust.attacks.labels import already_notes, labels_of
 from omnirobust.attacks.masking import GradientMaskingWarning, GradientWatch, Masking, masking_notes
 from omnirobust.attacks.options import Plan, label_notes
-from omnirobust.attacks.results import AttackResult, join_results, joined_notes
+from omnirobust.attacks.results import AttackResult, join_results
 from omnirobust.core.draws import normal_start
 from omnirobust.core.history import History, is_better
 from omnirobust.core.solver import Progress, Solution, solve
 from omnirobust.core.threat_models import FeasibleSet, range_notes
 from omnirobust.core.types import Evaluation
+from omnirobust.domains.checks import as_labels
 from omnirobust.domains.classifier import Probed
 from omnirobust.domains.grid import DomainGrid
-from omnirobust.domains.probe import notes_of
+from omnirobust.domains.probe import doubted, notes_of
 
 _SELECTION, _JUDGEMENT = 2**30, 2**30 + 1
 """Restart numbers that key the draws on which iterates are compared, and those on which the result is judged."""
@@ -63,20 +64,37 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
                     o["store"].put(index, as_asked(done, o["history"]))
             else:
                 advance(o["restarts"] * (o["steps"] + 1))
-            parts.append(done.to(x.device))  # a store keeps results on the processor
+                done = done.to(x.device)  # a store keeps results on the processor
+            parts.append(done)
     masking.judge(enough=1)
-    joined = join_results(parts)
+    joined = parts[0] if len(parts) == 1 else join_results(parts)
     masked = masking_notes(joined.zero_gradient, [pair for pair, _ in grid.sources], plan.settings.loss)
     for note in masked:
         warnings.warn(note, GradientMaskingWarning, stacklevel=5)  # names the line that called the recipe
     judged = f"Success is judged on {plan.draws} fresh draws, fooled means on all; both depend on the batch size."
     random = notes_of(grid.models.values(), judged)
     ranges = range_notes(plan.threat_model, x, shared=plan.shared)
-    before = before_notes(plan, grid, x, fresh)
+    before = _before(plan, grid, x, fresh)
     already = [] if joined.already is None else already_notes(joined.already)
-    notes = joined_notes((random, joined.notes, ranges, already, masked, before))
+    notes = tuple(dict.fromkeys((*random, *joined.notes, *ranges, *already, *masked, *before)))  # each sentence once
     settings = joined.settings if len(parts) == 1 else plan.describe(joined.draws)
     return replace(joined, settings=settings, notes=notes)
+
+
+def _before(plan: Plan, grid: DomainGrid, x: Tensor, fresh: list[str]) -> list[str]:
+    """Say which models guess: those that a probe leaves in doubt are asked about all inputs that it has not seen."""
+    truth, given = grid.labels, plan.options["true_labels"]
+    if given is None and plan.options["targeted"]:  # classes to reach say nothing of what a model knows
+        return []
+    if given is not None:
+        truth = as_labels(x, given, grid.sizes, plan.shared, "true_labels")
+    notes = []
+    for name, told in doubted(grid.models, fresh, truth).items():
+        model = grid.models[name]
+        assert isinstance(model, Probed) and model.said is not None
+        seen_all = len(model.said) == truth[:, 0, 0].numel() and not model.random and plan.views is None
+        notes += told if seen_all else before_notes(plan, grid, x, name, truth)
+    return notes
 
 
 def as_asked(result: AttackResult, history: str) -> AttackResult:

@@ -95,8 +95,8 @@ def _is_value(following: Sequence[str]) -> bool:
 
 def threat_model(norm: Norm, eps: float) -> ThreatModel:
     """Make the threat model of a norm's name and a radius."""
+    from omnirobust.core.arguments import NORMS
     from omnirobust.core.threat_models import ThreatModel
-    from omnirobust.core.types import NORMS
 
     return ThreatModel(NORMS[norm], eps)
 

@@ -1,10 +1,16 @@
-"""Which numbers an argument may be. True and False are none, though Python computes with them."""
+"""Which numbers and norms an argument may be. True and False are none, though Python computes with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf, isfinite
 from numbers import Real
 from typing import Any, TypeGuard, cast
+
+from omnirobust.core.choices import Norm as Norm
+
+NORMS: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": inf}
+"""Norm names at the surface, and the p that each stands for."""
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -54,3 +60,33 @@ def check_flag(name: str, value: object) -> None:
     """Raise a ValueError unless ``value`` is True or False: a text, for one, would count as True."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def norm_name(p: float) -> Norm:
+    """Name the norm of order ``p``: 0, 1, 2 or inf to "l0", "l1", "l2" or "linf".
+
+    Raises:
+        ValueError: if ``p`` is none of the four.
+    """
+    for name, order in NORMS.items():
+        if p == order and not isinstance(p, bool):
+            return name
+    raise ValueError(f"p must be one of 0, 1, 2, inf, got {p!r}")
+
+
+def is_ours(part: object) -> bool:
+    """Say whether something is of a class of this library, whose answers need no checks."""
+    return type(part).__module__.startswith("omnirobust.")
+
+
+def check_run(steps: int, step_size: float | None, keep: str, history: str) -> None:
+    """Raise a ValueError that names a setting of ``solve`` that is out of range."""
+    check_count("steps", steps, 0)
+    if steps >= 2**31:  # what is kept of each would fit no memory, nor its number a tensor
+        raise ValueError(f"steps must be < 2147483648, got {steps}")
+    if step_size is not None:
+        check_number("step_size", step_size, "finite and > 0", lambda size: isfinite(size) and size > 0)
+    if keep not in ("last", "best"):
+        raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
+    if history not in ("means", "full"):
+        raise ValueError(f"history must be 'means' or 'full', got {history!r}")

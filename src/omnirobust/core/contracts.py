@@ -8,23 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnirobust.core.arguments import check_count, check_number
+from omnirobust.core.arguments import is_ours as is_ours
 from omnirobust.core.threat_models import Clip, FeasibleSet, ThreatModel
 from omnirobust.core.types import Domains, Evaluation, WeightRule, described
+from omnirobust.core.weights import off_simplex
 
 _ROUNDING = 1e-4
 """How far a projection may miss the caller's own set, which need not be computed as exactly as ours."""
-
-
-def is_ours(part: object) -> bool:
-    """Say whether something is of a class of this library, whose answers need no checks."""
-    return type(part).__module__.startswith("omnirobust.")
 
 
 def check_domains(domains: Domains) -> int:
@@ -39,12 +35,12 @@ def check_domains(domains: Domains) -> int:
 
 
 def checked_domains(domains: Domains) -> Domains:
-    """Return domains whose answers have their shapes: the library's as they are, others wrapped.
+    """Wrap domains of the caller's own, so that their answers have their shapes.
 
     Raises:
         ValueError: if names and axes do not agree; the wrapped ones, if an answer is not what it must be.
     """
-    return domains if is_ours(domains) else _CheckedDomains(domains, check_domains(domains))
+    return _CheckedDomains(domains, check_domains(domains))
 
 
 def checked_rule(rule: WeightRule) -> WeightRule:
@@ -136,11 +132,6 @@ def check_evaluation(e: Evaluation, domains: Domains, delta: Tensor, K: int, gra
     return e
 
 
-def off_simplex(weights: Tensor) -> Tensor:
-    """Say which rows of (B, K) are no weights: negative, NaN, or of another sum than 1; (B,) bool."""
-    return ~((weights >= 0).all(1) & ((weights.sum(1) - 1).abs() < 1e-4))
-
-
 def first_weights(rule: WeightRule, B: int, K: int, like: Tensor) -> Tensor:
     """Return a rule's first weights (B, K), with the type and device of ``like``.
 
@@ -212,43 +203,3 @@ def _weights(w: object, size: tuple[int, ...], told: str) -> Tensor:
         row = [round(v, 4) for v in w[int(bad.nonzero()[0])].tolist()]
         raise ValueError(f"{told} must return weights >= 0 that sum to 1 in each row, got {row}")
     return w
-
-
-def start_of(init: Tensor | None, feasible: FeasibleSet, generator: torch.Generator | None) -> Tensor:
-    """Return the first perturbations of ``solve``: those given, if they fit, or zeros, or noise."""
-    if init is not None:
-        if not isinstance(init, Tensor):
-            raise ValueError(f"init must be a tensor, got {type(init).__name__}")
-        if tuple(init.shape) != tuple(feasible.shape):
-            raise ValueError(f"init must have shape {tuple(feasible.shape)}, got {tuple(init.shape)}")
-        if not bool(init.isfinite().all()):
-            raise ValueError("init must be finite, got NaN or infinity")
-        return init.detach().to(feasible.lower)
-    zeros = torch.zeros_like(feasible.lower, memory_format=torch.contiguous_format)
-    return zeros if generator is None else zeros.normal_(0, 0.1, generator=generator)
-
-
-def weights_of(rule: WeightRule, weights: Tensor | None, losses: Tensor) -> Tensor:
-    """Return the first weights of ``solve``: those given, if they fit, or the rule's own."""
-    B, K = losses.shape
-    if weights is None:
-        init: Callable[..., Tensor] = rule.init
-        return init(B, K, dtype=losses.dtype, device=losses.device)
-    if tuple(weights.shape) != (B, K):
-        raise ValueError(f"weights must have shape ({B}, {K}), got {tuple(weights.shape)}")
-    if bool(off_simplex(weights).any()):
-        raise ValueError("weights must be non-negative and each row must sum to 1")
-    return weights.to(losses)
-
-
-def check_settings(steps: int, step_size: float | None, keep: str, history: str) -> None:
-    """Raise a ValueError that names a setting of ``solve`` that is out of range."""
-    check_count("steps", steps, 0)
-    if steps >= 2**31:  # what is kept of each would fit no memory, nor its number a tensor
-        raise ValueError(f"steps must be < 2147483648, got {steps}")
-    if step_size is not None:
-        check_number("step_size", step_size, "finite and > 0", lambda size: isfinite(size) and size > 0)
-    if keep not in ("last", "best"):
-        raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
-    if history not in ("means", "full"):
-        raise ValueError(f"history must be 'means' or 'full', got {history!r}")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from omnirobust.core.choices import Start as Start
+from omnirobust.core.threat_models import FeasibleSet
 
 _GLOBAL = RLock()
 """Whoever sets the global random states holds it: another thread's draws would be taken for the model's, or come from
@@ -45,6 +46,20 @@ def normal_start(like: Tensor, seed: int, restart: int, first_row: int, std: flo
     ]
     stacked = torch.stack(noise) if noise else torch.empty(like.shape)
     return (stacked * std).to(like)
+
+
+def start_of(init: Tensor | None, feasible: FeasibleSet, generator: torch.Generator | None) -> Tensor:
+    """Return the first perturbations of ``solve``: those given, if they fit, or zeros, or noise."""
+    if init is not None:
+        if not isinstance(init, Tensor):
+            raise ValueError(f"init must be a tensor, got {type(init).__name__}")
+        if tuple(init.shape) != tuple(feasible.shape):
+            raise ValueError(f"init must have shape {tuple(feasible.shape)}, got {tuple(init.shape)}")
+        if not bool(init.isfinite().all()):
+            raise ValueError("init must be finite, got NaN or infinity")
+        return init.detach().to(feasible.lower)
+    zeros = torch.zeros_like(feasible.lower, memory_format=torch.contiguous_format)
+    return zeros if generator is None else zeros.normal_(0, 0.1, generator=generator)
 
 
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -27,8 +27,7 @@ from torch import Tensor
 
 from omnirobust.core._lp_roots import solve_rows
 from omnirobust.core._lp_roots import toward_zero as toward_zero
-from omnirobust.core.arguments import is_number
-from omnirobust.core.types import norm_name
+from omnirobust.core.arguments import is_number, norm_name
 
 Bound = Tensor | float
 

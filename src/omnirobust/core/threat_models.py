@@ -12,7 +12,7 @@ from dataclasses import InitVar, dataclass, field, replace
 import torch
 from torch import Tensor
 
-from omnirobust.core.arguments import is_number
+from omnirobust.core.arguments import Norm, is_number, norm_name
 from omnirobust.core.choices import Clip as Clip
 from omnirobust.core.projections import (
     as_rows,
@@ -22,7 +22,6 @@ from omnirobust.core.projections import (
     row_norm,
     toward_zero,
 )
-from omnirobust.core.types import Norm, norm_name
 
 _RANGE_TOLERANCE = 1e-6
 """How far inputs may stick out of the data range, in units of its width: the rounding of one image pipeline."""

@@ -17,27 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
-
-from omnirobust.core.choices import Norm as Norm
-
-NORMS: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": inf}
-"""Norm names at the surface, and the p that each stands for."""
-
-
-def norm_name(p: float) -> Norm:
-    """Name the norm of order ``p``: 0, 1, 2 or inf to "l0", "l1", "l2" or "linf".
-
-    Raises:
-        ValueError: if ``p`` is none of the four.
-    """
-    for name, order in NORMS.items():
-        if p == order and not isinstance(p, bool):
-            return name
-    raise ValueError(f"p must be one of 0, 1, 2, inf, got {p!r}")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ both (B, K): every problem of the batch has weights of its own.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from omnirobust.core.arguments import check_number
 from omnirobust.core.projections import simplex_unchecked
+from omnirobust.core.types import WeightRule
 
 
 def uniform(B: int, K: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
@@ -166,3 +168,21 @@ class WorstCase(StartsUniform):
 def _check_rates(name: str, rate: float, gamma: float) -> None:
     check_number(name, rate, "finite and > 0", lambda value: isfinite(value) and value > 0)
     check_number("gamma", gamma, "finite and >= 0", lambda value: isfinite(value) and value >= 0)
+
+
+def off_simplex(weights: Tensor) -> Tensor:
+    """Say which rows of (B, K) are no weights: negative, NaN, or of another sum than 1; (B,) bool."""
+    return ~((weights >= 0).all(1) & ((weights.sum(1) - 1).abs() < 1e-4))
+
+
+def weights_of(rule: WeightRule, weights: Tensor | None, losses: Tensor) -> Tensor:
+    """Return the first weights of ``solve``: those given, if they fit, or the rule's own."""
+    B, K = losses.shape
+    if weights is None:
+        init: Callable[..., Tensor] = rule.init
+        return init(B, K, dtype=losses.dtype, device=losses.device)
+    if tuple(weights.shape) != (B, K):
+        raise ValueError(f"weights must have shape ({B}, {K}), got {tuple(weights.shape)}")
+    if bool(off_simplex(weights).any()):
+        raise ValueError("weights must be non-negative and each row must sum to 1")
+    return weights.to(losses)

@@ -1,4 +1,4 @@
-"""Whether a model draws, and whether its rows see each other: told once, from a few rows, before anything is computed.
+"""What is found out about a model before anything is computed: whether it draws, couples rows, or guesses.
 
 Two passes over the same rows that differ tell that a model is random; a third under the seed of the first, that no
 seed of torch reaches what it draws from. Two more, in each of which one half of the rows is another, tell that the rows
@@ -11,7 +11,8 @@ the resolution of fp32; of logits that bf16 holds exactly, as autocast makes the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -166,3 +167,67 @@ def differ(a: Tensor, b: Tensor) -> bool:
     of_logit = _OF_BF16_LOGIT if torch.equal(a, a.bfloat16().to(a)) else _OF_LOGIT
     allowed = _OF_MARGIN * margin + of_logit * torch.maximum(a.abs(), b.abs())
     return bool((torch.where(a == b, 0, (a - b).abs()) > allowed).any())
+
+
+def is_guessing(rate: float, images: int, classes: int) -> bool:
+    """Say whether an accuracy is no higher than that of guessing: at most 1/C + 2 sqrt(1/C (1 - 1/C) / n).
+
+    Args:
+        rate: the accuracy, in [0, 1].
+        images: n, how many it was measured on; fewer than ten say nothing.
+        classes: C.
+    """
+    if images < 10 or classes < 2:
+        return False
+    chance = 1 / classes
+    return rate <= chance + 2 * math.sqrt(chance * (1 - chance) / images)
+
+
+BEFORE = "Before any attack"
+"""How every note begins that is about a model on inputs as they are."""
+
+
+def clean_notes(
+    predicted: Tensor, y: Tensor, classes: int, rate: float | None = None, whose: str = "the model"
+) -> list[str]:
+    """Say whether a model gives all inputs one class, or is right no more often than guessing is.
+
+    Args:
+        predicted: its classes of the inputs as they are, (N,) int64.
+        y: labels, (N,) int64.
+        classes: how many classes there are.
+        rate: the accuracy, where it is known better than from one class an input: that of a random model.
+        whose: what the sentence calls the model.
+    """
+    said, right = predicted.unique().tolist(), float((predicted == y).double().mean()) if len(y) else 1.0
+    rate = right if rate is None else rate
+    # of a random model one class an input is what it says most often: it says nothing else if the accuracies agree
+    if len(said) == 1 and len(y.unique()) > 1 and abs(rate - right) < 1e-6:
+        return [
+            f"{BEFORE} {whose} says class {said[0]} of every input: its accuracy is the share of that class, and "
+            "nothing that is measured of it speaks of robustness."
+        ]
+    if not is_guessing(rate, len(y), classes):
+        return []
+    return [
+        f"{BEFORE} {whose} is right on {100 * rate:.2f} % of {len(y)} inputs, no more often than guessing would be. "
+        "Are its classes in the order of the labels?"
+    ]
+
+
+def doubted(models: Mapping[str, Model], names: Iterable[str], labels: Tensor) -> dict[str, list[str]]:
+    """Say which of ``names`` give one class, or guess, on the rows that they were probed on: name to ``clean_notes``.
+
+    Args:
+        models: by name, probed.
+        names: of those that were probed on these inputs, and not before.
+        labels: of the inputs, (B, models, transforms, examples) int64.
+    """
+    found, order = {}, list(models)
+    for name in names:
+        model, y = models[name], labels[:, order.index(name), 0].flatten()
+        if isinstance(model, Probed) and model.said is not None and model.classes is not None:
+            told = clean_notes(model.said, y[: len(model.said)], model.classes, whose=f"model {name!r}")
+            if told and bool((y < model.classes).all()):
+                found[name] = told
+    return found

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from omnirobust._progress import ProgressHook
 from omnirobust.attacks.recipes import attack_ensemble
-from omnirobust.core.arguments import check_count, check_flag
+from omnirobust.core.arguments import NORMS, Norm, check_count, check_flag
 from omnirobust.core.threat_models import FeasibleSet, ThreatModel
-from omnirobust.core.types import NORMS, Norm
 from omnirobust.domains.classifier import Models
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import Loss, signed_margin

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from omnirobust.core.arguments import check_count, check_number, check_seed
-from omnirobust.domains.guesses import BEFORE as BEFORE
-from omnirobust.domains.guesses import clean_notes as clean_notes
-from omnirobust.domains.guesses import is_guessing as is_guessing
+from omnirobust.domains.probe import BEFORE as BEFORE
+from omnirobust.domains.probe import clean_notes as clean_notes
+from omnirobust.domains.probe import is_guessing as is_guessing
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import Tensor
 from omnirobust._progress import ProgressHook, bar
 from omnirobust.attacks.masking import HINT
 from omnirobust.core.arguments import check_count
+from omnirobust.core.choices import Norm
 from omnirobust.core.draws import torch_forked
-from omnirobust.core.types import Evaluation, Norm
+from omnirobust.core.types import Evaluation
 from omnirobust.domains.classifier import Models, Probed
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.probe import notes_of, probed

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnirobust.core.contracts import off_simplex
 from omnirobust.core.draws import seeded
 from omnirobust.core.types import WeightRule
+from omnirobust.core.weights import off_simplex
 from omnirobust.domains.classifier import Classifier, Model
 from omnirobust.domains.frozen import Frozen
 from omnirobust.domains.outputs import rows_named

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from omnirobust.attacks.presets import DEFAULT_OF, PAPER, PAPER_CIFAR10, AttackSettings
+from omnirobust.core.choices import Norm
 from omnirobust.core.directions import Sign
-from omnirobust.core.types import Norm
 from omnirobust.core.weights import Fixed, ProjectedAscent, Uniform
 from omnirobust.domains import losses
 from omnirobust.paper.losses import ClippedMargin, LabelLogit, Margin, as_measured

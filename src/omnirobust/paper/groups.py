@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from omnirobust.attacks.presets import DEFAULT, PAPER_UNIVERSAL
-from omnirobust.core.types import Norm
+from omnirobust.core.choices import Norm
 from omnirobust.core.weights import Uniform
 from omnirobust.paper.ensembles import MNIST
 from omnirobust.paper.losses import as_measured

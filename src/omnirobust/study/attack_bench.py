@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from omnirobust.attacks.recipes import attack_product
 from omnirobust.attacks.results import AttackResult
+from omnirobust.core.arguments import NORMS
 from omnirobust.core.draws import DrawKey, normal_start
 from omnirobust.core.threat_models import ThreatModel
-from omnirobust.core.types import NORMS
 from omnirobust.domains import losses
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.groups import make_groups

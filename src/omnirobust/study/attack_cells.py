@@ -11,10 +11,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
 from omnirobust.attacks.presets import AttackSettings
-from omnirobust.core.arguments import check_count
+from omnirobust.core.arguments import NORMS, Norm, check_count
 from omnirobust.core.choices import Precision
 from omnirobust.core.threat_models import Clip
-from omnirobust.core.types import NORMS, Norm
 from omnirobust.core.weights import Fixed
 from omnirobust.domains.groups import GroupBy
 from omnirobust.domains.transforms import ImageTransform

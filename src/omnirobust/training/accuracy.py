@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from omnirobust.core.draws import DrawKey, forked
 from omnirobust.core.threat_models import range_notes
 from omnirobust.domains.classifier import Classifier, Precision
-from omnirobust.domains.guesses import clean_notes
 from omnirobust.domains.outputs import rows_named
-from omnirobust.domains.probe import notes_of, probed
+from omnirobust.domains.probe import clean_notes, notes_of, probed
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batches, Data, LoaderBatches, batches
 from omnirobust.training.moves import row_seeds

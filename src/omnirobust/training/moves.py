@@ -10,10 +10,10 @@ from torch import Tensor
 
 from omnirobust.attacks.presets import PAPER
 from omnirobust.core.adaptive import Adaptive
+from omnirobust.core.arguments import norm_name
 from omnirobust.core.directions import Direction, Normalised, RawGradient, Sign, Stepper
 from omnirobust.core.draws import DrawKey, normals_from, uniforms
 from omnirobust.core.threat_models import FeasibleSet, ThreatModel
-from omnirobust.core.types import norm_name
 from omnirobust.training.schemes import Scheme
 
 PAPER_LINF_STEP = 1 / 6
