@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,15 +24,6 @@ from omnirobust.core.history import Active, BestIterate, History, Trace
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Domains, Evaluation, WeightRule
 from omnirobust.core.weights import ascend, weights_of
-
-
-@runtime_checkable
-class Scalable(Protocol):
-    """Domains whose losses may have a unit that belongs to the set: it is fixed before the first step."""
-
-    def scaled(self, feasible: FeasibleSet) -> Domains:
-        """Return the domains with their unit set; themselves where nothing is to set."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -120,7 +111,9 @@ def solve(
     Reference: the paper, Section 3.1, Algorithm 1.
     """
     check_run(steps, step_size, keep, history)
-    domains = domains.scaled(feasible) if isinstance(domains, Scalable) else domains
+    # Losses may have a unit that belongs to the set: it is fixed here, for the whole run.
+    scaled: Any = getattr(domains, "scaled", None)
+    domains = scaled(feasible) if scaled else domains
     # Code of the caller's own is held to its word at every answer; the library's has tests for that.
     domains = domains if is_ours(domains) else checked_domains(domains)
     rule = rule if is_ours(rule) else checked_rule(rule)
