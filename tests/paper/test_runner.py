@@ -222,12 +222,12 @@ def test_an_unfinished_run_is_written_down_as_such(tmp_path):
     laboratory = Laboratory(tmp_path / "cells", make_model, load_images)
     row = next(r for r in experiments()["figure-1"].rows if r.key == ("linf", "avg"))
     laboratory.measure(row.cell, 200)
-    found = papers(["figure-1", "table-a4"], budget="paper", out=tmp_path, measure=False, laboratory=laboratory)
+    found = papers(["figure-1", "figure-2"], budget="paper", out=tmp_path, measure=False, laboratory=laboratory)
     page = found.page.read_text()
-    # Of figure-1 five rows of six are missing; Table A4 lacks all but the one that both share.
-    # That one has 200 images of 1,000.
+    # Of figure-1 five rows of six are missing; Figure 2 lacks all but the one that both share.
+    # That one has 200 images, of 1,000 for a table and of 200 for a point of a sweep.
     assert "**Not complete:** 5 rows are to be measured; 1 with fewer images than the budget's 1,000." in page
-    assert "**Not complete:** 31 rows are to be measured; 1 with fewer images than the budget's 1,000." in page
+    assert "**Not complete:** 83 rows are to be measured." in page
     assert ", 200 images" in page
     assert "default" not in page.split("## figure-1")[1]
     assert not found.outcomes[0].complete

@@ -35,7 +35,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 
 
 VARIANTS: dict[str, str] = {
-    "paper": "the paper's attack, each model to leave its own clean prediction (as in the released code)",
+    "paper": "the paper's attack, each model to leave its own clean prediction; tables count success against the true "
+    "label, as the released code does, figures 1, 2 and A1 against that prediction",
     "paper-by-class": "the paper's attack on groups of images of one class, as the released code makes them on MNIST",
     "paper-clip": "the paper's attack on groups at random, each image clamped to the data range on its own",
     "paper-true": "the paper's attack, true labels",
