@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -57,3 +58,23 @@ def test_weights_at_a_stationary_point_are_as_the_page_says() -> None:
     assert alive.tolist() == [[True, True, False, True]]
     ours = w[alive] - w[alive][0]
     assert torch.allclose(ours, (losses[alive] - losses[alive][0]) / gamma, atol=1e-9)
+
+
+def test_slopes_of_stationarity_are_those_of_the_measurement() -> None:
+    """Fitted again from the curves, apart from the script."""
+    file = Path(__file__).parents[1] / "benchmarks" / "stationarity.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    for norm, factor, said in (
+        ("linf", "1", "0.00 to -0.04 for linf"), ("l2", "1", "-0.10\nto -0.15 for l2"),
+        ("linf", "0.01", "-0.98 to -1.03 for linf"), ("l2", "0.01", "-0.68 to -0.69 for l2"),
+    ):  # fmt: skip
+        slopes = list[float]()
+        for gamma in ("0.5", "3", "10"):
+            run = found[f"{norm}/gamma {gamma}/alpha x {factor}"]
+            assert (run["images"], run["steps"]) == (10, 500)
+            points = torch.tensor([p for p in run["least"] if p[0] >= 10], dtype=torch.float64).log()
+            design = torch.stack([torch.ones(len(points), dtype=torch.float64), points[:, 0]], 1)
+            slopes.append(float(torch.linalg.lstsq(design, points[:, 1:]).solution[1, 0]))
+        shown = [f"{abs(s):.2f}" for s in (max(slopes), min(slopes))]
+        assert shown == re.findall(r"\d\.\d\d", said)
+        assert said in PAGE

@@ -56,3 +56,16 @@ def test_every_version_is_explained_on_the_page():
     assert occurring <= set(VARIANTS)
     assert all(f"\n- **{version}**: {VARIANTS[version]}" in PAGE for version in occurring)
     assert collection().notes in PAGE and collection().counted in PAGE and collection().closing.strip() in PAGE
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_the_page_counts_rows_by_how_many_images_they_have(name):
+    """`python scripts/scales.py` writes that table again."""
+    found, declared = published(name), experiments()[name].rows
+    have = {(row["variant"], *row["key"]): row["images"] for row in found["rows"]}
+    counts = {"none": 0, "few": 0, "some": 0, "all": 0}
+    for row in declared:
+        images, group = have.get((row.variant, *row.key), 0), row.cell.group
+        whole = found["images_wanted"] // group * group
+        counts["none" if not images else "all" if images >= whole else "few" if images <= 200 else "some"] += 1
+    assert f"\n| {name} | {len(declared)} | " + " | ".join(map(str, counts.values())) + " |\n" in PAGE

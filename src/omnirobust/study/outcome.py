@@ -57,6 +57,7 @@ class Outcome:
             f"variant {first[0]}" if len(self.experiment.variants) > 1 and first else "",
             begun=self.begun,
             untrained=self.untrained,
+            scales=tuple((self.images(r), r.cell.problems(self.wanted) * r.cell.group) for r in rows),
         )
 
     @property

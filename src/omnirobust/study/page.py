@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -35,7 +35,40 @@ def overview(found: Sequence[AnyOutcome], note: str, command: str, machines: Seq
     parts = [f"## {TITLE}", f"    {command}", note]
     if machines:
         parts.append("Measured on:\n\n" + "\n".join(f"- {machine}" for machine in machines))
-    return "\n\n".join([*parts, table(head, [_line(one) for one in found])]) + "\n"
+    parts.append(table(head, [_line(one) for one in found]))
+    counted = {one.summary.name: one.summary.scales for one in found if one.summary.scales}
+    return "\n\n".join([*parts, *([by_scale(counted)] if counted else [])]) + "\n"
+
+
+SMALL = 200
+"""Images that a row has at the least budget whose numbers are worth reading."""
+
+
+def by_scale(rows: Mapping[str, Sequence[tuple[int, int]]]) -> str:
+    """Return a table that counts rows by how many images they have.
+
+    Args:
+        rows: of each experiment, for each of its rows how many images it has and how many it should have.
+    """
+    kinds = (
+        lambda n, asked: n == 0,
+        lambda n, asked: 0 < n <= SMALL and n < asked,
+        lambda n, asked: SMALL < n < asked,
+        lambda n, asked: n > 0 and n >= asked,
+    )
+    head = [
+        "rows of",
+        "all",
+        "to be measured",
+        f"on up to {SMALL} images",
+        "on more, not all",
+        "on all that were asked",
+    ]
+    lines = [(name, [sum(kind(*row) for row in each) for kind in kinds]) for name, each in rows.items()]
+    if len(lines) > 1:
+        lines.append(("**all**", [sum(counts) for counts in zip(*[c for _, c in lines], strict=True)]))
+    said = "How many rows of attacks were measured on how many images:"
+    return f"{said}\n\n" + table(head, [[name, str(sum(counts)), *map(str, counts)] for name, counts in lines])
 
 
 def in_brief(one: AnyOutcome) -> str:

@@ -194,6 +194,8 @@ class Summary:
         what: "rows" or "trainings".
         begun: how many of them have fewer images than they should.
         untrained: models that it waits for.
+        scales: of each row how many images it has, 0 where it is to be measured, and how many it should have; empty
+            where rows are not counted so.
     """
 
     name: str
@@ -208,6 +210,7 @@ class Summary:
     what: str = "rows"
     begun: int = 0
     untrained: tuple[str, ...] = ()
+    scales: tuple[tuple[int, int], ...] = ()
 
 
 class AnyOutcome(Protocol):
