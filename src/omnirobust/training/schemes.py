@@ -51,11 +51,15 @@ class Scheme:
             mini-batch. "example": the weights that it had last (minmax alone; others have none to carry). "all":
             weights and perturbations, which return to their sets around it first: w^(t-1) and delta_i^(t-1), with
             which step t of Algorithm 2 begins. None: "all" under preset "paper", "none" otherwise; see
-            ``persisting``. That each example keeps its own is our reading: the paper's text has no mini-batches.
+            ``persisting``. That each example keeps its own is our reading: the paper's text has no mini-batches. Each
+            of these ascends first, then theta descends: the printed loop half an iteration on. Descending first, on
+            perturbations of an epoch ago, does not defend (0.1 % after 20 epochs, ``benchmarks/carried.py``). Needs
+            data that numbers its examples, and for "all" that does not move them: see ``fit`` for the cost.
         adversarial_ratio: share r of the adversarial examples in the loss, in [0, 1]. 0.5 weighs clean and attacked
             examples alike; 1 trains on attacked ones alone.
         preset: "paper" moves delta_k by step_size w_k times the raw gradient, as Algorithm 2 is printed, so that
-            attacks of low weight stall; None steps each attack by the normalised gradient of its own norm.
+            attacks of low weight stall, and carries what examples had (``persist``); None steps each attack by the
+            normalised gradient of its own norm.
         start: of the perturbations on each mini-batch, "random" in the ball or "zero".
         step_sizes: one a threat model, in units of the input (l0: a share of the radius). None: for linf and l2 five
             radii over ``steps``, at most 1.25, falling linearly; for l1 and l0 the adaptive direction's own; for the
