@@ -10,6 +10,7 @@ from torch import Tensor
 
 import omnirobust as orb
 from omnirobust.domains import losses
+from omnirobust.domains.grid import _just_beyond
 from omnirobust.domains.transforms import ImageTransform
 from omnirobust.domains.transforms.base import Columns
 
@@ -250,3 +251,15 @@ def test_what_a_grid_refuses(models, groups, y, change: dict, message: str) -> N
     given = {"x": groups, "y": y.view(3, 3)} | change
     with pytest.raises(ValueError, match=message):
         orb.DomainGrid(models, given.pop("x"), given.pop("y"), loss=losses.margin, shared=True, **given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-3.0, 0.1), (-(2.0**15), 2.0**14)])
+def test_a_clamp_by_hand_passes_gradients_where_autograd_does(dtype, ends):
+    """At the ends themselves, and one float to either side of them."""
+    low, high = (torch.tensor(end, dtype=dtype).to(dtype if dtype.itemsize > 2 else torch.float32) for end in ends)
+    far, slope = torch.tensor(float("inf")).to(low), torch.arange(1.0, 7.0).to(low)
+    points = torch.stack([end.nextafter(way) for end in (low, high) for way in (far, -far)] + [low, high])
+    points.requires_grad_(True).clamp(float(low), float(high)).backward(slope)
+    by_hand = torch.ops.aten.hardtanh_backward(slope, points.detach(), *_just_beyond(ends, dtype))
+    assert points.grad is not None and by_hand.tolist() == points.grad.tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from copy import copy
-from math import prod
+from math import inf, prod
 from typing import NamedTuple
 
 import torch
@@ -51,11 +51,11 @@ class _Cut(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """What a forward pass leaves: the images that gradients are taken at, logits, and where no clamp cut anything."""
+    """What a forward pass leaves: the images that gradients are taken at, logits, and the images before any clamp."""
 
     leaf: Tensor
     logits: Tensor
-    uncut: Tensor | None
+    moved: Tensor | None
 
 
 class DomainGrid:
@@ -140,6 +140,7 @@ class DomainGrid:
         self._range = bounds if shared and clip == "image" else None
         if self._range is not None:  # what sticks out by a rounding would look cut, and let no gradient through
             self._x = self._x.clamp(*self._range)
+            self._beyond = _just_beyond(self._range, self._x.dtype)
         self._seed, self._restart, self._calls = seed, restart, 0
         self._whole: dict[int, _Cut] = {}  # of models whose images all go through them at once
         self._foreign = not (getattr(loss, "__module__", None) or "").startswith("omnirobust.")
@@ -411,12 +412,10 @@ class DomainGrid:
         shifted = self._x[part.examples, part.rows] + delta[part.rows]
         if len(part.transforms) > 1:
             shifted = shifted.expand(len(part.transforms), *shifted.shape).flatten(0, 1)
-        leaf, uncut = classifier.arrange(shifted.flatten(0, 1).detach()), None
+        leaf, moved = classifier.arrange(shifted.flatten(0, 1).detach()), None
         if self._range is not None:
-            # the derivative of a clamp by hand: half the passes over memory that autograd takes for it
             moved, leaf = leaf, leaf.clamp(*self._range)
-            uncut = leaf == moved if grad else None
-        leaf = widened(leaf).requires_grad_(grad)
+        leaf = (widened(leaf) if leaf.dtype.itemsize < 4 else leaf).requires_grad_(grad)
         # transformations differ in what they keep: all passes of the first evaluation are watched
         watching = self._meter.watching(classifier.name, len(leaf), classifier.model) if self._meter and watch else None
         with watching or nullcontext():
@@ -430,7 +429,7 @@ class DomainGrid:
                 )
             except RowError as error:
                 raise self._by_global_row(error, part) from error.__cause__
-        return _Pass(leaf, logits, uncut)
+        return _Pass(leaf, logits, moved if grad else None)
 
     def _slope(self, classifier: Classifier, seen: _Pass, loss: Tensor, part: Part) -> Tensor:
         """Return the gradient of the sum of ``loss`` in the images before they were clamped, (r e b, *S)."""
@@ -438,7 +437,10 @@ class DomainGrid:
             slope = classifier.gradient(loss, seen.leaf, whose=", its own or a transformation's")
         except RowError as error:
             raise self._by_global_row(error, part) from error.__cause__
-        return slope if seen.uncut is None else slope.mul_(seen.uncut)
+        if seen.moved is None:
+            return slope
+        # the derivative of the clamp by hand: one pass over memory, of which autograd takes several
+        return torch.ops.aten.hardtanh_backward(slope, seen.moved.to(slope), *self._beyond)
 
     def _drawn(self, classifier: Classifier, views: Tensor, part: Part) -> Tensor:
         """Return the logits that a random model gives ``views``: it is called once a draw, each under its own seed.
@@ -491,3 +493,9 @@ class DomainGrid:
         counts = {c.name: c.classes for c in self._classifiers}
         if len(set(counts.values())) > 1:
             raise ValueError(f"models must agree on the number of classes, got {counts}")
+
+
+def _just_beyond(ends: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
+    """Return the ends of a range, each moved outwards by one float: strictly between them lies the closed range."""
+    low, high = torch.tensor(ends, dtype=dtype).to(dtype if dtype.itemsize > 2 else torch.float32).unbind()
+    return float(low.nextafter(low.new_tensor(-inf))), float(high.nextafter(high.new_tensor(inf)))
