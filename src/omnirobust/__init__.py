@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omnirobust.attacks.queries import BlackBox as BlackBox
     from omnirobust.attacks.recipes import attack_ensemble as attack_ensemble
     from omnirobust.attacks.recipes import attack_product as attack_product
     from omnirobust.attacks.recipes import attack_transforms as attack_transforms
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from omnirobust.core.history import History as History
     from omnirobust.core.projections import project_lp_box as project_lp_box
     from omnirobust.core.projections import project_simplex as project_simplex
+    from omnirobust.core.search import Search as Search
     from omnirobust.core.solver import Solution as Solution
     from omnirobust.core.solver import solve as solve
     from omnirobust.core.solver import stationarity as stationarity
@@ -54,6 +56,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Adaptive": "core.adaptive",
+    "BlackBox": "attacks.queries",
     "attack_ensemble": "attacks.recipes",
     "attack_product": "attacks.recipes",
     "attack_transforms": "attacks.recipes",
@@ -83,6 +86,7 @@ _HOMES = {
     "ProjectedAscent": "core.weights",
     "RawGradient": "core.directions",
     "Sign": "core.directions",
+    "Search": "core.search",
     "Solution": "core.solver",
     "solve": "core.solver",
     "stationarity": "core.solver",

@@ -5,6 +5,7 @@ They differ in what the domains are: models, the images of a group, transformati
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Unpack
 
@@ -197,6 +198,11 @@ def _attack(
     """Check the request as a whole, before anything runs; resolve it, and run it."""
     if torch.is_inference_mode_enabled():
         raise ValueError("an attack needs gradients: call it outside torch.inference_mode()")
+    queries, boxes = sys.modules.get("omnirobust.attacks.queries"), None  # who has no BlackBox enters no file for it
+    if queries is not None and (boxes := queries.boxes_of(models)):
+        options = queries.options_of(boxes, models, threat_model, options, task)
+        if "init" not in options and (known := queries.transfer(boxes, models)):
+            options = {**options, "init": _of_known(known, x, y, threat_model, options)}
     plan = Plan.of(task, threat_model, options, clip)
     shared = plan.shared
     as_groups(x, shared)  # what is wrong with the inputs is not blamed on what sees them
@@ -204,7 +210,8 @@ def _attack(
     plan.check_rows(len(x), tuple(feasible.shape))
     views = None if transforms is None else as_views(transforms, (x.flatten(0, 1) if shared else x)[:2].detach())
     plan = replace(plan, views=views)
-    grid = DomainGrid(
+    make = queries.grid_maker(plan.settings, plan.options) if boxes and queries else DomainGrid
+    grid = make(
         models, x, y, loss=plan.settings.loss, transforms=views, shared=shared,
         targeted=plan.options["targeted"], clip=plan.clip, samples=plan.options["samples"],
         precision=plan.options["precision"], bounds=threat_model.bounds, seed=plan.options["seed"],
@@ -217,3 +224,11 @@ def _attack(
     seen = None if transforms is None or views is None else {view.name: view.transform for view in views}
     origin = Origin(named_models(models), x.detach(), y, seen, plan, found.history.rows)
     return replace(as_asked(found, plan.options["history"]), origin=origin)
+
+
+def _of_known(known: Models, x: Tensor, y: Tensor, threat_model: ThreatModel, options: AttackOptions) -> Tensor:
+    """Return the perturbations that fool the differentiable models, where the search among the others starts."""
+    own: AttackOptions = {"targeted": options.get("targeted", False), "seed": options.get("seed", 0)}
+    if y.ndim > 1:  # each model its own labels: those of the surrogates are not among them
+        y = y[:, 0]
+    return _attack("ensemble", known, x, y, threat_model, own).delta

@@ -179,6 +179,7 @@ class _Batch:
                 self.grid.models, self._x, self.grid.labels, o["true_labels"], self.grid.sizes, shared=plan.shared,
                 targeted=o["targeted"],
             )  # fmt: skip
+        right = None if labels is None else self._right(adversarial, labels.of, draws)
         return AttackResult(
             adversarial=adversarial,
             delta=found.delta,
@@ -194,7 +195,8 @@ class _Batch:
             gradient_evaluations=self.grid.images * o["steps"] * o["restarts"] + self.grid.reach_images,
             zero_gradient=zero_gradient,
             settings=plan.describe(draws),
-            right=None if labels is None else self._right(adversarial, labels.of, draws),
+            right=right,
+            queries=self.grid.asked,
             already=None if labels is None else labels.already,
             notes=label_notes(o["targeted"], o["true_labels"]),
         )

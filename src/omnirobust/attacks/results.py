@@ -67,6 +67,8 @@ class AttackResult:
             where that label is ``y``, and the share 1 - ``success``.
         already: whether the clean input of domain k is in its target class before the attack, by its true label where
             that is known, or because the model says so, (B, K) bool; None for untargeted attacks.
+        queries: how many inputs each domain's model was asked for each row, (B, K) int64, judging included, where some
+            model is a ``BlackBox``: 0 of the others; None where all are differentiable.
         origin: what the attack was called with, models and inputs, for ``save`` and ``report``; copies and pickles of a
             result leave it out.
     """
@@ -88,6 +90,7 @@ class AttackResult:
     notes: tuple[str, ...] = ()
     right: Tensor | None = None
     already: Tensor | None = None
+    queries: Tensor | None = None
     origin: Origin | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,7 +154,7 @@ class AttackResult:
 
     def to(self, device: torch.device | str) -> AttackResult:
         """Move all tensors to ``device``; ``zero_gradient`` stays on the processor."""
-        names = ("adversarial", "delta", "weights", "losses", "fooled", "success", "right", "already")
+        names = ("adversarial", "delta", "weights", "losses", "fooled", "success", "right", "already", "queries")
         moved = {name: value.to(device) for name in names if (value := getattr(self, name)) is not None}
         return replace(self, history=self.history.to(device), **moved)
 
@@ -236,6 +239,7 @@ def join_results(parts: Sequence[AttackResult]) -> AttackResult:
         success=torch.cat([p.success for p in parts]),
         right=_joined([p.right for p in parts]),
         already=_joined([p.already for p in parts]),
+        queries=_joined([p.queries for p in parts]),
         history=join_histories([p.history for p in parts]),
         zero_gradient=torch.stack([p.zero_gradient * (len(p.fooled) / total) for p in parts]).sum(0),
         notes=joined_notes(p.notes for p in parts),

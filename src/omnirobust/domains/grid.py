@@ -101,6 +101,8 @@ class DomainGrid:
     Reference: the paper, Section 2.2, problems (5), (6) and (7).
     """
 
+    asked: Tensor | None = None  # how many inputs models that only answer were asked, where there are any
+
     def __init__(
         self,
         models: Models,

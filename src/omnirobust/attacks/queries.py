@@ -1,0 +1,65 @@
+"""What an attack is where some of its models can only be asked: how it moves, for how long, from where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+from omnirobust.attacks.options import AttackOptions
+from omnirobust.attacks.presets import AttackSettings
+from omnirobust.core.search import Search
+from omnirobust.core.threat_models import ThreatModel
+from omnirobust.domains.blackbox.box import BlackBox as BlackBox
+from omnirobust.domains.blackbox.grid import QueryGrid
+from omnirobust.domains.classifier import Model, Models, named_models
+
+_STEPS = 1000
+"""Steps of a search where neither steps nor queries are given."""
+
+
+def boxes_of(models: Models) -> dict[str, BlackBox]:
+    """Return those models that only answer, by name."""
+    return {name: model for name, model in named_models(models).items() if isinstance(model, BlackBox)}
+
+
+def options_of(
+    boxes: Mapping[str, BlackBox], models: Models, threat_model: ThreatModel, given: AttackOptions, task: str
+) -> AttackOptions:
+    """Return the options of an attack on models of which ``boxes`` only answer: what is not given is chosen for them.
+
+    Under linf a search moves, unless a direction or a preset is given; problems stop once they are fooled, and steps
+    are as many as the questions allow.
+
+    Raises:
+        ValueError: if the attack is none of an ensemble, or the questions do not suffice for one step.
+    """
+    if task != "ensemble":
+        raise ValueError("a BlackBox can be a model of attack_ensemble alone")
+    chosen: dict[str, Any] = {"stop_when_fooled": True, **given}
+    linf = threat_model.name == "linf"
+    if linf and chosen.get("direction") is None and chosen.get("preset") is None:
+        told = len(boxes) < len(named_models(models)) or any(box.guides for box in boxes.values())
+        chosen["direction"] = Search(informed=told)
+    searching = isinstance(chosen.get("direction"), Search)
+    for name, box in boxes.items():
+        if box.queries is not None and box.queries < 2:
+            raise ValueError(f"queries of model {name!r} must be >= 2, one step's, got {box.queries}")
+    if "steps" not in chosen:
+        limits = [box.queries for box in boxes.values() if box.queries is not None]
+        each = 1 if searching else 1 + min(box.samples // 2 * 2 for box in boxes.values())
+        if limits or searching:
+            chosen["steps"] = max(1, (min(limits) if limits else _STEPS) // each)
+    return cast(AttackOptions, chosen)
+
+
+def grid_maker(settings: AttackSettings, options: AttackOptions) -> Callable[..., QueryGrid]:
+    """Return what makes the domains of models of which some only answer, from what ``DomainGrid`` takes."""
+    searching, spare = isinstance(settings.direction, Search), 0 if settings.keep == "best" else 1
+    return partial(QueryGrid, search=searching, stop=options["stop_when_fooled"], spare=spare)
+
+
+def transfer(boxes: Mapping[str, BlackBox], models: Models) -> dict[str, Model]:
+    """Return what is differentiable among the models and the surrogates: a perturbation of these is a good start."""
+    own = {name: model for name, model in named_models(models).items() if name not in boxes}
+    return own | {f"{name}/{guide}": m for name, box in boxes.items() for guide, m in box.guides.items()}

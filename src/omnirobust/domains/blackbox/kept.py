@@ -1,0 +1,97 @@
+"""Answers on disk: one file that only grows, so that a killed run loses at most the record that it was writing."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+_NAME = "answers.bin"
+_HEAD = 128
+"""Bytes of the first line, which says what the records are."""
+
+_DIGEST, _CHECK = 16, 4
+
+
+class Kept:
+    """The answers of one model, by the digest of the input.
+
+    A record is the digest, the answer in float64 and a check sum, all of one size; records of a batch are appended in
+    one write, and reach the disk before anything is done with them. What a kill cut off at the end is dropped.
+
+    Args:
+        path: a file, or a folder in which ``answers.bin`` is the file; made if it is not there.
+        output: what the answers are, a word that must be that of the file.
+
+    Raises:
+        ValueError: if the file is something else, or holds answers of another kind.
+    """
+
+    def __init__(self, path: Path, output: str) -> None:
+        self._file = path / _NAME if path.is_dir() or not path.suffix else path
+        self._output, self._width = output, 0
+        self.answers: dict[bytes, np.ndarray] = {}
+        if self._file.exists():
+            self._read()
+
+    def add(self, found: Mapping[bytes, np.ndarray]) -> None:
+        """Keep answers, each (C,) float64."""
+        new = {key: answer for key, answer in found.items() if key not in self.answers}
+        if not new:
+            return
+        self._begin(len(next(iter(new.values()))))
+        records = b"".join(_record(key, answer) for key, answer in new.items())
+        with self._file.open("ab", buffering=0) as file:
+            file.write(records)
+            os.fsync(file.fileno())
+        self.answers |= new
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return those answers of ``keys`` that are there."""
+        return {key: self.answers[key] for key in keys if key in self.answers}
+
+    def _begin(self, width: int) -> None:
+        if self._width == 0:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            head = json.dumps({"omnirobust": "answers", "output": self._output, "classes": width})
+            self._file.write_bytes(head.ljust(_HEAD - 1).encode() + b"\n")
+            self._width = width
+        if width != self._width:
+            raise ValueError(f"store {self._file} holds answers of {self._width} numbers, got one of {width}")
+
+    def _read(self) -> None:
+        whole = self._file.read_bytes()
+        if len(whole) < _HEAD:  # killed while it was made: nothing is lost
+            if whole and not whole.startswith(b'{"omnirobust"'):
+                raise ValueError(f"store {self._file} is no file of answers")
+            return
+        self._width = self._check(whole[:_HEAD])
+        size, ends = _DIGEST + 8 * self._width + _CHECK, _HEAD
+        for begin in range(_HEAD, len(whole) - size + 1, size):
+            record = whole[begin : begin + size]
+            if zlib.crc32(record[:-_CHECK]).to_bytes(_CHECK, "little") != record[-_CHECK:]:
+                break
+            self.answers[record[:_DIGEST]] = np.frombuffer(record[_DIGEST:-_CHECK], "<f8")
+            ends = begin + size
+        if ends < len(whole):
+            with self._file.open("r+b") as file:
+                file.truncate(ends)
+
+    def _check(self, head: bytes) -> int:
+        try:
+            told = json.loads(head)
+            output, width = told["output"], told["classes"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"store {self._file} is no file of answers") from error
+        if output != self._output:
+            raise ValueError(f"store {self._file} holds {output}, and output is {self._output!r}")
+        return int(width)
+
+
+def _record(key: bytes, answer: np.ndarray) -> bytes:
+    body = key + np.ascontiguousarray(answer, "<f8").tobytes()
+    return body + zlib.crc32(body).to_bytes(_CHECK, "little")

@@ -1,0 +1,178 @@
+"""Models that only answer, in attacks: what is asked is counted by the model itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import omnirobust as orb
+from omnirobust.domains.blackbox import asking
+from omnirobust.domains.blackbox.kept import Kept
+
+
+def net(seed: int) -> nn.Module:
+    """Return a small classifier of 8 x 8 images, its weights drawn from ``seed``."""
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in layers.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / 3
+    return layers.eval()
+
+
+class Service:
+    """A model that counts which inputs it was asked, and fails as often as it is told."""
+
+    def __init__(self, seed: int = 1, fail: int = 0) -> None:
+        self.model, self.seen, self.fail = net(seed), Counter[bytes](), fail
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        if self.fail:
+            self.fail -= 1
+            raise TimeoutError("late")
+        assert not batch.requires_grad and float(batch.min()) >= 0 and float(batch.max()) <= 1
+        self.seen.update(row.numpy().tobytes() for row in batch)
+        return self.model(batch)
+
+
+X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = net(1)(X).argmax(1)
+LINF, L2 = orb.Linf(0.1), orb.L2(0.7)
+
+
+@pytest.mark.parametrize("threat", [LINF, L2, orb.L1(4.0), orb.L0(6)])
+def test_queries_are_what_the_model_counts_and_never_more_than_allowed(threat: orb.ThreatModel) -> None:
+    service = Service()
+    result = orb.attack_ensemble([orb.BlackBox(service, queries=60, samples=8)], X, Y, threat)
+    assert result.queries is not None and result.queries.shape == (6, 1)
+    assert int(result.queries.sum()) == service.seen.total() and max(service.seen.values()) == 1
+    assert int(result.queries.max()) <= 60
+    judged = service.model(result.adversarial).argmax(1) != Y
+    assert torch.equal(judged, result.fooled[:, 0])
+    assert bool(threat.around(X).contains(result.delta).all())
+
+
+def test_a_limit_ends_an_attack_of_more_steps_than_it_allows() -> None:
+    service = Service()
+    result = orb.attack_ensemble([orb.BlackBox(service, queries=7)], X, Y, orb.Linf(0.001), steps=50)
+    assert result.queries is not None and result.queries.tolist() == [[7]] * 6
+    assert service.seen.total() == 42
+
+
+@pytest.mark.parametrize("threat", [LINF, L2])
+def test_rows_do_not_depend_on_their_batch(threat: orb.ThreatModel) -> None:
+    whole, parts = (
+        orb.attack_ensemble([orb.BlackBox(Service(), queries=50)], X, Y, threat, batch_size=size) for size in (None, 2)
+    )
+    assert torch.equal(whole.fooled, parts.fooled)
+    assert whole.queries is not None and parts.queries is not None and torch.equal(whole.queries, parts.queries)
+
+
+def test_a_search_beats_nothing_at_all_and_a_surrogate_saves_questions() -> None:
+    alone = orb.attack_ensemble([orb.BlackBox(Service(), queries=300)], X, Y, LINF)
+    helped = orb.attack_ensemble([orb.BlackBox(Service(), queries=300, surrogates=[net(1)])], X, Y, LINF)
+    assert alone.asr_all > 0.5
+    assert helped.asr_all >= alone.asr_all
+    assert helped.queries is not None and alone.queries is not None
+    assert int(helped.queries.sum()) * 2 <= int(alone.queries.sum())
+
+
+def test_it_stands_beside_a_differentiable_model_with_a_weight() -> None:
+    models = {"white": net(2), "black": orb.BlackBox(Service(), queries=80)}
+    y = torch.stack([net(2)(X).argmax(1), Y], 1)
+    result = orb.attack_ensemble(models, X, y, orb.Linf(0.2))
+    assert result.queries is not None and result.queries[:, 0].tolist() == [0] * 6
+    assert 0 < int(result.queries[:, 1].max()) <= 80
+    assert torch.allclose(result.weights.sum(1), torch.ones(6)) and bool((result.weights > 0).all())
+    assert result.asr_avg > 0.5
+
+
+def test_probabilities_fool_as_their_logits_do() -> None:
+    service = Service()
+    box = orb.BlackBox(lambda x: service(x).softmax(1).numpy(), output="probabilities", queries=100)
+    result = orb.attack_ensemble([box], X, Y, LINF)
+    assert torch.equal(service.model(result.adversarial).argmax(1) != Y, result.fooled[:, 0])
+
+
+def test_a_store_answers_a_second_run_and_what_a_killed_one_has_asked(tmp_path: Path) -> None:
+    def attack(service: Service) -> orb.AttackResult:
+        return orb.attack_ensemble([orb.BlackBox(service, queries=40, store=tmp_path / "a", retries=0)], X, Y, LINF)
+
+    class Killed(Service):
+        def __call__(self, batch: Tensor) -> Tensor:
+            if self.seen.total() > 60:
+                raise KeyboardInterrupt
+            return super().__call__(batch)
+
+    killed, later, last, free = Killed(), Service(), Service(), Service()
+    with pytest.raises(KeyboardInterrupt):
+        attack(killed)
+    first, again = attack(later), attack(last)
+    alone = orb.attack_ensemble([orb.BlackBox(free, queries=40)], X, Y, LINF)
+    assert not killed.seen & later.seen and killed.seen + later.seen == free.seen
+    assert last.seen.total() == 0
+    for result in (first, again):
+        assert torch.equal(result.delta, alone.delta)
+        assert result.queries is not None and alone.queries is not None and torch.equal(result.queries, alone.queries)
+
+
+def test_a_record_that_a_kill_cut_off_is_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "answers.bin"
+    kept = Kept(file, "logits")
+    keys = [bytes([i]) * 16 for i in range(3)]
+    kept.add({key: torch.arange(4).double().numpy() + i for i, key in enumerate(keys)})
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-5])
+    found = Kept(file, "logits")
+    assert list(found.answers) == keys[:2] and found.answers[keys[1]].tolist() == [1, 2, 3, 4]
+    found.add({keys[2]: torch.arange(4).double().numpy() + 2})
+    assert file.read_bytes() == whole
+    with pytest.raises(ValueError, match="holds logits, and output is 'probabilities'"):
+        Kept(file, "probabilities")
+
+
+def test_what_fails_is_tried_again_then_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(asking.time, "sleep", waits.append)
+    calm, late = (
+        orb.attack_ensemble([orb.BlackBox(Service(fail=n), queries=20)], X, Y, LINF) for n in (0, 3)
+    )  # fmt: skip
+    assert torch.equal(calm.delta, late.delta) and waits == [0.25, 0.5, 1.0]
+    with pytest.raises(ValueError, match=r"^model 'api' gave no answer, asked 4 times in a row: .*late"):
+        orb.attack_ensemble({"api": orb.BlackBox(Service(fail=9), queries=20)}, X, Y, LINF)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"output": "scores"}, "output must be 'logits' or 'probabilities', got 'scores'"),
+        ({"queries": 0}, "queries must be a whole number >= 1, got 0"),
+        ({"samples": 1}, "samples must be a whole number >= 2, got 1"),
+        ({"retries": -1}, "retries must be a whole number >= 0, got -1"),
+    ],
+)
+def test_arguments_are_refused_in_a_sentence(given: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        orb.BlackBox(Service(), **given)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_cannot_be_read_is_named() -> None:
+    for f, told in (
+        (lambda x: x.flatten(1).argmax(1), r"model 'm' must answer 6 inputs with \(6, C\) logits, C >= 2, got shape"),
+        (lambda x: torch.full((len(x), 3), torch.nan), "model 'm' answered NaN or infinity"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            orb.attack_ensemble({"m": orb.BlackBox(f)}, X, Y, LINF)
+    with pytest.raises(ValueError, match="a BlackBox can be a model of attack_ensemble alone"):
+        orb.attack_universal(orb.BlackBox(Service()), X.unsqueeze(1), Y.unsqueeze(1), LINF)
+
+
+def test_the_estimate_of_a_linear_model_with_as_many_pairs_as_pixels_is_its_gradient() -> None:
+    matrix = torch.randn(3, 5, generator=torch.Generator().manual_seed(3))
+    box = orb.BlackBox(lambda x: x @ matrix.T, samples=10)
+    leaf = torch.full((4, 5), 0.5).requires_grad_()
+    (slope,) = torch.autograd.grad((box(leaf) * torch.tensor([1.0, -2.0, 0.5])).sum(), leaf)
+    assert torch.allclose(slope, (torch.tensor([1.0, -2.0, 0.5]) @ matrix).expand(4, 5), atol=1e-4)
