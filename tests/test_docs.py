@@ -50,8 +50,12 @@ def test_every_piece_of_the_page_on_ensembles_runs(digits, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     space = {}
     pieces = re.findall(r"```python\n(.*?)```", (DOCS / "ensembles.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(pieces) == 2
+    assert len(pieces) == 3
     exec(compile("\n".join(pieces), "ensembles.md", "exec"), space)
+    mixed = space["mixed"]
+    assert (
+        bool((mixed.queries[:, 1] == 0).all()) and bool((mixed.queries[:, 0] > 0).all()) and mixed.queries.max() <= 200
+    )
     assert (tmp_path / "runs/mine/report.html").read_bytes() == (tmp_path / "mine.html").read_bytes()
     result, average = space["result"], space["average"]
     assert result.adversarial.shape == result.delta.shape == (40, 1, 8, 8)
