@@ -198,3 +198,25 @@ def test_what_compares_gradients_of_one_perturbation_is_refused_where_there_are_
 def test_sizes_that_are_none_are_refused(make, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         make()
+
+
+def test_no_gradient_at_all_and_infinite_losses_give_weights() -> None:
+    nowhere = evaluation([[0.0, 0.0], [0.0, 0.0]], [True, True])
+    for pull in (None, 0.0, 1.0, 100.0, 1e300):
+        assert least(orb.MinNorm(pull), nowhere).tolist() == [[0.5, 0.5]]
+    tiny = evaluation([[1e-170, 0.0], [0.0, 1e-170]], [True, False])
+    assert bool(least(orb.MinNorm(100.0), tiny).isfinite().all())
+    start = torch.full((1, 3), 1 / 3, dtype=torch.float64)
+    for rule in (orb.CVaR(0.5), orb.ChiSquare(0.5), orb.Tilted(0.5)):
+        w = rule.step(start, torch.tensor([[math.inf, 0.0, 1.0]], dtype=torch.float64))
+        assert bool(w.isfinite().all()) and int(w.argmax()) == 0
+
+
+@pytest.mark.parametrize("radius", [1e-9, 1e-7, 1e-4])
+def test_the_entropy_of_a_tilt_is_its_radius_however_small(radius: float) -> None:
+    losses = torch.linspace(0, 1, 7, dtype=torch.float64)[None]
+    w = orb.Tilted(radius).step(torch.full((1, 7), 1 / 7, dtype=torch.float64), losses)
+    # by the series: 7 w log(7 w) is exact to the third order, where the sum of the logarithms would cancel
+    off = 7 * w - 1
+    entropy = float((off**2 / 2 - off**3 / 6 + off**4 / 12).mean())
+    assert entropy == pytest.approx(radius, rel=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from omnirobust.attacks.options import AttackOptions
@@ -12,6 +13,7 @@ from omnirobust.core.search import Search
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.domains.blackbox.box import BlackBox as BlackBox
 from omnirobust.domains.blackbox.grid import QueryGrid
+from omnirobust.domains.blackbox.kept import Kept
 from omnirobust.domains.classifier import Model, Models, named_models
 
 _STEPS = 1000
@@ -42,6 +44,11 @@ def options_of(
         told = len(boxes) < len(named_models(models)) or any(box.guides for box in boxes.values())
         chosen["direction"] = Search(informed=told)
     searching = isinstance(chosen.get("direction"), Search)
+    if searching and chosen.get("keep") == "last":
+        raise ValueError("keep must be 'best' where a search moves, got 'last': it may have rejected that proposal")
+    stores = [Kept.place(Path(box.store)) for box in boxes.values() if box.store is not None]
+    if len(set(stores)) < len(stores):
+        raise ValueError(f"store must belong to one model alone, got {stores[0]} for several")
     for name, box in boxes.items():
         if box.queries is not None and box.queries < 2:
             raise ValueError(f"queries of model {name!r} must be >= 2, one step's, got {box.queries}")

@@ -198,8 +198,10 @@ def _attack(
     """Check the request as a whole, before anything runs; resolve it, and run it."""
     if torch.is_inference_mode_enabled():
         raise ValueError("an attack needs gradients: call it outside torch.inference_mode()")
-    queries, boxes = sys.modules.get("omnirobust.attacks.queries"), None  # who has no BlackBox enters no file for it
-    if queries is not None and (boxes := queries.boxes_of(models)):
+    queries = boxes = None
+    if "omnirobust.domains.blackbox.box" in sys.modules:  # who has no BlackBox enters no file for it
+        from omnirobust.attacks import queries
+    if queries and (boxes := queries.boxes_of(models)):
         options = queries.options_of(boxes, models, threat_model, options, task)
         if "init" not in options and (known := queries.transfer(boxes, models)):
             options = {**options, "init": _of_known(known, x, y, threat_model, options)}

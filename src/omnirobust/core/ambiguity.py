@@ -8,7 +8,7 @@ case. ``MinNorm`` is the rule of multi-objective descent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, log
 from typing import ClassVar
 
 import torch
@@ -21,8 +21,11 @@ from omnirobust.core.weights import StartsUniform
 _HALVINGS = 60
 """Of an interval of exponents: what is left is below float64's resolution of a weight."""
 
-_PAIRS = 400
-"""Most exchanges between two weights in the search of the least norm; a dozen do for three domains."""
+_PAIRS = 100
+"""Most exchanges between two weights for each domain in the search of the least norm; a dozen in all do for three."""
+
+_FORBIDS = 1e6
+"""A pull, in units of the largest squared gradient, that leaves next to no weight."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +166,16 @@ class MinNorm(StartsUniform):
     def step_evaluated(self, weights: Tensor, evaluation: Evaluation) -> Tensor:
         """Return the weights of least norm, (B, K).
 
-        Cost: the products of K gradients with each other, and a search on (B, K, K) to a gap of 1e-9 of the largest.
+        Cost: the products of K gradients with each other, and a search on (B, K, K), to a gap of 1e-9 of the
+        largest or for 100 K exchanges.
         """
         assert evaluation.grads is not None
         slopes = torch.stack([grad.flatten(1) for grad in evaluation.grads], 1).double()
         products = slopes @ slopes.mT
-        largest = products.diagonal(dim1=1, dim2=2).amax(1).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        largest = products.diagonal(dim1=1, dim2=2).amax(1)[:, None]
+        largest = largest.masked_fill(largest == 0, 1)  # no gradient at all: every weight is as short
         fooled = torch.zeros_like(weights, dtype=torch.bool) if evaluation.fooled is None else evaluation.fooled
-        pull = fooled * (0.0 if self.pull is None else self.pull) / largest
+        pull = fooled * ((self.pull or 0.0) / largest).clamp_max(_FORBIDS)
         seen = ~fooled | fooled.all(1, keepdim=True) if self.pull is None else torch.ones_like(fooled)
         return _least(products / largest[:, :, None], pull, seen).to(weights)
 
@@ -181,7 +186,7 @@ def _check_radius(radius: float) -> None:
 
 def _spread(losses: Tensor) -> Tensor:
     """Return losses in [-1, 0], in units of each row's largest difference: no maximiser depends on it. In float64."""
-    F = losses.double()
+    F = losses.double().clamp(-1e300, 1e300)
     F = F - F.amax(1, keepdim=True)
     return F / -F.amin(1, keepdim=True).clamp_max(-torch.finfo(torch.float64).tiny)
 
@@ -189,7 +194,7 @@ def _spread(losses: Tensor) -> Tensor:
 def _entropy(F: Tensor, exponent: Tensor) -> Tensor:
     """Return the relative entropy to 1/K of the weights that are proportional to exp(2^exponent F), (B, 1)."""
     logs = (F * exponent.exp2()).log_softmax(1)
-    return (logs.exp() * logs.masked_fill(logs.isneginf(), 0)).sum(1, keepdim=True) + torch.tensor(F.shape[1]).log()
+    return (logs.exp() * logs.masked_fill(logs.isneginf(), 0)).sum(1, keepdim=True) + log(F.shape[1])
 
 
 def _least(products: Tensor, pull: Tensor, seen: Tensor) -> Tensor:
@@ -205,7 +210,7 @@ def _least(products: Tensor, pull: Tensor, seen: Tensor) -> Tensor:
     """
     w = seen.double() / seen.sum(1, keepdim=True)
     rows = torch.arange(len(w), device=w.device)
-    for _ in range(_PAIRS):
+    for _ in range(_PAIRS * w.shape[1]):
         slope = (products @ w[:, :, None]).squeeze(2) + pull
         to = slope.masked_fill(~seen, torch.inf).argmin(1)
         off = slope.masked_fill(w <= 0, -torch.inf).argmax(1)

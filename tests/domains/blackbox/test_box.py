@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -176,3 +179,73 @@ def test_the_estimate_of_a_linear_model_with_as_many_pairs_as_pixels_is_its_grad
     leaf = torch.full((4, 5), 0.5).requires_grad_()
     (slope,) = torch.autograd.grad((box(leaf) * torch.tensor([1.0, -2.0, 0.5])).sum(), leaf)
     assert torch.allclose(slope, (torch.tensor([1.0, -2.0, 0.5]) @ matrix).expand(4, 5), atol=1e-4)
+
+
+WEIGHT = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+
+
+def linear(batch: torch.Tensor) -> torch.Tensor:
+    return batch.flatten(1) @ WEIGHT
+
+
+def rows_of_twelve() -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.rand(10, 12, generator=torch.Generator().manual_seed(1))
+    return x, linear(x).argmax(1)
+
+
+def test_a_model_that_writes_its_answers_over_each_other_is_read_in_time():
+    buffer, (x, y) = np.zeros((4000, 3)), rows_of_twelve()
+
+    def reusing(batch):
+        buffer[: len(batch)] = linear(batch).numpy()
+        return buffer[: len(batch)]
+
+    for f in (reusing, linear):
+        found = orb.attack_ensemble({"b": orb.BlackBox(f, queries=50)}, x, y, orb.Linf(0.1, bounds=(-9, 9)), seed=1)
+        assert torch.equal(found.fooled[:, 0], linear(found.adversarial).argmax(1) != y)
+
+
+def test_a_store_belongs_to_one_model_and_is_never_emptied(tmp_path):
+    x, y = rows_of_twelve()
+    both = {name: orb.BlackBox(linear, store=tmp_path / "s.bin", queries=20) for name in "ab"}
+    with pytest.raises(ValueError, match="store must belong to one model alone, got "):
+        orb.attack_ensemble(both, x, y, orb.Linf(0.1))
+    first, second = (Kept(tmp_path / "t.bin", "logits") for _ in range(2))
+    first.add({b"a" * 16: np.ones(3)})
+    second.add({b"b" * 16: np.ones(3)})
+    assert len(Kept(tmp_path / "t.bin", "logits").answers) == 2
+    (tmp_path / "plain").write_bytes(b"")
+    Kept(tmp_path / "plain", "logits").add({b"a" * 16: np.ones(3)})
+    assert len(Kept(tmp_path / "plain", "logits").answers) == 1
+
+
+@pytest.mark.parametrize(("queries", "samples"), [(17, 16), (9, 8), (40, 4), (3, 2)])
+def test_no_more_is_asked_than_allowed_where_the_last_iterate_is_kept(queries, samples):
+    x, y = rows_of_twelve()
+    asked = [0]
+
+    def counted(batch):
+        asked[0] += len(batch)
+        return linear(batch)
+
+    box = orb.BlackBox(counted, queries=queries, samples=samples)
+    found = orb.attack_ensemble({"b": box}, x, y, orb.L2(0.02), keep="last")
+    assert found.queries.max() <= queries and int(found.queries.sum()) == asked[0]
+
+
+def test_a_search_keeps_the_best():
+    x, y = rows_of_twelve()
+    with pytest.raises(ValueError, match="keep must be 'best' where a search moves"):
+        orb.attack_ensemble({"b": orb.BlackBox(linear)}, x, y, orb.Linf(0.1), keep="last")
+
+
+def test_a_black_box_from_a_pickle_is_one(tmp_path):
+    (tmp_path / "fm.py").write_text("import torch\ndef f(b):\n    return b.flatten(1)[:, :3]\n")
+    make = "import pickle, fm, omnirobust as o; pickle.dump(o.BlackBox(fm.f, queries=5), open('b.pkl', 'wb'))"
+    use = (
+        "import pickle, torch, omnirobust as o; b = pickle.load(open('b.pkl', 'rb')); x = torch.rand(4, 12)\n"
+        "r = o.attack_ensemble({'b': b}, x, x[:, :3].argmax(1), o.Linf(0.01)); print(int(r.queries.max()))"
+    )
+    for words in (make, use):
+        done = subprocess.run([sys.executable, "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) <= 5

@@ -80,7 +80,7 @@ class Oracle:
         """Return an answer as (n, C) float64."""
         try:
             read = answer.detach().cpu() if isinstance(answer, Tensor) else torch.as_tensor(np.asarray(answer))
-            values = read.double().numpy()
+            values = read.double().numpy().copy()  # the model may write its next answer over this one
         except (TypeError, ValueError, RuntimeError) as error:
             raise NoAnswerError(f"must answer with numbers, got {described(answer)}") from error
         if values.ndim != 2 or len(values) != n or values.shape[1] < 2:

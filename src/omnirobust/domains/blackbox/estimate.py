@@ -40,7 +40,8 @@ def estimated(
     pairs = asked.samples // 2
     if asked.limit is not None and at is not None:
         rows = torch.tensor(at[0]) - asked.first_row
-        short = asked.left(rows) < 2 * pairs * torch.bincount(rows)[rows]
+        # an estimate that leaves no question for where it leads is worth nothing
+        short = asked.left(rows) - 1 < 2 * pairs * torch.bincount(rows)[rows]
         if bool(short.any()):
             return _where_asked(asked, batch, at, direction, priors, ~short)
     n, size = len(batch), batch[0].numel()

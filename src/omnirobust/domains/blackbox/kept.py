@@ -32,11 +32,16 @@ class Kept:
     """
 
     def __init__(self, path: Path, output: str) -> None:
-        self._file = path / _NAME if path.is_dir() or not path.suffix else path
+        self.file = self.place(path)
         self._output, self._width = output, 0
         self.answers: dict[bytes, np.ndarray] = {}
-        if self._file.exists():
+        if self.file.exists():
             self._read()
+
+    @staticmethod
+    def place(path: Path) -> Path:
+        """Return the file that ``path`` stands for, resolved."""
+        return (path / _NAME if path.is_dir() or not (path.suffix or path.is_file()) else path).resolve()
 
     def add(self, found: Mapping[bytes, np.ndarray]) -> None:
         """Keep answers, each (C,) float64."""
@@ -45,7 +50,7 @@ class Kept:
             return
         self._begin(len(next(iter(new.values()))))
         records = b"".join(_record(key, answer) for key, answer in new.items())
-        with self._file.open("ab", buffering=0) as file:
+        with self.file.open("ab", buffering=0) as file:
             file.write(records)
             os.fsync(file.fileno())
         self.answers |= new
@@ -56,18 +61,19 @@ class Kept:
 
     def _begin(self, width: int) -> None:
         if self._width == 0:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            head = json.dumps({"omnirobust": "answers", "output": self._output, "classes": width})
-            self._file.write_bytes(head.ljust(_HEAD - 1).encode() + b"\n")
-            self._width = width
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            if not self.file.exists() or self.file.stat().st_size < _HEAD:
+                head = json.dumps({"omnirobust": "answers", "output": self._output, "classes": width})
+                self.file.write_bytes(head.ljust(_HEAD - 1).encode() + b"\n")
+            self._read()  # another one may have begun it meanwhile
         if width != self._width:
-            raise ValueError(f"store {self._file} holds answers of {self._width} numbers, got one of {width}")
+            raise ValueError(f"store {self.file} holds answers of {self._width} numbers, got one of {width}")
 
     def _read(self) -> None:
-        whole = self._file.read_bytes()
+        whole = self.file.read_bytes()
         if len(whole) < _HEAD:  # killed while it was made: nothing is lost
             if whole and not whole.startswith(b'{"omnirobust"'):
-                raise ValueError(f"store {self._file} is no file of answers")
+                raise ValueError(f"store {self.file} is no file of answers")
             return
         self._width = self._check(whole[:_HEAD])
         size, ends = _DIGEST + 8 * self._width + _CHECK, _HEAD
@@ -78,7 +84,7 @@ class Kept:
             self.answers[record[:_DIGEST]] = np.frombuffer(record[_DIGEST:-_CHECK], "<f8")
             ends = begin + size
         if ends < len(whole):
-            with self._file.open("r+b") as file:
+            with self.file.open("r+b") as file:
                 file.truncate(ends)
 
     def _check(self, head: bytes) -> int:
@@ -86,9 +92,9 @@ class Kept:
             told = json.loads(head)
             output, width = told["output"], told["classes"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"store {self._file} is no file of answers") from error
+            raise ValueError(f"store {self.file} is no file of answers") from error
         if output != self._output:
-            raise ValueError(f"store {self._file} holds {output}, and output is {self._output!r}")
+            raise ValueError(f"store {self.file} holds {output}, and output is {self._output!r}")
         return int(width)
 
 
