@@ -21,7 +21,10 @@ from omnirobust.core.weights import StartsUniform
 _HALVINGS = 60
 """Of an interval of exponents: what is left is below float64's resolution of a weight."""
 
-_PAIRS = 100
+_GAP = 1e-9
+"""How far the least norm may be missed, in units of the largest squared gradient."""
+
+_PAIRS = 4000
 """Most exchanges between two weights for each domain in the search of the least norm; a dozen in all do for three."""
 
 _FORBIDS = 1e6
@@ -167,7 +170,7 @@ class MinNorm(StartsUniform):
         """Return the weights of least norm, (B, K).
 
         Cost: the products of K gradients with each other, and a search on (B, K, K), to a gap of 1e-9 of the
-        largest or for 100 K exchanges.
+        largest or for 4,000 K exchanges.
         """
         assert evaluation.grads is not None
         slopes = torch.stack([grad.flatten(1) for grad in evaluation.grads], 1).double()
@@ -205,20 +208,21 @@ def _least(products: Tensor, pull: Tensor, seen: Tensor) -> Tensor:
         pull: (B, K).
         seen: (B, K) bool, one or more a row.
 
-    Each exchange takes from the weighted domain of the steepest slope and gives to the one of the gentlest, as far as
-    is best: exact for two domains. The gap between both slopes bounds how far the value is from the least.
+    Each exchange gives to the domain of the gentlest slope and takes from the one where that gains most, as far as is
+    best: exact for two domains. The gap between the slopes bounds how far the value is from the least.
     """
     w = seen.double() / seen.sum(1, keepdim=True)
     rows = torch.arange(len(w), device=w.device)
     for _ in range(_PAIRS * w.shape[1]):
         slope = (products @ w[:, :, None]).squeeze(2) + pull
         to = slope.masked_fill(~seen, torch.inf).argmin(1)
-        off = slope.masked_fill(w <= 0, -torch.inf).argmax(1)
-        gap = slope[rows, off] - slope[rows, to]
-        if bool((gap <= 1e-9).all()):
+        above = (slope - slope[rows, to][:, None]).masked_fill(w <= 0, 0).clamp_min(0)
+        if bool((above.amax(1) <= _GAP).all()):
             break
-        curve = products[rows, to, to] + products[rows, off, off] - 2 * products[rows, to, off]
-        moved = (gap / curve.clamp_min(1e-300)).minimum(w[rows, off]).clamp_min(0)
+        curves = products[rows, to, to][:, None] + products.diagonal(dim1=1, dim2=2) - 2 * products[rows, to]
+        paces = above / curves.clamp_min(1e-300)
+        off = (above * paces).argmax(1)  # the exchange that gains most
+        moved = paces[rows, off].minimum(w[rows, off])
         w[rows, off] -= moved
         w[rows, to] += moved
     return w / w.sum(1, keepdim=True)
