@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import omnirobust as orb
-from omnirobust.domains.grid import _BF16_DOUBT
 from omnirobust.domains.losses import smooth_margin
+from omnirobust.domains.outputs import _BF16_DOUBT
 
 
 class Fixed(nn.Module):

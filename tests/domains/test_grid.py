@@ -10,7 +10,7 @@ from torch import Tensor
 
 import omnirobust as orb
 from omnirobust.domains import losses
-from omnirobust.domains.grid import _just_beyond
+from omnirobust.domains.drawing import just_beyond
 from omnirobust.domains.transforms import ImageTransform
 from omnirobust.domains.transforms.base import Columns
 
@@ -261,5 +261,5 @@ def test_a_clamp_by_hand_passes_gradients_where_autograd_does(dtype, ends):
     far, slope = torch.tensor(float("inf")).to(low), torch.arange(1.0, 7.0).to(low)
     points = torch.stack([end.nextafter(way) for end in (low, high) for way in (far, -far)] + [low, high])
     points.requires_grad_(True).clamp(float(low), float(high)).backward(slope)
-    by_hand = torch.ops.aten.hardtanh_backward(slope, points.detach(), *_just_beyond(ends, dtype))
+    by_hand = torch.ops.aten.hardtanh_backward(slope, points.detach(), *just_beyond(ends, dtype))
     assert points.grad is not None and by_hand.tolist() == points.grad.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ class GradientWatch:
     def __init__(self, grid: DomainGrid, advance: Callable[[int], None], masking: Masking) -> None:
         self._grid, self._advance, self._masking = grid, advance, masking
         self._left = 0
-        self.zero_gradient = torch.zeros(len(grid.names))
+        self.zero_gradient = torch.zeros(prod(grid.sizes))
         self._first = True
 
     def restart(self, steps: int) -> None:

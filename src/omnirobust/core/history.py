@@ -6,7 +6,7 @@ how it was made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,8 @@ from omnirobust.core.types import Evaluation
 
 _SHRINK = 0.75
 """A batch becomes smaller once less than this share of it is left."""
+
+_MEANS = ("losses", "weights", "fooled", "all_fooled", "best_all_fooled")
 
 
 def is_better(count: Tensor, worst: Tensor, best_count: Tensor, best_worst: Tensor) -> Tensor:
@@ -48,16 +50,7 @@ class HistoryRows:
 
     def choose(self, other: HistoryRows, rows: Tensor, better: Tensor) -> HistoryRows:
         """Put ``other``, of the problems ``rows``, in the place of this one where ``better`` (len(rows),)."""
-
-        def pick(mine: Tensor, theirs: Tensor) -> Tensor:
-            return mine.index_copy(1, rows[better], theirs[:, better])
-
-        return HistoryRows(
-            pick(self.losses, other.losses),
-            pick(self.weights, other.weights),
-            None if self.fooled is None or other.fooled is None else pick(self.fooled, other.fooled),
-            pick(self.best, other.best),
-        )
+        return _combined([self, other], lambda mine, theirs: mine.index_copy(1, rows[better], theirs[:, better]))
 
     def best_fooled(self) -> Tensor:
         """Return which domains the best iterate so far fools, (T+1, B, K) bool: the one that keep="best" would return.
@@ -76,8 +69,7 @@ class HistoryRows:
 
     def to(self, device: torch.device | str) -> HistoryRows:
         """Move all tensors to ``device``."""
-        fooled = None if self.fooled is None else self.fooled.to(device)
-        return HistoryRows(self.losses.to(device), self.weights.to(device), fooled, self.best.to(device))
+        return _combined([self], lambda values: values.to(device))
 
     def means(self, *, keep_rows: bool) -> History:
         """Average over problems; keep the rows too if asked."""
@@ -119,8 +111,7 @@ class History:
 
     def to(self, device: torch.device | str) -> History:
         """Move all tensors to ``device``."""
-        names = ("losses", "weights", "fooled", "all_fooled", "best_all_fooled")
-        moved = {name: getattr(self, name).to(device) for name in names}
+        moved = {name: getattr(self, name).to(device) for name in _MEANS}
         return replace(self, rows=None if self.rows is None else self.rows.to(device), **moved)
 
     def choose(self, other: History, rows: Tensor, better: Tensor) -> History:
@@ -278,27 +269,20 @@ def join_histories(parts: Sequence[History]) -> History:
     """Join the histories of the parts of one batch: means weighted by the number of problems."""
     total = sum(part.problems for part in parts)
     shares = [part.problems / max(total, 1) for part in parts]
-
-    def mean(values: Sequence[Tensor]) -> Tensor:
-        return torch.stack([v * s for v, s in zip(values, shares, strict=True)]).sum(0)
-
+    means = {
+        name: torch.stack([getattr(p, name) * share for p, share in zip(parts, shares, strict=True)]).sum(0)
+        for name in _MEANS
+    }
     rows = [part.rows for part in parts if part.rows is not None]
-    return History(
-        losses=mean([p.losses for p in parts]),
-        weights=mean([p.weights for p in parts]),
-        fooled=mean([p.fooled for p in parts]),
-        all_fooled=mean([p.all_fooled for p in parts]),
-        best_all_fooled=mean([p.best_all_fooled for p in parts]),
-        problems=total,
-        rows=_join_rows(rows) if len(rows) == len(parts) else None,
-    )
+    whole = _combined(rows, lambda *values: torch.cat(values, 1)) if len(rows) == len(parts) else None
+    return History(**means, problems=total, rows=whole)
 
 
-def _join_rows(parts: Sequence[HistoryRows]) -> HistoryRows:
-    fooled = [p.fooled for p in parts if p.fooled is not None]
+def _combined(parts: Sequence[HistoryRows], how: Callable[..., Tensor]) -> HistoryRows:
+    """Combine the tensors of all parts field by field; success is known where all of them know it."""
     return HistoryRows(
-        torch.cat([p.losses for p in parts], 1),
-        torch.cat([p.weights for p in parts], 1),
-        torch.cat(fooled, 1) if len(fooled) == len(parts) else None,
-        torch.cat([p.best for p in parts], 1),
+        how(*[p.losses for p in parts]),
+        how(*[p.weights for p in parts]),
+        None if any(p.fooled is None for p in parts) else how(*[p.fooled for p in parts]),
+        how(*[p.best for p in parts]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -12,6 +13,7 @@ from omnirobust.core.types import described
 from omnirobust.domains.classifier import Classifier
 from omnirobust.domains.losses import Loss, wants_reach
 from omnirobust.domains.memory import Meter
+from omnirobust.domains.outputs import RowError
 
 _TRIED = 12
 """Rows that a loss is tried on."""
@@ -81,14 +83,52 @@ def axes_of(
     return axes
 
 
-def check_labels(classifier: Classifier, labels: Tensor) -> None:
-    """Raise a ValueError if a label is no class of the model."""
-    assert classifier.classes is not None
-    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classifier.classes):
+def product_names(axes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Name the domains of a grid with these axes, row-major: the members of the factors, joined by a slash."""
+    names = [""]
+    for members in axes.values():
+        names = [f"{name}/{member}" for name in names for member in members]
+    return tuple(name.removeprefix("/") for name in names)
+
+
+def sources_of(models: Sequence[str], transforms: Sequence[str], examples: int) -> list[tuple[str, slice]]:
+    """Return the pairs of model and transformation as messages name them, and which domains each stands for."""
+    under = [f" under transformation {name!r}" for name in transforms] or [""]
+    pairs = [f"model {name!r}{text}" for name in models for text in under]
+    return [(name, slice(i * examples, (i + 1) * examples)) for i, name in enumerate(pairs)]
+
+
+def of_global_row(error: RowError, rows: Tensor, part: slice, examples: int | None) -> RowError:
+    """Name the row of an error by its global number.
+
+    Args:
+        error: its row is one of (transformations and draws, examples, rows).
+        rows: global numbers of the problems, (b,).
+        part: which examples of each problem these are.
+        examples: how many each has; None where each problem is one.
+    """
+    e = part.start + error.row // len(rows) % (part.stop - part.start)
+    row = int(rows[error.row % len(rows)])
+    where = f"row {row}" if examples is None else f"image {e} of group {row}"
+    return RowError(error.problem, row * (examples or 1) + e, where)
+
+
+def check_classes(classifiers: Sequence[Classifier], m: int, labels: Tensor | None) -> None:
+    """Check the classes of model ``m``, which has just answered for the first time.
+
+    Raises:
+        ValueError: if a label is none of them, or a model that has answered has another number of classes.
+    """
+    first = classifiers[m]
+    assert first.classes is not None
+    if labels is not None and labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= first.classes):
         raise ValueError(
-            f"y must lie in [0, {classifier.classes}), the classes of model {classifier.name!r}, "
+            f"y must lie in [0, {first.classes}), the classes of model {first.name!r}, "
             f"got {int(labels.min())} to {int(labels.max())}"
         )
+    counts = {c.name: c.classes for c in classifiers if c.classes is not None}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"models must agree on the number of classes, got {counts}")
 
 
 def check_loss(loss: Loss, classes: int, targeted: bool, device: torch.device) -> None:

@@ -5,61 +5,21 @@ Everything that can be wrong with somebody's model is found here, and told in on
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from omnirobust.core.choices import Precision as Precision
 from omnirobust.domains.frozen import Frozen
-from omnirobust.domains.outputs import (
-    Read,
-    are_probabilities,
-    check_finite,
-    check_logits,
-    look_squashed,
-    read_logits,
-    reason,
-)
-
-Model: TypeAlias = Callable[[Tensor], Any]
-Models: TypeAlias = Mapping[str, Model] | Sequence[Model] | Model
-
-_CHUNK_PIXELS = 65536
-_WHOLE_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Probed:
-    """A model of which ``_probe.probed`` has found out how it behaves, so that nothing has to find it out again.
-
-    Attributes:
-        model: maps a batch (B, *S) to logits (B, C).
-        random: whether two passes over the same inputs differ.
-        notes: what a reader of results must know of it.
-        held: what stands behind it, if that was looked for.
-        dtype: that it needs its inputs in; None for theirs.
-        classes: C; None if it has answered nothing yet.
-        said: its classes of the rows that it was probed on, at most 32, (n,) int64.
-    """
-
-    model: Model
-    random: bool = False
-    notes: tuple[str, ...] = ()
-    held: Frozen | None = field(default=None, repr=False, compare=False)
-    dtype: torch.dtype | None = None
-    classes: int | None = None
-    said: Tensor | None = field(default=None, repr=False, compare=False)
-
-    def __call__(self, batch: Tensor) -> Any:
-        """Call the model."""
-        return self.model(batch)
+from omnirobust.domains.layout import ViewsReshape, channels_last, is_of_images, pieces
+from omnirobust.domains.models import Model as Model
+from omnirobust.domains.models import Models as Models
+from omnirobust.domains.models import Probed as Probed
+from omnirobust.domains.outputs import Read, check_finite, check_logits, check_scores, read_logits, reason
 
 
 def named_models(models: Models) -> dict[str, Model]:
@@ -134,32 +94,15 @@ class Classifier:
         told = [self._read] if self._read else []
         if self._dtype is not None:
             told.append(f"{self._label} computes in {self._dtype}: inputs were cast to it.")
-        if self.held.baked:
-            told.append(
-                f"{self._label} was exported or traced in training mode, and no mode undoes that: its dropout and "
-                "BatchNorm act as in training; export it after .eval()."
-            )
-        if self.held.trains:
-            told.append(
-                f"{self._label} puts its modules into training mode when it is called: BatchNorm and dropout act as in "
-                "training, and its answers depend on the batch."
-            )
-        if self.held.moved:
-            told.append(
-                f"{self._label} changes {', '.join(self.held.moved)} when it is called, in evaluation mode too, as "
-                "BatchNorm does in training: what was there was put back."
-            )
-        return tuple(told)
+        return (*told, *self.held.notes(self._label))
 
     def arrange(self, batch: Tensor) -> Tensor:
         """Return ``batch`` in the memory layout that this model runs fastest in."""
-        return _channels_last(batch) if self._convolutional and _is_of_images(batch) else batch
+        return channels_last(batch) if self._convolutional and is_of_images(batch) else batch
 
     def pieces(self, images: int, like: Tensor) -> int:
         """Say how many of ``images`` inputs such as ``like`` (n, *S) to send through the model at once, for speed."""
-        if images <= _WHOLE_BATCH or not (self._convolutional and _is_of_images(like)):
-            return max(images, 1)
-        return max(8, _CHUNK_PIXELS // (like.shape[2] * like.shape[3]))
+        return pieces(images, like) if self._convolutional else max(images, 1)
 
     def __call__(self, batch: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return the logits of ``batch`` (B, *S), (B, C), as the model computes them, but in float32 at least.
@@ -177,7 +120,7 @@ class Classifier:
 
     def logits(self, batch: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Do what a call does, for those who have frozen the model already (``held``)."""
-        views, dtype = self._convolutional and _is_of_images(batch), dtype or batch.dtype
+        views, dtype = self._convolutional and is_of_images(batch), dtype or batch.dtype
         try:
             given = self._given(batch, dtype)
             if views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):
@@ -202,7 +145,9 @@ class Classifier:
             self.rules_out = True
         if self.classes is None:
             with torch.no_grad():
-                self._check(batch, read, dtype)
+                if not self._known:
+                    check_scores(read, self._label, lambda: self._far(batch, dtype))
+            self.classes, self._read = logits.shape[1], read.said
         # differences that half precision would round away decide: what a model says counts as it says it
         return logits.to(torch.promote_types(torch.promote_types(logits.dtype, batch.dtype), torch.float32))
 
@@ -213,7 +158,7 @@ class Classifier:
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
             if views:
-                stack.enter_context(_ViewsReshape())
+                stack.enter_context(ViewsReshape())
             return self.model(batch)
 
     def _given(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
@@ -279,31 +224,10 @@ class Classifier:
     def _gives_none(self, error: Exception) -> ValueError:
         return ValueError(f"{self._label} gives no input gradient: {reason(error)}")
 
-    def _check(self, batch: Tensor, read: Read, dtype: torch.dtype) -> None:
-        logits = read.logits
-        squashed = len(batch) and not self._known
-        if squashed and (are_probabilities(logits) or self._gives_one_probability(batch, read, dtype)):
-            raise ValueError(
-                f"{self._label} returns probabilities: it must return logits, the scores before the softmax or sigmoid"
-            )
-        if not self._known and look_squashed(logits):
-            warnings.warn(
-                f"{self._label} returns values in [0, 1], most of them near the ends, as after a sigmoid: return the "
-                "scores before it, since its gradients vanish there and the model looks more robust than it is",
-                stacklevel=2,
-            )
-        self.classes, self._read = logits.shape[1], read.said
-
-    def _gives_one_probability(self, batch: Tensor, read: Read, dtype: torch.dtype) -> bool:
-        """Say whether a model of one number an input gives one in [0, 1] always, on inputs far outside too."""
-        if not read.single or not _in_unit(read.logits) or not bool(read.logits.any()):  # 0 is no sigmoid
-            return False
-        try:
-            answers = [self.model(self._given(batch * s, dtype)) for s in (-30.0, 30.0)]
-            far = [read_logits(answer, len(batch), self._label).logits for answer in answers]
-        except Exception:  # a model may refuse such inputs
-            return True
-        return all(_in_unit(each) for each in far)
+    def _far(self, batch: Tensor, dtype: torch.dtype) -> list[Tensor]:
+        """Return what the model says of inputs far outside of any range."""
+        answers = [self.model(self._given(batch * s, dtype)) for s in (-30.0, 30.0)]
+        return [read_logits(answer, len(batch), self._label).logits for answer in answers]
 
     def check_device(self, x: Tensor) -> None:
         """Raise a ValueError unless the model's parameters live where ``x`` does."""
@@ -315,34 +239,3 @@ class Classifier:
 def widened(batch: Tensor) -> Tensor:
     """Return inputs of half precision in float32, where their gradients neither overflow nor vanish."""
     return batch.float() if batch.dtype.itemsize < 4 else batch
-
-
-def _in_unit(logits: Tensor) -> bool:
-    return bool(((logits >= 0) & (logits <= 1)).all())
-
-
-def _is_of_images(batch: Tensor) -> bool:
-    """Say whether a batch is one whose layout counts: images, on a processor."""
-    return batch.ndim == 4 and batch.device.type == "cpu"
-
-
-def _channels_last(batch: Tensor) -> Tensor:
-    if batch.shape[1] == 1:  # both layouts hold the same numbers in the same order: only the strides differ
-        height, width = batch.shape[2:]
-        return batch.contiguous().as_strided(batch.shape, (height * width, 1, width, 1))
-    return batch.contiguous(memory_format=torch.channels_last)
-
-
-class _ViewsReshape(TorchFunctionMode):
-    """Let ``.view`` copy where the layout forbids a view, so that models written for contiguous tensors run."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        by_dtype = "dtype" in kwargs or (len(args) > 1 and isinstance(args[1], torch.dtype))
-        if func is torch.Tensor.view and not by_dtype:
-            return torch.Tensor.reshape(*args, **kwargs)
-        if func is torch.Tensor.view_as:
-            return torch.Tensor.reshape_as(*args, **kwargs)
-        return func(*args, **kwargs)

@@ -53,6 +53,26 @@ class Frozen:
         """Whether an exported or traced graph holds operations of training mode, which no mode undoes."""
         return any(isinstance(m, fx.GraphModule) and _trains(m) for m in self.modules)
 
+    def notes(self, label: str) -> list[str]:
+        """Say what no mode undoes, or what was undone, of the model that messages call ``label``: a sentence each."""
+        told = []
+        if self.baked:
+            told.append(
+                f"{label} was exported or traced in training mode, and no mode undoes that: its dropout and "
+                "BatchNorm act as in training; export it after .eval()."
+            )
+        if self.trains:
+            told.append(
+                f"{label} puts its modules into training mode when it is called: BatchNorm and dropout act as in "
+                "training, and its answers depend on the batch."
+            )
+        if self.moved:
+            told.append(
+                f"{label} changes {', '.join(self.moved)} when it is called, in evaluation mode too, as "
+                "BatchNorm does in training: what was there was put back."
+            )
+        return told
+
     @property
     def parameters(self) -> list[Tensor]:
         """All parameters of the modules, and of what a call built."""

@@ -8,22 +8,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from copy import copy
-from math import inf, prod
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from omnirobust.core.draws import DrawKey, row_seeds, seeded
+from omnirobust.core.draws import DrawKey
 from omnirobust.core.threat_models import Clip, FeasibleSet
 from omnirobust.core.types import Evaluation
-from omnirobust.domains.checks import as_groups, as_labels, axes_of, check_labels, check_loss, check_settings
+from omnirobust.domains.checks import (
+    as_groups,
+    as_labels,
+    axes_of,
+    check_classes,
+    check_loss,
+    check_settings,
+    of_global_row,
+    product_names,
+    sources_of,
+)
 from omnirobust.domains.classifier import Classifier, Models, Precision, named_models, widened
+from omnirobust.domains.drawing import Drawing, just_beyond, mean_of_draws
 from omnirobust.domains.functions import FunctionDomains as FunctionDomains
 from omnirobust.domains.losses import Loss, reach_of, signed_margin, wants_reach
 from omnirobust.domains.losses import fooled as is_fooled
 from omnirobust.domains.memory import SMALL, Meter, Part, numbered, parts_of
-from omnirobust.domains.outputs import RowError, check_ruled_in
+from omnirobust.domains.outputs import RowError, beyond_doubt, check_ruled_in
 from omnirobust.domains.probe import ROWS as PROBED_ROWS
 from omnirobust.domains.probe import probed
 from omnirobust.domains.transforms.seeded import Transforms as Transforms
@@ -32,14 +43,8 @@ from omnirobust.domains.transforms.seeded import as_views
 _REACH = 2**30 + 2
 """Restart number that keys the draws on which the reach is taken."""
 
-_BF16_DOUBT = 2.0**-6
-"""How far, in shares of the larger of the two logits that decide, a bf16 decision must be won to count."""
-
 _PROBE = 2**30 + 3
 """Restart number that keys the draws of transformations under which models are probed."""
-
-_OF_MODELS = 2**32
-"""Draws of models are keyed from this slot on, those of transformations below it."""
 
 
 class _Cut(NamedTuple):
@@ -142,7 +147,7 @@ class DomainGrid:
         self._range = bounds if shared and clip == "image" else None
         if self._range is not None:  # what sticks out by a rounding would look cut, and let no gradient through
             self._x = self._x.clamp(*self._range)
-            self._beyond = _just_beyond(self._range, self._x.dtype)
+            self._beyond = just_beyond(self._range, self._x.dtype)
         self._seed, self._restart, self._calls = seed, restart, 0
         self._whole: dict[int, _Cut] = {}  # of models whose images all go through them at once
         self._foreign = not (getattr(loss, "__module__", None) or "").startswith("omnirobust.")
@@ -157,10 +162,7 @@ class DomainGrid:
     @property
     def names(self) -> tuple[str, ...]:
         """The domains' names, K of them: the members of the factors in use, joined by a slash."""
-        names = [""]
-        for members in self._axes.values():
-            names = [f"{name}/{member}" for name in names for member in members]
-        return tuple(name.removeprefix("/") for name in names)
+        return product_names(self._axes)
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
@@ -185,11 +187,8 @@ class DomainGrid:
     @property
     def sources(self) -> list[tuple[str, slice]]:
         """The pairs of model and transformation, as messages name them, and the domains that each stands for."""
-        models, transforms, examples = self._sizes
-        under = [""] if self._views is None else [f" under transformation {v.name!r}" for v in self._views]
-        pairs = [f"model {c.name!r}{text}" for c in self._classifiers for text in under]
-        assert len(pairs) == models * transforms
-        return [(name, slice(i * examples, (i + 1) * examples)) for i, name in enumerate(pairs)]
+        models, views = [c.name for c in self._classifiers], [v.name for v in self._views or ()]
+        return sources_of(models, views, self._sizes[2])
 
     def renewed(
         self, restart: int, *, exact: bool = False, x: Tensor | None = None, labels: Tensor | None = None
@@ -249,6 +248,11 @@ class DomainGrid:
         ]
         self.images = self._sizes[2] * sum(slots[-1].stop for slots in self._slots)
 
+    @property
+    def _drawing(self) -> Drawing:
+        key = DrawKey(self._seed, self._restart, self._calls)
+        return Drawing(self._views, key, self._rows, self._sizes[2], self._x.dtype)
+
     def select(self, rows: Tensor | slice) -> DomainGrid:
         """Keep the problems that ``rows`` (a slice or int64 indices) lists, in that order."""
         chosen = copy(self)
@@ -285,8 +289,6 @@ class DomainGrid:
             Losses and fooled, (B, K); K gradients, each (B, *S), or None.
         """
         seen = [self._one(m, delta, grad) for m in range(len(self._classifiers))]
-        if not self._calls:
-            self._check_classes()
         self._calls += 1
         losses, hits, grads = zip(*seen, strict=True)
         slopes = tuple(g for of_model in grads for g in of_model.flatten(0, 1)) if grad else None
@@ -307,10 +309,8 @@ class DomainGrid:
 
     def _by_global_row(self, error: RowError, part: Part) -> RowError:
         """Name a row of ``part``, (transformations and draws, examples, rows), by its global number."""
-        rows, E = self._rows[part.rows], part.examples.stop - part.examples.start
-        example, row = part.examples.start + error.row // len(rows) % E, int(rows[error.row % len(rows)])
-        where = f"image {example} of group {row}" if self._shared else f"row {row}"
-        return RowError(error.problem, row * self._sizes[2] + example, where)
+        rows = self._rows[part.rows]
+        return of_global_row(error, rows, part.examples, self._sizes[2] if self._shared else None)
 
     def blocks_gradient(self, source: int, delta: Tensor) -> bool:
         """Say whether no gradient of any logit of a pair of ``sources`` reaches its input, on any row."""
@@ -383,20 +383,19 @@ class DomainGrid:
             unit = {} if reach is None else {"reach": reach}
             loss = self._loss(seen.logits, labels, targeted=self._targeted, **unit)
             loss = loss.to(torch.promote_types(delta.dtype, torch.float32))
-            loss = self._mean(loss, part, shape) if drawn else loss.view(shape)
+            loss = mean_of_draws(loss, part, shape) if drawn else loss.view(shape)
             slope = loss.new_empty(*shape, 0)
             if grad:
                 slope = self._slope(classifier, seen, loss, part).view(*shape, *delta.shape[1:])
         logits = seen.logits.detach()
-        decided = logits if classifier.precision == "fp32" else self._beyond_doubt(logits, labels)
+        decided = logits if classifier.precision == "fp32" else beyond_doubt(logits, labels, self._targeted)
         hits = is_fooled(decided, labels, targeted=self._targeted)
         hits = hits if no_class is None else hits | no_class
-        every = self._mean((~hits).to(loss.dtype), part, shape) == 0 if drawn else hits.view(shape)
+        every = mean_of_draws((~hits).to(loss.dtype), part, shape) == 0 if drawn else hits.view(shape)
         return loss.detach(), every, slope
 
     def _try(self, m: int, logits: Tensor, grad: bool) -> None:
-        if not self._others:
-            check_labels(self._classifiers[m], self._y[:, m])
+        check_classes(self._classifiers, m, None if self._others else self._y[:, m])
         if grad and self._foreign:  # judging other labels may call a loss in ways that its attack does not
             check_loss(self._loss, logits.shape[1], self._targeted, logits.device)
         self._tried |= {(m, False), (m, grad and self._foreign)}
@@ -422,12 +421,11 @@ class DomainGrid:
         watching = self._meter.watching(classifier.name, len(leaf), classifier.model) if self._meter and watch else None
         with watching or nullcontext():
             plain = self._views is None and len(part.slots[0]) == 1
-            views = leaf if plain else classifier.arrange(self._seen(leaf, part))
+            views = leaf if plain else classifier.arrange(self._drawing.seen(leaf, part))
             try:
+                random = classifier.random
                 logits = (
-                    self._drawn(classifier, views, part)
-                    if classifier.random
-                    else classifier.logits(views, self._x.dtype)
+                    self._drawing.said(classifier, views, part) if random else classifier.logits(views, self._x.dtype)
                 )
             except RowError as error:
                 raise self._by_global_row(error, part) from error.__cause__
@@ -443,61 +441,3 @@ class DomainGrid:
             return slope
         # the derivative of the clamp by hand: one pass over memory, of which autograd takes several
         return torch.ops.aten.hardtanh_backward(slope, seen.moved.to(slope), *self._beyond)
-
-    def _drawn(self, classifier: Classifier, views: Tensor, part: Part) -> Tensor:
-        """Return the logits that a random model gives ``views``: it is called once a draw, each under its own seed.
-
-        A model may draw once for a whole batch: draws of one call would not be independent.
-        """
-        first = self._rows[part.rows][:1] * self._sizes[2] + part.examples.start
-        slots, drawn = [slot for each in part.slots for slot in each], []
-        for slot, block in zip(slots, views.tensor_split(len(slots)), strict=True):
-            key = DrawKey(self._seed, self._restart, self._calls, _OF_MODELS + slot)
-            with seeded(sum(row_seeds(key, first)), block):  # the sum of one seed, or of none
-                drawn.append(classifier.logits(block, self._x.dtype))
-        return torch.cat(drawn)
-
-    def _seen(self, images: Tensor, part: Part) -> Tensor:
-        """Return what the models see of ``images`` (r e b, *S): all draws of one transformation, then of the next."""
-        if self._views is None:
-            return images.repeat(len(part.slots[0]), *[1] * (images.ndim - 1))
-        rows, each = self._rows[part.rows], range(part.examples.start, part.examples.stop)
-        rows = torch.cat([rows * self._sizes[2] + e for e in each])
-        seen: list[Tensor] = []
-        blocks = images.unflatten(0, (len(part.transforms), -1))
-        for r, slots, block in zip(part.transforms, part.slots, blocks, strict=True):
-            keys = (DrawKey(self._seed, self._restart, self._calls, slot) for slot in slots)
-            seen += [self._views[r].of(block, key, rows, self._x.dtype) for key in keys]
-        if len({images.shape[1:] for images in seen}) > 1:
-            self._refuse_sizes(part, seen)
-        return seen[0] if len(seen) == 1 else torch.cat(seen)
-
-    def _refuse_sizes(self, part: Part, seen: list[Tensor]) -> None:
-        drawn = [r for r, slots in zip(part.transforms, part.slots, strict=True) for _ in slots]
-        sizes = {self._views[r].name: tuple(images.shape[1:]) for r, images in zip(drawn, seen, strict=True)}  # pyright: ignore[reportOptionalSubscript]
-        raise ValueError(f"transforms must give images of one size, for they go through a model together; got {sizes}")
-
-    def _mean(self, values: Tensor, part: Part, shape: tuple[int, int, int]) -> Tensor:
-        """Average values (n,) over the draws of each transformation: (r, e, b)."""
-        _, e, b = shape
-        repeats = [len(slots) for slots in part.slots]
-        blocks = values.split([n * e * b for n in repeats])
-        return torch.stack([v.view(n, e, b).mean(0) for v, n in zip(blocks, repeats, strict=True)])
-
-    def _beyond_doubt(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Let what bf16 leaves in doubt speak against the attack: it may not hold in full precision."""
-        label = labels.unsqueeze(1)
-        rival = logits.scatter(1, label, -torch.inf).amax(dim=1, keepdim=True)
-        doubt = torch.maximum(logits.gather(1, label).abs(), rival.abs()) * _BF16_DOUBT
-        return logits.scatter_add(1, label, -doubt if self._targeted else doubt)
-
-    def _check_classes(self) -> None:
-        counts = {c.name: c.classes for c in self._classifiers}
-        if len(set(counts.values())) > 1:
-            raise ValueError(f"models must agree on the number of classes, got {counts}")
-
-
-def _just_beyond(ends: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
-    """Return the ends of a range, each moved outwards by one float: strictly between them lies the closed range."""
-    low, high = torch.tensor(ends, dtype=dtype).to(dtype if dtype.itemsize > 2 else torch.float32).unbind()
-    return float(low.nextafter(low.new_tensor(-inf))), float(high.nextafter(high.new_tensor(inf)))

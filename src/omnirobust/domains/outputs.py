@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -165,7 +166,63 @@ def look_squashed(logits: Tensor) -> bool:
 
     Bounded scores, cosines say, are legitimate and seldom saturate: this warns rather than refuses.
     """
-    if len(logits) < 8 or not bool(((logits >= 0) & (logits <= 1)).all()):
+    if len(logits) < 8 or not _in_unit(logits):
         return False
     ends = (logits < 1e-3) | (logits > 1 - 1e-3)
     return float(ends.float().mean()) > 1 / 3 and float(logits.amax()) > 0.9
+
+
+def check_scores(read: Read, label: str, far: Callable[[], list[Tensor]]) -> None:
+    """Refuse probabilities, and warn of what looks like a sigmoid's outputs.
+
+    Args:
+        read: a model's first answer.
+        label: what messages call the model.
+        far: what it says of inputs far outside of any range; may raise.
+
+    Raises:
+        ValueError: if these are probabilities.
+    """
+    logits = read.logits
+    if len(logits) and (are_probabilities(logits) or _is_one_probability(read, far)):
+        raise ValueError(
+            f"{label} returns probabilities: it must return logits, the scores before the softmax or sigmoid"
+        )
+    if look_squashed(logits):
+        warnings.warn(
+            f"{label} returns values in [0, 1], most of them near the ends, as after a sigmoid: return the scores "
+            "before it, since its gradients vanish there and the model looks more robust than it is",
+            stacklevel=3,
+        )
+
+
+def _is_one_probability(read: Read, far: Callable[[], list[Tensor]]) -> bool:
+    """Say whether a model of one number an input gives one in [0, 1] always, on inputs far outside too."""
+    if not read.single or not _in_unit(read.logits) or not bool(read.logits.any()):  # 0 is no sigmoid
+        return False
+    try:
+        answers = far()
+    except Exception:  # a model may refuse such inputs
+        return True
+    return all(_in_unit(each) for each in answers)
+
+
+def _in_unit(logits: Tensor) -> bool:
+    return bool(((logits >= 0) & (logits <= 1)).all())
+
+
+_BF16_DOUBT = 2.0**-6
+"""How far, in shares of the larger of the two logits that decide, a bf16 decision must be won to count."""
+
+
+def beyond_doubt(logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
+    """Let what bf16 leaves in doubt speak against the attack: it may not hold in full precision.
+
+    Args:
+        logits: (n, C), computed in bf16.
+        labels: (n,) int64, the classes to leave, or to reach where ``targeted``.
+    """
+    label = labels.unsqueeze(1)
+    rival = logits.scatter(1, label, -torch.inf).amax(dim=1, keepdim=True)
+    doubt = torch.maximum(logits.gather(1, label).abs(), rival.abs()) * _BF16_DOUBT
+    return logits.scatter_add(1, label, -doubt if targeted else doubt)
