@@ -21,7 +21,7 @@ from omnirobust import zoo
 from omnirobust.evaluation import RobustnessReport, evaluate_robustness
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS
 from omnirobust.paper.trainings import training_experiments
-from omnirobust.study.laboratory import Laboratory
+from omnirobust.study.cell_cache import CellCache
 from omnirobust.zoo import data
 
 TRAINED = {"table-4a": ("MLP", ("minmax", "minmax_dpar")), "table-4b": ("LeNet", ("avg", "minmax", "minmax_dpar"))}
@@ -32,12 +32,12 @@ OF_THE_TRAINING = {"linf 0.2": orb.Linf(0.2), "l2 2": orb.L2(2.0)}
 def models(cells: Path) -> Iterator[tuple[str, nn.Module, dict[str, orb.ThreatModel]]]:
     """Yield the name of every network, the network, and what attackers of it may do."""
     yield "LeNet, natural", zoo.load("mnist/c"), OF_THE_ZOO
-    laboratory = Laboratory(cells)
+    cache = CellCache(cells)
     for table, (name, kinds) in TRAINED.items():
         for training, _ in training_experiments()[table].work(TRAINING_BUDGETS["quick"]):
-            if training.seed == 0 and training.opt in kinds:
-                model = laboratory.measure(training, 0).model
-                yield f"{name}, {training.opt.replace('_', ' + ')}", model, OF_THE_TRAINING
+            if training.seed == 0 and training.method in kinds:
+                model = cache.measure(training, 0).model
+                yield f"{name}, {training.method.replace('_', ' + ')}", model, OF_THE_TRAINING
 
 
 def row(what: str, ours: torch.Tensor, theirs: torch.Tensor) -> str:

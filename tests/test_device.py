@@ -22,11 +22,11 @@ from omnirobust.attacks.universal import learn_universal, score_universal, usgd
 from omnirobust.domains.transforms import NAMES, named
 from omnirobust.evaluation import evaluate_robustness, minimal_eps, minimal_l2, robustness_curve
 from omnirobust.jobs import AttackJob, EvaluationJob, Grouping, TrainingJob, run_attack, run_evaluation, run_training
-from omnirobust.paper import judging as training_judging
-from omnirobust.paper.judging import Judging
+from omnirobust.paper import robustness_cells
 from omnirobust.paper.registry import experiments
+from omnirobust.paper.robustness_cells import RobustnessCell
 from omnirobust.paper.training_budgets import Effort, training_of
-from omnirobust.study.laboratory import Laboratory
+from omnirobust.study.cell_cache import CellCache
 from omnirobust.training import Scheme
 from omnirobust.training.attackers import PrivateAttacker
 from omnirobust.training.batches import Batch
@@ -313,7 +313,7 @@ def test_cells_measure_the_same(far, tmp_path, name):
     cell = next(row.cell for row in experiments()[name].rows if row.variant == "paper")
     cell = replace(cell, steps=3)
     found = [
-        Laboratory(tmp_path / device.type, lambda name: net(ord(name[-1])), images, device).measure(cell, 10)
+        CellCache(tmp_path / device.type, lambda name: net(ord(name[-1])), images, device).measure(cell, 10)
         for device in (NEAR, far)
     ]
     for field in fields(found[0]):
@@ -322,13 +322,13 @@ def test_cells_measure_the_same(far, tmp_path, name):
         assert torch.allclose(first.float(), second.float(), atol=2e-3), field.name
 
 
-@pytest.mark.parametrize("how", ["pgd", "universal", "gradients_dpar", "strong"])
-def test_trainings_of_the_paper_are_judged(far, tmp_path, monkeypatch, how):
-    monkeypatch.setattr(training_judging, "LEARNED_FROM", 20)
+@pytest.mark.parametrize("metric", ["pgd", "universal", "gradients_dpar", "strong"])
+def test_trainings_of_the_paper_are_judged(far, tmp_path, monkeypatch, metric):
+    monkeypatch.setattr(robustness_cells, "LEARNED_FROM", 20)
     training = training_of("a", "minmax", 1.0, 0, Effort(epochs=1, images=64, steps=2, holdout=16))
-    judging = Judging(training, how, "l2", 1.0, 2)
-    laboratory = Laboratory(tmp_path, load_images=lambda name, split, _: data.load("digits", split), device=far)
-    for found in laboratory.measure(judging, 10).values():
+    cell = RobustnessCell(training, metric, "l2", 1.0, 2)
+    cell_cache = CellCache(tmp_path, load_images=lambda name, split, _: data.load("digits", split), device=far)
+    for found in cell_cache.measure(cell, 10).values():
         assert found.device == NEAR
         assert len(found) == 10
 

@@ -3,6 +3,7 @@
 from omnirobust import paper, study
 from omnirobust.paper import *  # noqa: F403
 from omnirobust.study import *  # noqa: F403
+from omnirobust.study import Laboratory as Laboratory  # CellCache, as it was called before
 
 __all__: list[str] = []
 __all__ += paper.__all__

@@ -15,7 +15,7 @@ import omnirobust
 from omnirobust import zoo
 from omnirobust.cli import main
 from omnirobust.jobs.names import load_models
-from omnirobust.study.laboratory import finished_model
+from omnirobust.study.cell_cache import finished_model
 
 NET = """
 from pathlib import Path

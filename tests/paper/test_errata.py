@@ -49,9 +49,9 @@ def test_min_max_is_not_always_among_the_best_two():
     for eps in PARTS.values():
         for arch in "ac":
             for column in (3, 4):
-                rows = {opt: v[column] for (a, opt, e), v in TABLE_A8.items() if (a, e) == (arch, eps)}
+                rows = {method: v[column] for (a, method, e), v in TABLE_A8.items() if (a, e) == (arch, eps)}
                 # with its regulariser or without, against all others
-                others = [value for opt, value in rows.items() if not opt.startswith("minmax")]
+                others = [value for method, value in rows.items() if not method.startswith("minmax")]
                 misses += sum(value > max(rows["minmax"], rows["minmax_dpar"]) for value in others) > 1
     assert misses == 7
     assert "7 of the 24" in found("E.1", "text")

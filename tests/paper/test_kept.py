@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from omnirobust.attacks.presets import PAPER
-from omnirobust.paper.judging import Judging
 from omnirobust.paper.registry import experiments
+from omnirobust.paper.robustness_cells import RobustnessCell
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS, Effort, training_of
 from omnirobust.paper.trainings import PRINTED, training_experiments
 from omnirobust.study.attack_cells import Cell, MeanWeightsOf
-from omnirobust.study.laboratory import Laboratory
+from omnirobust.study.cell_cache import CellCache
 from omnirobust.study.store import Measured, key_of
 from omnirobust.zoo import build
 
@@ -61,7 +61,7 @@ def summed(keys: list[str]) -> tuple[int, str, str]:
 
 
 class Told:
-    """A laboratory that knows no weights but those that a published cell may have had."""
+    """A cell_cache that knows no weights but those that a published cell may have had."""
 
     def fingerprint(self, name: str) -> str:
         return f"weights of {name}"
@@ -109,11 +109,11 @@ def test_the_keys_of_trainings_are_those_of_the_published_cells(name):
     now, then = list[str](), list[str]()
     for experiment in training_experiments().values():
         for training, asked in experiment.work(TRAINING_BUDGETS[name]):
-            every = [training.describe(), *(judging.settings | {"n": images} for judging, images in asked)]
+            every = [training.describe(), *(cell.settings | {"n": images} for cell, images in asked)]
             now += [key_of(settings) for settings in every]
             then += [key_of(redrawn(settings)) for settings in every]
             changed = [a != b for a, b in zip(now[-len(every) :], then[-len(every) :], strict=True)]
-            assert set(changed) == {training.opt in PRINTED}
+            assert set(changed) == {training.method in PRINTED}
     assert summed(then) == TRAININGS[name]
     assert summed(now) == (*TRAININGS[name][:2], CARRIED[name])
 
@@ -166,7 +166,7 @@ def test_an_attack_of_before_is_recalled(tmp_path):
         "labels": torch.tensor([[1, 2], [3, 4], [5, 6]]),
     }  # fmt: skip
     written(tmp_path, settings, "rows-000000-000003", tensors, {"seconds": 2.5, "torch": "2.13.0"})
-    lab = Laboratory(tmp_path, make_model, load_images)
+    lab = CellCache(tmp_path, make_model, load_images)
     cell = Cell(("mnist/a", "mnist/b"), "linf", 0.05, PAPER["linf"], steps=2)
     found = lab.recall(cell, 3)
     assert found is not None
@@ -196,31 +196,31 @@ def test_a_training_of_before_is_recalled_and_judged_no_second_time(tmp_path):
     judged["model"] = weights_hash(type(net).__qualname__, state)
     written(tmp_path, judged, "rows-000000-000002", right, {"seconds": 0.5})
 
-    lab = Laboratory(tmp_path, load_images=lambda *_: pytest.fail("images were asked for"))
+    lab = CellCache(tmp_path, load_images=lambda *_: pytest.fail("images were asked for"))
     training = training_of("a", "minmax", 1.0, 0, Effort(epochs=2, images=64, steps=2))
     found = lab.recall(training, 0)
     assert found is not None
     assert found.seconds == 3.0
     assert all(torch.equal(found.model.state_dict()[name], value) for name, value in state.items())
-    measured = lab.measure(Judging(training, "pgd", "linf", 0.2, 2), 2)
+    measured = lab.measure(RobustnessCell(training, "pgd", "linf", 0.2, 2), 2)
     assert {name: value.tolist() for name, value in measured.items()} == {n: v.tolist() for n, v in right.items()}
 
 
-def test_a_flipped_byte_of_a_cell_counts_as_missing(tmp_path, laboratory):
+def test_a_flipped_byte_of_a_cell_counts_as_missing(tmp_path, cell_cache):
     cell = Cell(("mnist/a",), "linf", 0.05, PAPER["linf"], steps=1)
-    whole = laboratory.measure(cell, 5)
+    whole = cell_cache.measure(cell, 5)
     (file,) = tmp_path.glob("cells/*/rows-*.safetensors")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert laboratory.recall(cell, 5) is None
-    again = laboratory.measure(cell, 5)
+    assert cell_cache.recall(cell, 5) is None
+    again = cell_cache.measure(cell, 5)
     assert all(torch.equal(again.tensors[name], value) for name, value in whole.tensors.items())
 
 
-def test_other_rows_in_the_place_of_a_chunk_count_as_missing(tmp_path, laboratory):
+def test_other_rows_in_the_place_of_a_chunk_count_as_missing(tmp_path, cell_cache):
     cell = Cell(("mnist/a",), "linf", 0.05, PAPER["linf"], steps=1)
-    laboratory.measure(cell, 5)
+    cell_cache.measure(cell, 5)
     (file,) = tmp_path.glob("cells/*/rows-*.safetensors")
     file.replace(file.with_name("rows-000000-000007.safetensors"))
-    assert laboratory.recall(cell, 7) is None
+    assert cell_cache.recall(cell, 7) is None

@@ -13,8 +13,8 @@ import torch
 from omnirobust import zoo
 from omnirobust.paper import collection, experiments
 from omnirobust.study import outcome, reproduce
-from omnirobust.study.attack_bench import Bench
-from omnirobust.study.laboratory import Laboratory
+from omnirobust.study.attack_runner import AttackRunner
+from omnirobust.study.cell_cache import CellCache
 from omnirobust.study.runner import MARK
 
 from .conftest import load_images, make_model
@@ -32,10 +32,10 @@ def few_resamples():
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    laboratory = Laboratory(folder / "cells", make_model, load_images)
+    cell_cache = CellCache(folder / "cells", make_model, load_images)
     seen: list[tuple[str, int, int]] = []
     found = papers(
-        list(experiments()), budget="smoke", images=12, out=folder / "out", docs=folder / "docs", laboratory=laboratory,
+        list(experiments()), budget="smoke", images=12, out=folder / "out", docs=folder / "docs", cache=cell_cache,
         progress=lambda *told: seen.append(told),
     )  # fmt: skip
     return folder, found, seen
@@ -116,8 +116,8 @@ def test_an_experiment_that_waits_for_all_its_models_says_so(tmp_path):
             raise zoo.MissingWeightsError(f"There are no weights of {name} yet")
         return make_model(name)
 
-    laboratory = Laboratory(tmp_path / "cells", load, load_images)
-    found = papers(["table-3", "table-a3"], budget="smoke", out=tmp_path, laboratory=laboratory)
+    cell_cache = CellCache(tmp_path / "cells", load, load_images)
+    found = papers(["table-3", "table-a3"], budget="smoke", out=tmp_path, cache=cell_cache)
     assert [o.measured for o in found.outcomes] == [{}, {}]
     page = found.page.read_text()
     assert "**To be trained:** cifar10/a, cifar10/e, cifar10/f, cifar10/h." in page
@@ -132,10 +132,10 @@ def test_rows_of_fewer_models_stand_beside_those_that_wait_for_one(tmp_path):
             raise zoo.MissingWeightsError(f"There are no weights of {name} yet")
         return make_model(name)
 
-    laboratory = Laboratory(tmp_path / "cells", load, load_images)
+    cell_cache = CellCache(tmp_path / "cells", load, load_images)
     chosen = ["paper", "paper-acd"]
     found = papers(
-        ["table-1b"], budget="smoke", images=12, out=tmp_path, laboratory=laboratory, variants=chosen
+        ["table-1b"], budget="smoke", images=12, out=tmp_path, cache=cell_cache, variants=chosen
     )  # fmt: skip
     (outcome,) = found.outcomes
     assert (outcome.variants, outcome.untrained, outcome.missing) == (("paper-acd",), ("cifar10/b",), 0)
@@ -196,7 +196,7 @@ def test_figures_are_svg_and_the_same_for_the_same_numbers(done):
         assert ET.fromstring(content).tag.endswith("svg")
     again = papers(
         list(experiments()), budget="smoke", images=12, out=folder / "again", measure=False,
-        laboratory=Laboratory(folder / "cells", make_model, load_images),
+        cache=CellCache(folder / "cells", make_model, load_images),
     )  # fmt: skip
     assert {name: (folder / "again" / "figures" / name).read_bytes() for name in names} == before
     assert again.page.read_text() == found.page.read_text()
@@ -211,7 +211,7 @@ def test_docs_keep_what_was_written_by_hand(done):
     assert (folder / "docs" / "reproduction" / "figure-2.svg").is_file()
     page.write_text("# By hand\n\n" + first.replace("table-1a", "stale"))
     papers(["table-a2"], budget="smoke", images=12, out=folder / "out2", docs=folder / "docs",
-              laboratory=Laboratory(folder / "cells", make_model, load_images))  # fmt: skip
+              cache=CellCache(folder / "cells", make_model, load_images))  # fmt: skip
     second = page.read_text()
     assert second.startswith("# By hand\n\n" + MARK)
     assert "stale" not in second
@@ -220,10 +220,10 @@ def test_docs_keep_what_was_written_by_hand(done):
 
 
 def test_an_unfinished_run_is_written_down_as_such(tmp_path):
-    laboratory = Laboratory(tmp_path / "cells", make_model, load_images)
+    cell_cache = CellCache(tmp_path / "cells", make_model, load_images)
     row = next(r for r in experiments()["figure-1"].rows if r.key == ("linf", "avg"))
-    laboratory.measure(row.cell, 200)
-    found = papers(["figure-1", "figure-2"], budget="paper", out=tmp_path, measure=False, laboratory=laboratory)
+    cell_cache.measure(row.cell, 200)
+    found = papers(["figure-1", "figure-2"], budget="paper", out=tmp_path, measure=False, cache=cell_cache)
     page = found.page.read_text()
     # Of figure-1 five rows of six are missing; Figure 2 lacks all but the one that both share.
     # That one has 200 images, of 1,000 for a table and of 200 for a point of a sweep.
@@ -245,25 +245,25 @@ def test_an_unfinished_run_is_written_down_as_such(tmp_path):
         (["table-1a"], {"variants": ["mine"]}, "variants must be among paper, .*, got 'mine'"),
     ],
 )
-def test_bad_arguments_are_refused(tmp_path, laboratory, names, changes, sentence):
+def test_bad_arguments_are_refused(tmp_path, cell_cache, names, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        papers(names, out=tmp_path, laboratory=laboratory, **changes)
+        papers(names, out=tmp_path, cache=cell_cache, **changes)
     assert not (tmp_path / "reproduction.md").exists()
 
 
 def test_processes_that_share_a_folder_share_the_work(tmp_path, monkeypatch):
     made: list[tuple] = []
-    plain = Bench.attack
+    plain = AttackRunner.attack
 
     def counted(self, cell, trial, rows, on_steps):
         made.append((repr(cell), trial.begin, rows.tolist()))
         return plain(self, cell, trial, rows, on_steps)
 
-    monkeypatch.setattr(Bench, "attack", counted)
+    monkeypatch.setattr(AttackRunner, "attack", counted)
 
     def work(name: str) -> None:
         pages[name] = papers(["table-1a", "table-a2"], images=12, budget="smoke", out=tmp_path / name,
-                                laboratory=Laboratory(tmp_path / "cells", make_model, load_images)).page  # fmt: skip
+                                cache=CellCache(tmp_path / "cells", make_model, load_images)).page  # fmt: skip
 
     pages: dict[str, Path] = {}
     threads = [Thread(target=work, args=(name,)) for name in "ab"]
@@ -274,7 +274,7 @@ def test_processes_that_share_a_folder_share_the_work(tmp_path, monkeypatch):
     shared = len(made)
     assert len({str(attack) for attack in made}) == shared > 10  # nothing twice
     papers(["table-1a", "table-a2"], images=12, budget="smoke", out=tmp_path / "alone",
-              laboratory=Laboratory(tmp_path / "alone" / "cells", make_model, load_images))  # fmt: skip
+              cache=CellCache(tmp_path / "alone" / "cells", make_model, load_images))  # fmt: skip
     assert len(made) - shared <= shared
     without = [re.sub(r"[\d.]+ (s|seconds|min|minutes)\b", "", page.read_text()) for page in pages.values()]
     assert without[0] == without[1]

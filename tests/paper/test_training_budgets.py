@@ -3,8 +3,8 @@
 import pytest
 
 from omnirobust import L2, Linf
-from omnirobust.paper.judging import Judging
 from omnirobust.paper.printed_trainings import TABLE_A7, TABLE_A8
+from omnirobust.paper.robustness_cells import RobustnessCell
 from omnirobust.paper.training_budgets import (
     EPS_GRID,
     TRAINING_BUDGETS,
@@ -32,8 +32,8 @@ def test_schemes_are_those_of_the_paper():
         "minmax_printed": Scheme("minmax", both, 5, preset="paper"),
         "usgd": Scheme("universal", (Linf(0.3),), 5, step_sizes=(0.06,)),
     }
-    for opt, scheme in asked.items():
-        assert training_of("a", opt, 1.5, 0, EFFORT).scheme.fingerprint() == scheme.fingerprint()
+    for method, scheme in asked.items():
+        assert training_of("a", method, 1.5, 0, EFFORT).scheme.fingerprint() == scheme.fingerprint()
     assert (DEFAULT_RULE.beta, DEFAULT_RULE.gamma) == (1 / 50, 4.0)
 
 
@@ -56,7 +56,7 @@ def test_seeds_go_to_tables_4_and_a7_and_to_the_curves():
     assert budget.seeds_of("a", "minmax_dpar", 2.0) == budget.seeds_of("a", "linf", 0.5) == 3
     assert budget.seeds_of("a", "minmax", 0.5) == 3
     assert budget.seeds_of("a", "l2", 0.5) == budget.seeds_of("a", "minmax", 1.0) == 1
-    assert {budget.seeds_of("c", opt, 2.0) for opt in ("natural", "minmax")} == {1}
+    assert {budget.seeds_of("c", method, 2.0) for method in ("natural", "minmax")} == {1}
 
 
 def test_fewer_images_are_fewer_everywhere():
@@ -67,8 +67,8 @@ def test_fewer_images_are_fewer_everywhere():
 
 def test_a_judging_names_its_threat():
     training = training_of("a", "linf", 2.0, 0, EFFORT)
-    assert Judging(training, "pgd", "linf", 0.2, 5).threat == Linf(0.2)
-    assert Judging(training, "strong", "l2", 1.5, 5).threat == L2(1.5)
+    assert RobustnessCell(training, "pgd", "linf", 0.2, 5).threat == Linf(0.2)
+    assert RobustnessCell(training, "strong", "l2", 1.5, 5).threat == L2(1.5)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_judging_names_its_threat():
         (lambda: Effort(1, 0, 5), "images must be >= 1 or None, got 0"),
         (lambda: Effort(1, 5, 5, holdout=-1), "holdout must be >= 0, got -1"),
         (lambda: Training("b", "avg", 2.0, 0, EFFORT), "arch must be one of a, c, got 'b'"),
-        (lambda: Training("a", "best", 2.0, 0, EFFORT), "opt must be one of natural, .*, got 'best'"),
+        (lambda: Training("a", "best", 2.0, 0, EFFORT), "method must be one of natural, .*, got 'best'"),
         (lambda: Training("a", "avg", 2.0, -1, EFFORT), "seed must be >= 0, got -1"),
         (lambda: Training("a", "avg", 0.0, 0, EFFORT), "eps_l2 must be > 0 where"),
         (lambda: Training("a", "linf", 2.0, 0, EFFORT), "eps_l2 must be > 0 where"),
@@ -97,10 +97,10 @@ def test_printed_tables_are_whole_and_their_means_are_means():
     slips = {("a", "minmax_dpar", 2.0), ("a", "natural", 1.0), ("c", "linf", 3.0), ("c", "avg_dpar", 3.0)}
     for key, (_, linf, l2, _, mean) in TABLE_A8.items():
         assert (abs(mean - (linf + l2) / 2) <= 0.0101) == (key not in slips), key
-    for (arch, opt), (clean, linf, l2, uni, mean) in TABLE_A7.items():
+    for (arch, method), (clean, linf, l2, uni, mean) in TABLE_A7.items():
         assert mean == pytest.approx((linf + l2 + uni) / 3, abs=0.0101)
-        if opt != "usgd":
-            assert TABLE_A8[arch, opt, 2.0][:3] == (clean, linf, l2)
+        if method != "usgd":
+            assert TABLE_A8[arch, method, 2.0][:3] == (clean, linf, l2)
     # read off Table 4 in the text
     assert TABLE_A8["a", "minmax", 2.0] == (98.59, 75.96, 79.15, 73.43, 77.55)
     assert TABLE_A8["c", "avg_dpar", 2.0] == (99.25, 89.96, 86.49, 85.44, 88.23)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from omnirobust.evaluation import area_under
-from omnirobust.paper.judging import judgings
-from omnirobust.paper.training_budgets import EPS_GRID, TRAINING_BUDGETS, Opt, Training, training_of
+from omnirobust.paper.robustness_cells import cells_of
+from omnirobust.paper.training_budgets import EPS_GRID, TRAINING_BUDGETS, Method, Training, training_of
 from omnirobust.paper.training_contrasts import TrainingClaim, judge, over, over_radii
 from omnirobust.paper.training_figure_claims import epochs_to, figure_3, figure_a3, figure_a4, inside
 from omnirobust.paper.training_findings import Findings
@@ -27,26 +27,26 @@ def rates(share, seed, phase=0):
 
 @dataclass
 class Made:
-    """A laboratory whose numbers are functions of what is asked."""
+    """A cell_cache whose numbers are functions of what is asked."""
 
     right: object
     weight: object = lambda training: 0.5
     curve: object = lambda training: [0.5]
-    missing: set[Opt] = field(default_factory=set)
+    missing: set[Method] = field(default_factory=set)
 
     def recall(self, cell, images):
         return self.trained(cell) if isinstance(cell, Training) else self.judged(cell)
 
-    def judged(self, judging):
-        training = judging.training
-        if training.opt in self.missing:
+    def judged(self, cell):
+        training = cell.training
+        if training.method in self.missing:
             return None
-        flags = rates(self.right(training.opt, judging), training.seed)
-        norms = {"l2": torch.full((IMAGES,), judging.eps), "linf": torch.linspace(0.0, judging.eps, IMAGES)}
+        flags = rates(self.right(training.method, cell), training.seed)
+        norms = {"l2": torch.full((IMAGES,), cell.eps), "linf": torch.linspace(0.0, cell.eps, IMAGES)}
         return {"clean": torch.ones(IMAGES, dtype=torch.bool), "right": flags, "cosine": flags.float()} | norms
 
     def trained(self, training):
-        if training.opt in self.missing:
+        if training.method in self.missing:
             return None
         share = torch.full((IMAGES,), float(self.weight(training)))
         history = [{"epoch": i + 1.0, "robust": v} for i, v in enumerate(self.curve(training))]
@@ -57,12 +57,12 @@ ORDER = {"natural": 0.1, "usgd": 0.3, "linf": 0.4, "l2": 0.45, "avg": 0.6, "minm
 ORDER |= {"avg_dpar": 0.8, "minmax_dpar": 0.9, "avg_printed": 0.5, "minmax_printed": 0.5}
 
 
-def by_order(opt, judging):
-    return ORDER[opt]
+def by_order(method, cell):
+    return ORDER[method]
 
 
 def test_columns_are_made_of_the_threats():
-    f = Findings(Made(lambda opt, j: 0.75 if j.norm == "linf" else 0.5), BUDGET)
+    f = Findings(Made(lambda method, j: 0.75 if j.norm == "linf" else 0.5), BUDGET)
     linf, l2, most, mean = (f.accuracy("a", "avg", 2.0, m).mean for m in ("linf", "l2", "max", "avg"))
     assert (linf, l2) == (0.75, 0.5)
     # flags are nested: what withstands l2 withstands linf
@@ -76,20 +76,23 @@ def test_columns_are_made_of_the_threats():
 
 def test_what_is_asked_is_what_is_judged():
     training = training_of("a", "avg", 2.0, 0, BUDGET.efforts["a"])
-    asked = {how: [(j.norm, j.eps, j.steps) for j in judgings(training, how, 2.0, BUDGET)] for how in ("pgd", "strong")}
-    assert asked == {how: [("linf", 0.2, 20), ("l2", 2.0, 20)] for how in ("pgd", "strong")}
-    assert [(j.norm, j.eps) for j in judgings(training, "universal", 2.0, BUDGET)] == [("linf", 0.3)]
+    asked = {
+        metric: [(j.norm, j.eps, j.steps) for j in cells_of(training, metric, 2.0, BUDGET)]
+        for metric in ("pgd", "strong")
+    }
+    assert asked == {metric: [("linf", 0.2, 20), ("l2", 2.0, 20)] for metric in ("pgd", "strong")}
+    assert [(j.norm, j.eps) for j in cells_of(training, "universal", 2.0, BUDGET)] == [("linf", 0.3)]
 
 
 def test_the_area_is_that_under_the_curve():
-    f = Findings(Made(lambda opt, j: 0.9 if j.norm == "linf" else 0.8 - 0.2 * j.eps), BUDGET)
+    f = Findings(Made(lambda method, j: 0.9 if j.norm == "linf" else 0.8 - 0.2 * j.eps), BUDGET)
     means = [f.accuracy("a", "minmax", eps, "max").mean for eps in EPS_GRID]
     assert f.area("a", "minmax").mean == pytest.approx(area_under(EPS_GRID, means) / 2.5)
 
 
-def verdicts(claims, laboratory, how="pgd"):
-    f = Findings(laboratory, BUDGET)
-    return {claim.name: judge(claim, f, how).verdict for claim in claims}
+def verdicts(claims, cell_cache, metric="pgd"):
+    f = Findings(cell_cache, BUDGET)
+    return {claim.name: judge(claim, f, metric).verdict for claim in claims}
 
 
 def test_claims_that_hold_by_construction_are_true():
@@ -110,13 +113,13 @@ def test_claims_that_hold_by_construction_are_true():
 
 def test_claims_that_fail_by_construction_are_false():
     swapped = ORDER | {"minmax": 0.6, "avg": 0.7}
-    found = verdicts(table_4("a"), Made(lambda opt, j: swapped[opt]))
+    found = verdicts(table_4("a"), Made(lambda method, j: swapped[method]))
     assert found["minmax-beats-average-max"] == found["minmax-beats-average-avg"] == "false"
 
 
 def test_equal_trainings_are_undecided_and_missing_ones_not_measured():
     equal = ORDER | {"minmax": 0.6}
-    assert verdicts(table_4("a"), Made(lambda opt, j: equal[opt]))["minmax-beats-average-max"] == "undecided"
+    assert verdicts(table_4("a"), Made(lambda method, j: equal[method]))["minmax-beats-average-max"] == "undecided"
     found = verdicts(table_4("a"), Made(by_order, missing={"avg_dpar"}))
     assert found["dpar-gains-max"] == found["top-two"] == "not measured"
     assert found["minmax-beats-average-max"] == "true"
@@ -124,7 +127,7 @@ def test_equal_trainings_are_undecided_and_missing_ones_not_measured():
 
 def test_few_images_decide_nothing():
     few = {0: torch.ones(50)}
-    claim = TrainingClaim("few", "few", lambda f, how: {"all": Sample.of(few)})
+    claim = TrainingClaim("few", "few", lambda f, metric: {"all": Sample.of(few)})
     assert judge(claim, Findings(Made(by_order), BUDGET), "pgd").verdict == "undecided"
 
 
@@ -133,8 +136,8 @@ def test_one_difference_of_many_must_be_below_zero_beyond_chance():
     scaled = (noise - noise.mean()) / noise.std() * IMAGES**0.5
     # 2.3 standard errors below zero: beyond 95 % alone, within it among ten
     low = Sample((0,), scaled - 2.3)
-    alone = TrainingClaim("alone", "alone", lambda f, how: {"low": low})
-    among = TrainingClaim("among", "among", lambda f, how: {"low": low} | {str(i): low + 9.0 for i in range(9)})
+    alone = TrainingClaim("alone", "alone", lambda f, metric: {"low": low})
+    among = TrainingClaim("among", "among", lambda f, metric: {"low": low} | {str(i): low + 9.0 for i in range(9)})
     f = Findings(Made(by_order), BUDGET)
     assert (judge(alone, f, "pgd").verdict, judge(among, f, "pgd").verdict) == ("false", "undecided")
 
@@ -163,7 +166,7 @@ def test_areas_are_compared_and_five_points_allowed():
     found = verdicts(figure_3("c"), Made(by_order))
     assert found["area-minmax"] == found["area-average"] == found["robust-at-every-radius"] == "true"
     low = ORDER | {"linf": 0.9}
-    found = verdicts(figure_3("c"), Made(lambda opt, j: low[opt]))
+    found = verdicts(figure_3("c"), Made(lambda method, j: low[method]))
     assert found["area-minmax"] == found["robust-at-every-radius"] == "false"
 
 
@@ -181,19 +184,19 @@ def test_what_lies_in_the_other_ball_is_counted():
 def test_faster_convergence_is_of_epochs_and_needs_seeds():
     def curve(training):
         slow = [0.1, 0.2, 0.3, 0.4, 0.5, 0.52]
-        return slow if training.opt == "avg" else [0.1, 0.35, 0.45, 0.5, 0.52, 0.53 + 0.001 * training.seed]
+        return slow if training.method == "avg" else [0.1, 0.35, 0.45, 0.5, 0.52, 0.53 + 0.001 * training.seed]
 
     found = verdicts(figure_a4(), Made(by_order, curve=curve))
     assert set(found.values()) == {"true"}
     sample = Sample((0, 1), torch.tensor([[0.1, 0.5, 0.4], [0.1, 0.2, 0.3]]))
     assert epochs_to(sample, 0.5).values.tolist() == [[2.0], [4.0]]
-    single = TrainingClaim("x", "x", lambda f, how: {"d": Sample((0,), torch.ones(1, 1))}, per_training=True)
+    single = TrainingClaim("x", "x", lambda f, metric: {"d": Sample((0,), torch.ones(1, 1))}, per_training=True)
     assert judge(single, Findings(Made(by_order), BUDGET), "pgd").verdict == "undecided"
 
 
 def test_of_many_differences_the_lowest_are_written_out():
     values = {str(i): Sample((0,), torch.full((1, IMAGES), i / 10)) for i in range(6)}
-    claim = TrainingClaim("many", "many", lambda f, how: values, digits=2, between=0.0)
+    claim = TrainingClaim("many", "many", lambda f, metric: values, digits=2, between=0.0)
     found = judge(claim, Findings(Made(by_order), BUDGET), "pgd")
     assert found.shown.startswith("0 +0.00 (-0.49 to +0.49), 1 +10.00 (")
     assert found.shown.endswith("), and 3 larger ones points")
@@ -203,11 +206,11 @@ def test_of_many_differences_the_lowest_are_written_out():
 def test_a_claim_is_judged_on_the_seeds_that_all_of_it_has():
     wide = Sample((0, 1), torch.cat([torch.full((1, IMAGES), 0.1), torch.full((1, IMAGES), -0.1)]))
     narrow = Sample((0,), torch.full((1, IMAGES), 0.1))
-    claim = TrainingClaim("mixed", "mixed", lambda f, how: {"wide": wide, "narrow": narrow})
+    claim = TrainingClaim("mixed", "mixed", lambda f, metric: {"wide": wide, "narrow": narrow})
     found = judge(claim, Findings(Made(by_order), BUDGET), "pgd")
     assert (found.verdict, found.seeds) == ("true", 1)
     assert found.found["wide"] == found.found["narrow"]
-    alone = TrainingClaim("alone", "alone", lambda f, how: {"wide": wide})
+    alone = TrainingClaim("alone", "alone", lambda f, metric: {"wide": wide})
     assert judge(alone, Findings(Made(by_order), BUDGET), "pgd").verdict == "undecided"
 
 

@@ -10,7 +10,7 @@ from omnirobust.paper import collection
 from omnirobust.paper.printed_trainings import TABLE_A7, TABLE_A8
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS, Effort, TrainingBudget
 from omnirobust.paper.trainings import training_experiments, urgency
-from omnirobust.study import Laboratory, reproduce
+from omnirobust.study import CellCache, reproduce
 from omnirobust.zoo import data
 
 NAMES = (
@@ -53,12 +53,12 @@ def test_table_4_comes_before_other_seeds_and_other_radii():
     order = sorted(trainings, key=urgency)
     first = [t for t in order if urgency(t) == (0, 0)]
     assert {(t.arch, t.seed) for t in first} == {("a", 0)}
-    assert {t.opt for t in first} == {
+    assert {t.method for t in first} == {
         "natural", "linf", "l2", "usgd", "avg", "avg_dpar", "minmax", "minmax_dpar"
     }  # fmt: skip
     assert {t.eps_l2 for t in first} == {0.0, 2.0}
     assert order[-1].arch == "c"
-    assert order[-1].opt.endswith("_dpar")
+    assert order[-1].method.endswith("_dpar")
     # natural, linf, uSGD and, at radius 2, seven with both norms or l2 alone and printed: three seeds of the MLP
     assert sum(t.arch == "a" and t.eps_l2 in (0.0, 2.0) for t in trainings) == 3 * 10
 
@@ -74,10 +74,10 @@ def done(tmp_path_factory):
 
 
 def run(folder, names, out, **others):
-    laboratory = Laboratory(
+    cell_cache = CellCache(
         folder / "cells", load_images=lambda name, split, limit: data.load("digits", split, limit=limit)
     )
-    return reproduce(names, experiments=collection(), budget="smoke", out=out, laboratory=laboratory, **others)
+    return reproduce(names, experiments=collection(), budget="smoke", out=out, cache=cell_cache, **others)
 
 
 def test_everything_is_measured_and_told(done):

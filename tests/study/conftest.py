@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from omnirobust.study.laboratory import Laboratory
+from omnirobust.study.cell_cache import CellCache
 from omnirobust.zoo import MissingWeightsError
 from omnirobust.zoo.data import ImageData
 
@@ -54,5 +54,5 @@ def one_thread():
 
 
 @pytest.fixture
-def laboratory(tmp_path):
-    return Laboratory(tmp_path / "cells", make_model, load_images)
+def cell_cache(tmp_path):
+    return CellCache(tmp_path / "cells", make_model, load_images)

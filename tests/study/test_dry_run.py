@@ -10,7 +10,7 @@ import torch
 
 from omnirobust.attacks.presets import PAPER
 from omnirobust.experiments import Cell, Claim, Distortion, Experiment, Row, Transformed, Universal, reproduce
-from omnirobust.study.attack_bench import Bench
+from omnirobust.study.attack_runner import AttackRunner
 from omnirobust.study.claims import Rates, judge
 from omnirobust.study.own import _made_up, dry_run
 
@@ -38,11 +38,11 @@ BROKEN = [
 
 @pytest.mark.parametrize(("functions", "sentence"), [*SLIPS, *BROKEN])
 def test_a_claim_that_cannot_be_judged_is_told_before_anything_is_measured(
-    tmp_path, laboratory, monkeypatch, functions, sentence
+    tmp_path, cell_cache, monkeypatch, functions, sentence
 ):
-    monkeypatch.setattr(Bench, "attack", lambda *words: pytest.fail("measured"))
+    monkeypatch.setattr(AttackRunner, "attack", lambda *words: pytest.fail("measured"))
     with pytest.raises(ValueError, match=sentence):
-        reproduce([study(**functions)], images=12, out=tmp_path, laboratory=laboratory)
+        reproduce([study(**functions)], images=12, out=tmp_path, cache=cell_cache)
     assert not any(tmp_path.iterdir())
 
 

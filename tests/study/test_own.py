@@ -25,15 +25,15 @@ from omnirobust.experiments import (
 )
 from omnirobust.paper import collection
 from omnirobust.study import figures, outcome
-from omnirobust.study.attack_bench import Bench
-from omnirobust.study.laboratory import Laboratory, finished_model
+from omnirobust.study.attack_runner import AttackRunner
+from omnirobust.study.cell_cache import CellCache, finished_model
 from omnirobust.study.own import check_experiment, with_own
 from omnirobust.zoo.data import DataUnavailableError
 
 from .conftest import load_images, make_model
 
 TOLD = SimpleNamespace(fingerprint=lambda name: f"weights of {name}")
-"""In place of a laboratory."""
+"""In place of a cell_cache."""
 
 CELL = Cell(("mnist/a", "mnist/b"), "linf", 0.1, PAPER["linf"], steps=3)
 ROWS = tuple(
@@ -96,14 +96,14 @@ def own(tmp_path):
 
 def counting(monkeypatch) -> list[int]:
     made: list[int] = []
-    plain = Bench.attack
-    monkeypatch.setattr(Bench, "attack", lambda *words: made.append(1) or plain(*words))
+    plain = AttackRunner.attack
+    monkeypatch.setattr(AttackRunner, "attack", lambda *words: made.append(1) or plain(*words))
     return made
 
 
-def test_an_experiment_is_measured_judged_and_written(tmp_path, laboratory, monkeypatch):
+def test_an_experiment_is_measured_judged_and_written(tmp_path, cell_cache, monkeypatch):
     made = counting(monkeypatch)
-    found = reproduce([GOOD], images=120, out=tmp_path, laboratory=laboratory)
+    found = reproduce([GOOD], images=120, out=tmp_path, cache=cell_cache)
     (mine,) = found.outcomes
     assert [j.verdict for j in mine.judgements] == ["true"] and len(made) == 2
     facts = json.loads((tmp_path / "mine.json").read_text())
@@ -113,7 +113,7 @@ def test_an_experiment_is_measured_judged_and_written(tmp_path, laboratory, monk
     line = next(line for line in page.splitlines() if line.startswith("| linf | avg | 12.50 |"))
     assert line.endswith(f"| {rate - 12.5:+.1f} |")
     assert page.startswith("# Experiments\n") and "paper" not in page.split("## mine")[1]
-    reproduce([GOOD], images=120, out=tmp_path, laboratory=laboratory)
+    reproduce([GOOD], images=120, out=tmp_path, cache=cell_cache)
     assert len(made) == 2  # nothing is measured twice
 
 
@@ -125,8 +125,8 @@ def test_a_file_declares_one_and_an_edited_rule_is_measured_again(tmp_path, own,
     for edit in (False, False, True):
         if edit:  # of one rule's code: a comment is enough
             own.write_text(OWN.replace("  # edited", "  # again"))
-        laboratory = Laboratory(tmp_path / "cells", load, load_images)
-        found = reproduce([f"{own}:experiment"], images=12, out=tmp_path / "out", laboratory=laboratory)
+        cell_cache = CellCache(tmp_path / "cells", load, load_images)
+        found = reproduce([f"{own}:experiment"], images=12, out=tmp_path / "out", cache=cell_cache)
     assert found.outcomes[0].experiment.name == "from-a-file" and found.outcomes[0].complete
     assert set(found.outcomes[0].rates("new").accuracy("linf", "0")) == {"A", "build"}
     settings = [json.loads(f.read_text()) for f in (tmp_path / "cells").glob("*/settings.json")]
@@ -137,22 +137,22 @@ def test_a_file_declares_one_and_an_edited_rule_is_measured_again(tmp_path, own,
     assert len(made) == 4 and len({r["source"] for r in rules if r["name"] == "Half"}) == 2
 
 
-def test_an_experiment_of_ones_own_stands_beside_the_papers(tmp_path, laboratory):
-    found = reproduce([GOOD, "table-a2"], experiments=collection(), images=12, out=tmp_path, laboratory=laboratory)
+def test_an_experiment_of_ones_own_stands_beside_the_papers(tmp_path, cell_cache):
+    found = reproduce([GOOD, "table-a2"], experiments=collection(), images=12, out=tmp_path, cache=cell_cache)
     assert [o.experiment.name for o in found.outcomes] == ["mine", "table-a2"]
     page = found.page.read_text()
     assert "### mine: claims" in page and "### table-a2: the paper's claims" in page
     assert page.startswith("# The paper's experiments, reproduced")
 
 
-def test_groups_and_sweeps_may_be_declared_too(tmp_path, laboratory):
+def test_groups_and_sweeps_may_be_declared_too(tmp_path, cell_cache):
     groups = replace(CELL, models=("mnist/a",), task=Universal(3), labels="true")
     shared = Experiment(
         "shared", "In groups", (Row(("a", "avg"), "mine", groups),), "groups", heads=("model", "weights")
     )
     points = tuple(Row(("linf", "own", f"{eps}"), "mine", replace(CELL, eps=eps)) for eps in (0.1, 0.2, 0.3, 0.4))
     swept = Experiment("swept", "Over eps", points, "sweep", "eps")  # smoke keeps every third point
-    found = reproduce([shared, swept], images=12, budget="smoke", out=tmp_path, laboratory=laboratory)
+    found = reproduce([shared, swept], images=12, budget="smoke", out=tmp_path, cache=cell_cache)
     assert [len(o.measured) for o in found.outcomes] == [1, 2]
     assert (
         "own, mine" in (tmp_path / "figures" / "swept.svg").read_text()
@@ -160,12 +160,12 @@ def test_groups_and_sweeps_may_be_declared_too(tmp_path, laboratory):
 
 
 @pytest.mark.parametrize("heads", [("norm",), ("norm", "weights"), ("of", "norm", "weights")])
-def test_a_sweep_under_any_number_of_heads_is_sorted_by_its_number(tmp_path, laboratory, heads):
+def test_a_sweep_under_any_number_of_heads_is_sorted_by_its_number(tmp_path, cell_cache, heads):
     first = tuple(head[0] for head in heads)
     points = ("20.0", "-", "-0.1", "5.0", "1.0")
     rows = tuple(Row((*first, t), "mine", replace(CELL, eps=i / 50)) for i, t in enumerate(points))
     swept = Experiment("swept", "Over t", rows, "sweep", "t", heads, printed={(*first, "5.0"): Printed(asr_all=40.0)})
-    found = reproduce([swept], images=12, out=tmp_path, laboratory=laboratory)
+    found = reproduce([swept], images=12, out=tmp_path, cache=cell_cache)
     lines = [line.strip("| ").split(" | ") for line in found.page.read_text().splitlines() if line.startswith("| ")]
     begin = lines.index(["t", *heads, "printed", "mine"])
     table = [tuple(line[: 1 + len(heads)]) for line in lines[begin + 2 : begin + 7]]
@@ -176,9 +176,9 @@ def test_a_sweep_under_any_number_of_heads_is_sorted_by_its_number(tmp_path, lab
     assert drawn.count(f">{label}<") == 2  # the line beside the axis, and one curve through all four points
 
 
-def test_a_curve_goes_through_all_points_of_its_sweep(laboratory):
+def test_a_curve_goes_through_all_points_of_its_sweep(cell_cache):
     rows = tuple(Row(("linf", t), "mine", replace(CELL, eps=i / 50)) for i, t in enumerate(("20.0", "5.0", "0.1")))
-    measured = {(row.variant, row.key): laboratory.measure(row.cell, 12) for row in rows}
+    measured = {(row.variant, row.key): cell_cache.measure(row.cell, 12) for row in rows}
     found = outcome.Outcome(Experiment("swept", "Over t", rows, "sweep", "t", ("norm",)), measured, 12, 0.0)
     axis = Figure().add_subplot()
     for scheme in figures._schemes(found):
@@ -286,15 +286,15 @@ class Narrow(Uniform):
         (Narrow(), r"with rule Narrow: TypeError: .* takes 2 positional arguments but 3 were given \(\w+.py, line \d+"),
     ],
 )
-def test_a_row_whose_rule_fails_is_named_and_what_was_measured_is_kept(tmp_path, laboratory, rule, sentence):
+def test_a_row_whose_rule_fails_is_named_and_what_was_measured_is_kept(tmp_path, cell_cache, rule, sentence):
     cell = replace(CELL, attack=replace(CELL.attack, rule=rule))
     rows = (ROWS[0], Row(("l2", "odd"), "mine", cell))
     with pytest.raises(ValueError, match=r"^rows of mine must run, got 'mine', \('l2', 'odd'\) " + sentence):
-        reproduce([replace(GOOD, rows=rows)], images=12, out=tmp_path, laboratory=laboratory)
-    assert laboratory.recall(ROWS[0].cell, 12) is not None
+        reproduce([replace(GOOD, rows=rows)], images=12, out=tmp_path, cache=cell_cache)
+    assert cell_cache.recall(ROWS[0].cell, 12) is not None
 
 
-def test_what_is_no_matter_of_a_rows_keeps_its_error(tmp_path, laboratory, monkeypatch):
+def test_what_is_no_matter_of_a_rows_keeps_its_error(tmp_path, cell_cache, monkeypatch):
     class Enough(Exception):
         pass
 
@@ -302,16 +302,16 @@ def test_what_is_no_matter_of_a_rows_keeps_its_error(tmp_path, laboratory, monke
         raise Enough
 
     with pytest.raises(Enough):
-        reproduce([GOOD], images=12, out=tmp_path, laboratory=laboratory, progress=stop)
-    monkeypatch.setattr(Bench, "attack", lambda *words: (_ for _ in ()).throw(DataUnavailableError("offline")))
+        reproduce([GOOD], images=12, out=tmp_path, cache=cell_cache, progress=stop)
+    monkeypatch.setattr(AttackRunner, "attack", lambda *words: (_ for _ in ()).throw(DataUnavailableError("offline")))
     with pytest.raises(DataUnavailableError, match=r"^offline$"):
-        reproduce([GOOD], images=12, out=tmp_path, laboratory=laboratory)
+        reproduce([GOOD], images=12, out=tmp_path, cache=cell_cache)
 
 
-def test_a_claim_that_fails_is_named(tmp_path, laboratory):
+def test_a_claim_that_fails_is_named(tmp_path, cell_cache):
     broken = Claim("odd", "It divides.", lambda r: 1 / 0 > 0, lambda r: "")
     with pytest.raises(ValueError, match="functions of rates that run, got 'odd': ZeroDivisionError: division by zero"):
-        reproduce([replace(GOOD, claims=(broken,))], images=12, out=tmp_path, laboratory=laboratory)
+        reproduce([replace(GOOD, claims=(broken,))], images=12, out=tmp_path, cache=cell_cache)
 
 
 def test_settings_of_the_library_have_no_source_and_own_functions_do():

@@ -25,9 +25,9 @@ CLAIM = Claim("met", "It holds.", lambda r: r.asr_all("linf", "avg") >= 0, lambd
         (("one", "two"), (0, 0), "1 not measured of 1 claim; 0 of 2 rows measured"),
     ],
 )
-def test_a_line_counts_claims_once_and_tells_rows_apart(laboratory, variants, images, said):
+def test_a_line_counts_claims_once_and_tells_rows_apart(cell_cache, variants, images, said):
     rows = tuple(Row(("linf", "avg"), variant, replace(CELL, seed=i)) for i, variant in enumerate(variants))
-    measured = {(r.variant, r.key): laboratory.measure(r.cell, n) for r, n in zip(rows, images, strict=True) if n}
+    measured = {(r.variant, r.key): cell_cache.measure(r.cell, n) for r, n in zip(rows, images, strict=True) if n}
     outcome = Outcome(Experiment("mine", "Of my own", rows, claims=(CLAIM,)), measured, 12, 0.0)
     assert in_brief(outcome) == f"mine (Of my own): {said}"
 
@@ -42,8 +42,8 @@ def test_rows_are_counted_by_how_many_images_they_have():
     ]
 
 
-def test_the_overview_ends_with_the_rows_by_scale(laboratory):
+def test_the_overview_ends_with_the_rows_by_scale(cell_cache):
     rows = tuple(Row(("linf", "avg"), variant, replace(CELL, seed=i)) for i, variant in enumerate(("one", "two")))
-    measured = {(rows[0].variant, rows[0].key): laboratory.measure(rows[0].cell, 12)}
+    measured = {(rows[0].variant, rows[0].key): cell_cache.measure(rows[0].cell, 12)}
     outcome = Outcome(Experiment("mine", "Of my own", rows, claims=(CLAIM,)), measured, 12, 0.0)
     assert overview([outcome], "", "", []).endswith("\n| mine | 2 | 1 | 0 | 0 | 1 |\n")

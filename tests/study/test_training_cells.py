@@ -8,7 +8,7 @@ import pytest
 
 from omnirobust import L2, Linf
 from omnirobust.evaluation import evaluate_robustness
-from omnirobust.study import Claim, Experiment, Laboratory, Printed, Robustness, Row, Training, outcome, reproduce
+from omnirobust.study import CellCache, Claim, Experiment, Printed, Robustness, Row, Training, outcome, reproduce
 from omnirobust.study import training_cells as cells
 from omnirobust.study.own import check_experiment
 from omnirobust.study.store import key_of
@@ -88,7 +88,7 @@ def test_what_is_trained_is_trained_once_and_more_images_add_to_fewer(done, monk
 
 
 def test_everything_that_decides_a_training_is_in_its_key(tmp_path):
-    lab = Laboratory(tmp_path)
+    lab = CellCache(tmp_path)
     others = (
         replace(MINMAX, network="c"), replace(MINMAX, scheme=Scheme()), replace(MINMAX, epochs=3),
         replace(MINMAX, data="mnist"), replace(MINMAX, images=None), replace(MINMAX, seed=4),
@@ -100,7 +100,7 @@ def test_everything_that_decides_a_training_is_in_its_key(tmp_path):
 
 
 def test_an_edited_network_of_ones_own_is_another_training(tmp_path):
-    file, lab = tmp_path / "own_network_for_test.py", Laboratory(tmp_path)
+    file, lab = tmp_path / "own_network_for_test.py", CellCache(tmp_path)
     keys = set()
     for text in ("# one\n", "# two\n"):
         file.write_text(text)
@@ -130,7 +130,7 @@ def test_too_many_images_are_one_sentence_that_names_the_row(tmp_path):
 
 
 def test_a_training_that_another_process_is_at_is_left_to_it(tmp_path):
-    ours, theirs = Laboratory(tmp_path), Laboratory(tmp_path)
+    ours, theirs = CellCache(tmp_path), CellCache(tmp_path)
     with theirs._lock(theirs._folder(PLAIN)):
         assert not ours.attempt(PLAIN, 0)
         assert not ours.attempt(replace(JUDGED, training=PLAIN), 5)  # which needs it

@@ -253,7 +253,7 @@ class ArchitectureStudy(Study[ArchitectureOutcome]):
     name = NAME
     title = TITLE
 
-    def recall(self, laboratory: object, scale: Scale) -> ArchitectureOutcome:
+    def recall(self, cache: object, scale: Scale) -> ArchitectureOutcome:
         """Return the networks that the zoo builds."""
         return ArchitectureOutcome(networks())
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from omnirobust.paper.training_budgets import Arch, Opt
+from omnirobust.paper.training_budgets import Arch, Method
 
 Row: TypeAlias = tuple[float, float, float, float, float]
 
-TABLE_A8: dict[tuple[Arch, Opt, float], Row] = {
+TABLE_A8: dict[tuple[Arch, Method, float], Row] = {
     ("a", "natural", 0.5): (98.28, 2.78, 93.75, 1.8, 48.27),
     ("a", "linf", 0.5): (98.22, 77.82, 97.11, 77.23, 87.46),
     ("a", "l2", 0.5): (98.71, 12.04, 97.1, 11.73, 54.57),
@@ -98,7 +98,7 @@ TABLE_A8: dict[tuple[Arch, Opt, float], Row] = {
 part of radius 2. Two slips are mended: 99.16 (LeNet, natural, 1.0), printed as 9.16, and 90.09 (LeNet, avg + DPAR,
 1.0), printed as 99.09."""
 
-TABLE_A7: dict[tuple[Arch, Opt], Row] = {
+TABLE_A7: dict[tuple[Arch, Method], Row] = {
     ("a", "natural"): (98.3, 2.7, 13.86, 21.61, 12.72),
     ("a", "linf"): (98.08, 77.7, 69.17, 90.9, 79.26),
     ("a", "l2"): (98.72, 70.03, 81.74, 82.49, 78.09),

@@ -12,14 +12,14 @@ from omnirobust.study import training_cells as study
 from omnirobust.study.protocol import Workplace
 from omnirobust.training.schemes import Kind, Scheme
 
-Opt: TypeAlias = Literal[
+Method: TypeAlias = Literal[
     "natural", "linf", "l2", "usgd", "avg", "avg_dpar", "minmax", "minmax_dpar", "avg_printed", "minmax_printed"
 ]
 """How a model is trained, as Tables 4, A7 and A8 name it; "printed": Algorithm 2 with the steps as it is printed, and
 each image's weights and perturbations carried from one epoch to the next."""
 
 Arch: TypeAlias = Literal["a", "c"]
-How: TypeAlias = Literal["pgd", "strong", "universal", "gradients", "gradients_dpar"]
+Metric: TypeAlias = Literal["pgd", "strong", "universal", "gradients", "gradients_dpar"]
 
 NAMES: dict[Arch, str] = {"a": "MLP", "c": "LeNet"}
 """Letter of the network, as in the zoo, to the paper's name."""
@@ -33,13 +33,13 @@ EPS_GRID = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 EPS_CURVES = 0.5
 """The other l2 radius of Figure A4, where the strengths of the attacks differ most."""
 
-CURVES: tuple[Opt, ...] = ("avg", "minmax")
+CURVES: tuple[Method, ...] = ("avg", "minmax")
 """The trainings of Figure A4."""
 
 DPAR = 0.1
 """lambda of (17)."""
 
-_MULTI: dict[Opt, tuple[Kind, bool]] = {
+_MULTI: dict[Method, tuple[Kind, bool]] = {
     "avg": ("average", False),
     "avg_dpar": ("average", True),
     "minmax": ("minmax", False),
@@ -49,7 +49,7 @@ _MULTI: dict[Opt, tuple[Kind, bool]] = {
 }
 """Schemes against both threats: kind, and whether with DPAR."""
 
-WITHOUT_L2: tuple[Opt, ...] = ("natural", "linf", "usgd")
+WITHOUT_L2: tuple[Method, ...] = ("natural", "linf", "usgd")
 """Trainings that know no l2 radius: one serves all parts of Table A8."""
 
 
@@ -85,14 +85,14 @@ class Training(study.TrainingCell):
 
     Attributes:
         arch: letter of the network.
-        opt: how it is trained.
+        method: how it is trained.
         eps_l2: radius of the l2 attack; 0 where there is none, see ``training_of``.
         seed: of initial weights, order and random starts, >= 0.
         effort: how long.
     """
 
     arch: Arch
-    opt: Opt
+    method: Method
     eps_l2: float
     seed: int
     effort: Effort
@@ -100,17 +100,17 @@ class Training(study.TrainingCell):
     def __post_init__(self) -> None:
         if self.arch not in NAMES:
             raise ValueError(f"arch must be one of {', '.join(NAMES)}, got {self.arch!r}")
-        if self.opt not in get_args(Opt):
-            raise ValueError(f"opt must be one of {', '.join(get_args(Opt))}, got {self.opt!r}")
+        if self.method not in get_args(Method):
+            raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}")
         check_count("seed", self.seed, 0, whole=False)
-        if (self.eps_l2 > 0) == (self.opt in WITHOUT_L2):
+        if (self.eps_l2 > 0) == (self.method in WITHOUT_L2):
             raise ValueError(f"eps_l2 must be > 0 where the training has an l2 attack and 0 elsewhere, got {self}")
 
     @property
     def scheme(self) -> Scheme:
         """What the model is trained against."""
         steps, both = self.effort.steps, (Linf(EPS_LINF), L2(self.eps_l2))
-        match self.opt:
+        match self.method:
             case "natural":
                 return Scheme()
             case "linf":
@@ -120,8 +120,8 @@ class Training(study.TrainingCell):
             case "usgd":  # as many steps as the others; with one a mini-batch the model outruns the perturbation
                 return Scheme("universal", (Linf(EPS_UNIVERSAL),), steps, step_sizes=(EPS_UNIVERSAL / 5,))
             case _:
-                kind, diverse = _MULTI[self.opt]
-                preset = "paper" if self.opt.endswith("_printed") else None
+                kind, diverse = _MULTI[self.method]
+                preset = "paper" if self.method.endswith("_printed") else None
                 return Scheme(kind, both, steps, dpar=DPAR if diverse else 0.0, preset=preset)
 
     @property
@@ -132,15 +132,15 @@ class Training(study.TrainingCell):
             self.arch, self.scheme, effort.epochs, "mnist", effort.images, self.seed, effort.holdout, effort.precision
         )
 
-    def describe(self, laboratory: Workplace | None = None) -> dict[str, Any]:
+    def describe(self, cache: Workplace | None = None) -> dict[str, Any]:
         """Return the settings as plain values, the scheme in full."""
-        own = {"arch": self.arch, "opt": self.opt, "eps_l2": self.eps_l2, "seed": self.seed}
+        own = {"arch": self.arch, "opt": self.method, "eps_l2": self.eps_l2, "seed": self.seed}
         return own | {"effort": asdict(self.effort), "scheme": self.scheme.fingerprint()}
 
 
-def training_of(arch: Arch, opt: Opt, eps_l2: float, seed: int, effort: Effort) -> Training:
+def training_of(arch: Arch, method: Method, eps_l2: float, seed: int, effort: Effort) -> Training:
     """Return the training of a row of Table A8: those without an l2 attack are the same at every radius."""
-    return Training(arch, opt, 0.0 if opt in WITHOUT_L2 else eps_l2, seed, effort)
+    return Training(arch, method, 0.0 if method in WITHOUT_L2 else eps_l2, seed, effort)
 
 
 @dataclass(frozen=True)
@@ -167,14 +167,14 @@ class TrainingBudget:
     strong_steps: int = 20
     grid: tuple[float, ...] = EPS_GRID
 
-    def seeds_of(self, arch: Arch, opt: Opt, eps_l2: float) -> int:
+    def seeds_of(self, arch: Arch, method: Method, eps_l2: float) -> int:
         """Return how many seeds a training gets."""
-        main = eps_l2 == EPS_L2 or opt in WITHOUT_L2 or (eps_l2 == EPS_CURVES and opt in CURVES and arch == "a")
+        main = eps_l2 == EPS_L2 or method in WITHOUT_L2 or (eps_l2 == EPS_CURVES and method in CURVES and arch == "a")
         return self.seeds[arch] if main else self.sweep_seeds
 
-    def images(self, arch: Arch, how: How) -> int:
-        """Return how many test images a judging takes."""
-        return self.pgd[arch] if how in ("pgd", "universal") else self.strong[arch]
+    def images(self, arch: Arch, metric: Metric) -> int:
+        """Return how many test images a metric takes."""
+        return self.pgd[arch] if metric in ("pgd", "universal") else self.strong[arch]
 
 
 _QUICK = Effort(epochs=10, images=20_000, steps=10, holdout=1000)

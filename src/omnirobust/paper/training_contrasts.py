@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from omnirobust.evaluation import Interval
-from omnirobust.paper.training_budgets import EPS_L2, Arch, How, Opt
-from omnirobust.paper.training_findings import Findings, Metric
+from omnirobust.paper.training_budgets import EPS_L2, Arch, Method, Metric
+from omnirobust.paper.training_findings import Against, Findings
 from omnirobust.study.claims import ENOUGH, Verdict
 from omnirobust.study.sample import Sample
 
 Contrasts: TypeAlias = Mapping[str, Sample]
 """Name to a difference: the claim says that each of them is above zero."""
 
-MULTI: tuple[Opt, ...] = ("avg", "avg_dpar", "minmax", "minmax_dpar")
-SINGLE: tuple[Opt, ...] = ("linf", "l2")
-ATTACKED: tuple[Opt, ...] = (*SINGLE, *MULTI)
+MULTI: tuple[Method, ...] = ("avg", "avg_dpar", "minmax", "minmax_dpar")
+SINGLE: tuple[Method, ...] = ("linf", "l2")
+ATTACKED: tuple[Method, ...] = (*SINGLE, *MULTI)
 
 
 BETWEEN = 0.015
@@ -48,7 +48,7 @@ class TrainingClaim:
 
     name: str
     text: str
-    contrasts: Callable[[Findings, How], Contrasts]
+    contrasts: Callable[[Findings, Metric], Contrasts]
     scale: float = 100.0
     unit: str = "points"
     digits: int = 1
@@ -62,7 +62,7 @@ class TrainingJudgement:
 
     Attributes:
         claim: which.
-        how: by which attack.
+        metric: by which attack.
         verdict: "true" if the 95 % interval of every difference lies above zero; "false" if that of one lies below, at
             95 % for all of them together (Bonferroni); else "undecided", as always on fewer than ``ENOUGH`` images.
         seeds: on how many trainings of each kind, those that all of them have; of one see ``between``.
@@ -70,7 +70,7 @@ class TrainingJudgement:
     """
 
     claim: TrainingClaim
-    how: How
+    metric: Metric
     verdict: Verdict
     seeds: int
     found: Mapping[str, Interval]
@@ -94,12 +94,12 @@ SHOWN = 3
 """How many differences are written out where a claim has many."""
 
 
-def judge(claim: TrainingClaim, findings: Findings, how: How) -> TrainingJudgement:
+def judge(claim: TrainingClaim, findings: Findings, metric: Metric) -> TrainingJudgement:
     """Judge a claim on what was measured."""
     try:
-        contrasts = _on_common_seeds(claim.contrasts(findings, how))
+        contrasts = _on_common_seeds(claim.contrasts(findings, metric))
     except KeyError:
-        return TrainingJudgement(claim, how, "not measured", 0, {})
+        return TrainingJudgement(claim, metric, "not measured", 0, {})
     between = None if claim.per_training else claim.between
     found = {name: sample.interval(between=between) for name, sample in contrasts.items()}
     # all must be above zero, which needs no correction for their number; that one is below, does
@@ -113,7 +113,7 @@ def judge(claim: TrainingClaim, findings: Findings, how: How) -> TrainingJudgeme
     elif all(interval.low > 0 for interval in found.values()):
         verdict = "true"
     seeds = len(next(iter(contrasts.values())).seeds)
-    return TrainingJudgement(claim, how, verdict, seeds, found)
+    return TrainingJudgement(claim, metric, verdict, seeds, found)
 
 
 def _on_common_seeds(contrasts: Contrasts) -> Contrasts:
@@ -123,14 +123,19 @@ def _on_common_seeds(contrasts: Contrasts) -> Contrasts:
 
 
 def over(
-    arch: Arch, better: Sequence[Opt], worse: Sequence[Opt], metric: Metric, eps: float = EPS_L2, margin: float = 0.0
-) -> Callable[[Findings, How], Contrasts]:
+    arch: Arch,
+    better: Sequence[Method],
+    worse: Sequence[Method],
+    against: Against,
+    eps: float = EPS_L2,
+    margin: float = 0.0,
+) -> Callable[[Findings, Metric], Contrasts]:
     """Return how far each training of ``better`` is above each of ``worse``, less ``margin``."""
 
-    def contrasts(f: Findings, how: How) -> Contrasts:
+    def contrasts(f: Findings, metric: Metric) -> Contrasts:
         return {
-            f"{label(one)} − {label(other)}": f.accuracy(arch, one, eps, metric, how)
-            - f.accuracy(arch, other, eps, metric, how)
+            f"{label(one)} − {label(other)}": f.accuracy(arch, one, eps, against, metric)
+            - f.accuracy(arch, other, eps, against, metric)
             - margin
             for one in better
             for other in worse
@@ -140,29 +145,35 @@ def over(
     return contrasts
 
 
-def label(opt: Opt) -> str:
+def label(method: Method) -> str:
     """Return how a training is called on the page."""
     return {"avg_printed": "avg, as printed", "minmax_printed": "min-max, as printed", "usgd": "uSGD"}.get(
-        opt, opt.replace("_dpar", " + DPAR").replace("minmax", "min-max")
+        method, method.replace("_dpar", " + DPAR").replace("minmax", "min-max")
     )
 
 
-def each(arch: Arch, pairs: Sequence[tuple[Opt, Opt]], metric: Metric) -> Callable[[Findings, How], Contrasts]:
+def each(
+    arch: Arch, pairs: Sequence[tuple[Method, Method]], against: Against
+) -> Callable[[Findings, Metric], Contrasts]:
     """Return how far the first of each pair is above the second, at the radii of Table 4."""
-    return lambda f, how: {
-        name: value for one, other in pairs for name, value in over(arch, (one,), (other,), metric)(f, how).items()
+    return lambda f, metric: {
+        name: value for one, other in pairs for name, value in over(arch, (one,), (other,), against)(f, metric).items()
     }
 
 
-def over_radii(arch: Arch, pairs: Sequence[tuple[Opt, Opt]], metric: Metric) -> Callable[[Findings, How], Contrasts]:
+def over_radii(
+    arch: Arch, pairs: Sequence[tuple[Method, Method]], against: Against
+) -> Callable[[Findings, Metric], Contrasts]:
     """Return for each pair how far the first is above the second, as a mean over the l2 radii."""
 
-    def contrasts(f: Findings, how: How) -> Contrasts:
+    def contrasts(f: Findings, metric: Metric) -> Contrasts:
         found: dict[str, Sample] = {}
         for one, other in pairs:
-            total = f.accuracy(arch, one, f.budget.grid[0], metric, how) * 0.0
+            total = f.accuracy(arch, one, f.budget.grid[0], against, metric) * 0.0
             for eps in f.budget.grid:
-                total = total + f.accuracy(arch, one, eps, metric, how) - f.accuracy(arch, other, eps, metric, how)
+                total = (
+                    total + f.accuracy(arch, one, eps, against, metric) - f.accuracy(arch, other, eps, against, metric)
+                )
             found[f"{label(one)} − {label(other)}"] = total * (1 / len(f.budget.grid))
         return found
 

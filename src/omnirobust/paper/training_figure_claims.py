@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from omnirobust.paper.training_budgets import CURVES, EPS_CURVES, EPS_L2, Arch, How, Opt
+from omnirobust.paper.training_budgets import CURVES, EPS_CURVES, EPS_L2, Arch, Method, Metric
 from omnirobust.paper.training_contrasts import BETWEEN_MEANS, SINGLE, Contrasts, TrainingClaim, label
 from omnirobust.paper.training_findings import Findings
 from omnirobust.study.sample import Sample
@@ -17,7 +17,7 @@ def figure_3(arch: Arch) -> tuple[TrainingClaim, ...]:
         TrainingClaim(
             "weight-grows",
             "The mean weight of the l2 attack rises with its radius, from each to the next.",
-            lambda f, how: {
+            lambda f, metric: {
                 f"{a:g} to {b:g}": f.weight(arch, "minmax", b) - f.weight(arch, "minmax", a)
                 for a, b in pairwise(f.budget.grid)
             },
@@ -28,7 +28,7 @@ def figure_3(arch: Arch) -> tuple[TrainingClaim, ...]:
         TrainingClaim(
             "l2-dominates",
             "From l2 radius 2.5 on the l2 attack has the larger mean weight.",
-            lambda f, how: (
+            lambda f, metric: (
                 {f"at {eps:g}": f.weight(arch, "minmax", eps) - 0.5 for eps in f.budget.grid if eps >= 2.5}
                 or _nothing()
             ),
@@ -41,8 +41,8 @@ def figure_3(arch: Arch) -> tuple[TrainingClaim, ...]:
                 f"area-{one}",
                 f"The area S under Acc_adv^max is larger for {label(one)} than for linf or l2 alone (printed: by 6.27 "
                 "and 17.64 %).",
-                lambda f, how, one=one: {
-                    f"{label(one)} − {label(o)}": f.area(arch, one, how) - f.area(arch, o, how) for o in SINGLE
+                lambda f, metric, one=one: {
+                    f"{label(one)} − {label(o)}": f.area(arch, one, metric) - f.area(arch, o, metric) for o in SINGLE
                 },
             )
             for one in _MINMAX
@@ -50,16 +50,16 @@ def figure_3(arch: Arch) -> tuple[TrainingClaim, ...]:
         TrainingClaim(
             "area-average",
             "Min-max has a larger S than the average.",
-            lambda f, how: {"min-max − avg": f.area(arch, "minmax", how) - f.area(arch, "avg", how)},
+            lambda f, metric: {"min-max − avg": f.area(arch, "minmax", metric) - f.area(arch, "avg", metric)},
             between=BETWEEN_MEANS,
         ),
         TrainingClaim(
             "robust-at-every-radius",
             "At every radius min-max is at most 5 points below the better of linf and l2 alone on Acc_adv^max "
             '(our reading of "rather robust no matter how eps changes").',
-            lambda f, how: {
-                f"{label(o)} at {eps:g}": f.accuracy(arch, "minmax", eps, "max", how)
-                - f.accuracy(arch, o, eps, "max", how)
+            lambda f, metric: {
+                f"{label(o)} at {eps:g}": f.accuracy(arch, "minmax", eps, "max", metric)
+                - f.accuracy(arch, o, eps, "max", metric)
                 + 0.05
                 for eps in f.budget.grid
                 for o in SINGLE
@@ -68,7 +68,7 @@ def figure_3(arch: Arch) -> tuple[TrainingClaim, ...]:
     )
 
 
-_MINMAX: tuple[Opt, ...] = ("minmax", "minmax_dpar")
+_MINMAX: tuple[Method, ...] = ("minmax", "minmax_dpar")
 
 
 def _nothing() -> Contrasts:
@@ -81,12 +81,12 @@ def figure_a3() -> tuple[TrainingClaim, ...]:
         TrainingClaim(
             "l2-inside-linf",
             "At l2 radius 0.5 at least 99 % of the l2 attack's perturbations lie in the linf ball (printed: 99.98 %).",
-            lambda f, how: {"share less 99 %": inside(f, 0.5, "l2") - 0.99},
+            lambda f, metric: {"share less 99 %": inside(f, 0.5, "l2") - 0.99},
         ),
         TrainingClaim(
             "linf-norm-grows",
             "The mean linf norm of the l2 attack's perturbations rises with the radius.",
-            lambda f, how: {
+            lambda f, metric: {
                 f"{a:g} to {b:g}": f.distance("a", "minmax", b, "l2", "linf")
                 - f.distance("a", "minmax", a, "l2", "linf")
                 for a, b in pairwise(f.budget.grid)
@@ -98,7 +98,7 @@ def figure_a3() -> tuple[TrainingClaim, ...]:
         TrainingClaim(
             "l2-norm-about-2",
             "The mean l2 norm of the linf attack's perturbations stays between 1.5 and 2.5 at every radius.",
-            lambda f, how: {
+            lambda f, metric: {
                 f"{what} {eps:g}": (f.distance("a", "minmax", eps, "linf", "l2") - level) * sign
                 for eps in f.budget.grid
                 for what, level, sign in (("above 1.5 at", 1.5, 1.0), ("below 2.5 at", 2.5, -1.0))
@@ -111,7 +111,7 @@ def figure_a3() -> tuple[TrainingClaim, ...]:
         TrainingClaim(
             "l2-norm-rises",
             "That norm rises slightly: it is larger at the largest radius than at the smallest.",
-            lambda f, how: {
+            lambda f, metric: {
                 "difference": f.distance("a", "minmax", f.budget.grid[-1], "linf", "l2")
                 - f.distance("a", "minmax", f.budget.grid[0], "linf", "l2")
             },
@@ -142,9 +142,9 @@ def epochs_to(curve: Sample, level: float) -> Sample:
     return Sample(curve.seeds, first.unsqueeze(1))
 
 
-def _faster(eps: float) -> Callable[[Findings, How], Contrasts]:
-    def contrasts(f: Findings, how: How) -> Contrasts:
-        both = [f.curve("a", opt, eps) for opt in CURVES]
+def _faster(eps: float) -> Callable[[Findings, Metric], Contrasts]:
+    def contrasts(f: Findings, metric: Metric) -> Contrasts:
+        both = [f.curve("a", method, eps) for method in CURVES]
         level = LEVEL * min(float(curve.values[:, -1].mean()) for curve in both)
         slow, fast = (epochs_to(curve, level) for curve in both)
         return {f"epochs that min-max needs less to reach {100 * level:.0f} %": slow - fast}
@@ -152,9 +152,9 @@ def _faster(eps: float) -> Callable[[Findings, How], Contrasts]:
     return contrasts
 
 
-def _higher(eps: float) -> Callable[[Findings, How], Contrasts]:
-    def contrasts(f: Findings, how: How) -> Contrasts:
-        slow, fast = (f.curve("a", opt, eps) for opt in CURVES)
+def _higher(eps: float) -> Callable[[Findings, Metric], Contrasts]:
+    def contrasts(f: Findings, metric: Metric) -> Contrasts:
+        slow, fast = (f.curve("a", method, eps) for method in CURVES)
         rise = fast - slow
         return {"min-max − avg": Sample(rise.seeds, rise.values.mean(1, keepdim=True))}
 

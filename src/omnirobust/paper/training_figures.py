@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omnirobust.paper.training_budgets import Opt
+from omnirobust.paper.training_budgets import Method
 from omnirobust.paper.training_contrasts import label
 from omnirobust.paper.training_figure_claims import inside
-from omnirobust.paper.training_findings import Metric
-from omnirobust.paper.training_outcome import METRICS, TrainingOutcome, tried
+from omnirobust.paper.training_findings import Against
+from omnirobust.paper.training_outcome import ACCURACIES, TrainingOutcome, tried
 from omnirobust.study.figures import canvas
 from omnirobust.study.sample import Sample
 
@@ -21,7 +21,7 @@ from omnirobust.paper.training_budgets import Arch
 from omnirobust.paper.training_outcome import MISSING, band, evaluation, plain, short
 from omnirobust.study.tables import NONE, table
 
-LINES: dict[Opt, tuple[str, str]] = {
+LINES: dict[Method, tuple[str, str]] = {
     "linf": ("#0072b2", "-"),
     "l2": ("#009e73", "-"),
     "avg": ("#777777", "-"),
@@ -48,8 +48,10 @@ def draw_training(outcome: TrainingOutcome, folder: Path) -> tuple[Path, ...]:
 def _sweep(outcome: TrainingOutcome, file: Path) -> None:
     with canvas(file, 3) as (_, axes):
         _violins(axes[0], outcome)
-        for axis, metric, title in zip(axes[1:], METRICS["sweep"], ("(b) Acc_adv^max", "(c) Acc_adv^avg"), strict=True):
-            _accuracies(axis, outcome, metric)
+        for axis, against, title in zip(
+            axes[1:], ACCURACIES["sweep"], ("(b) Acc_adv^max", "(c) Acc_adv^avg"), strict=True
+        ):
+            _accuracies(axis, outcome, against)
             axis.set(title=title, xlabel="l2 radius", ylabel="accuracy", ylim=(-0.02, 1.02))
         axes[1].legend(frameon=False, fontsize=7)
 
@@ -73,22 +75,22 @@ def _violins(axis: Axes, outcome: TrainingOutcome) -> None:
         axis.legend(frameon=False)
 
 
-def _accuracies(axis: Axes, outcome: TrainingOutcome, metric: Metric) -> None:
+def _accuracies(axis: Axes, outcome: TrainingOutcome, against: Against) -> None:
     arch = outcome.experiment.archs[0]
-    for opt in outcome.experiment.opts:
-        known = {eps: outcome.accuracy((arch, opt, eps), metric) for eps in outcome.findings.budget.grid}
+    for method in outcome.experiment.methods:
+        known = {eps: outcome.accuracy((arch, method, eps), against) for eps in outcome.findings.budget.grid}
         points = {eps: sample.mean for eps, sample in known.items() if sample is not None}
-        colour, dash = LINES[opt]
-        axis.plot(list(points), list(points.values()), dash, color=colour, marker=".", label=label(opt))
+        colour, dash = LINES[method]
+        axis.plot(list(points), list(points.values()), dash, color=colour, marker=".", label=label(method))
 
 
 def _overlap(outcome: TrainingOutcome, file: Path) -> None:
     found, grid = outcome.findings, outcome.findings.budget.grid
-    shares: tuple[tuple[Opt, str], ...] = (
+    shares: tuple[tuple[Method, str], ...] = (
         ("linf", "linf attack's in the l2 ball"),
         ("l2", "l2 attack's in the linf ball"),
     )
-    norms: tuple[tuple[Opt, str, str], ...] = (
+    norms: tuple[tuple[Method, str, str], ...] = (
         ("linf", "l2", "l2 norm of the linf attack's"),
         ("l2", "linf", "linf norm of the l2 attack's"),
     )
@@ -115,19 +117,19 @@ def _curves(outcome: TrainingOutcome, file: Path) -> None:
     found, radii = outcome.findings, outcome.experiment.grid(outcome.findings.budget)
     with canvas(file, len(radii)) as (_, axes):
         for axis, eps in zip(axes, radii, strict=True):
-            for opt in outcome.experiment.opts:
-                curve = tried(lambda o=opt, e=eps: found.curve("a", o, e))
+            for method in outcome.experiment.methods:
+                curve = tried(lambda o=method, e=eps: found.curve("a", o, e))
                 if curve is not None:
-                    _curve(axis, curve, opt)
+                    _curve(axis, curve, method)
             axis.set(title=f"l2 radius {eps:g}", xlabel="epoch", ylabel="robust accuracy")
         if axes[0].lines:
             axes[0].legend(frameon=False, loc="lower right")
 
 
-def _curve(axis: Axes, curve: Sample, opt: Opt) -> None:
-    epochs, colour = list(range(1, curve.images + 1)), LINES[opt][0]
+def _curve(axis: Axes, curve: Sample, method: Method) -> None:
+    epochs, colour = list(range(1, curve.images + 1)), LINES[method][0]
     low, high = curve.values.amin(0).tolist(), curve.values.amax(0).tolist()
-    axis.plot(epochs, curve.values.mean(0).tolist(), color=colour, label=label(opt))
+    axis.plot(epochs, curve.values.mean(0).tolist(), color=colour, label=label(method))
     axis.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
 
 
@@ -141,18 +143,18 @@ def sweep_table(outcome: TrainingOutcome) -> str:
     radii = found.budget.grid
     areas = [
         [
-            label(opt),
-            evaluation(outcome, how),
-            *(short(outcome.accuracy((arch, opt, eps), "max", how)) for eps in radii),
-            band(tried(partial(found.area, arch, opt, how))),
+            label(method),
+            evaluation(outcome, metric),
+            *(short(outcome.accuracy((arch, method, eps), "max", metric)) for eps in radii),
+            band(tried(partial(found.area, arch, method, metric))),
         ]
-        for opt in outcome.experiment.opts
-        for how in outcome.hows
+        for method in outcome.experiment.methods
+        for metric in outcome.metrics
     ]
     weights = [
-        [label(opt), *(plain(tried(partial(found.weight, arch, opt, eps))) for eps in radii)]
-        for opt in outcome.experiment.opts
-        if opt.startswith("minmax")
+        [label(method), *(plain(tried(partial(found.weight, arch, method, eps))) for eps in radii)]
+        for method in outcome.experiment.methods
+        if method.startswith("minmax")
     ]
     heads = [f"{eps:g}" for eps in radii]
     return "\n\n".join(
@@ -186,15 +188,15 @@ def overlap_table(outcome: TrainingOutcome) -> str:
 def curves_table(outcome: TrainingOutcome) -> str:
     """Return the learning curves of Figure A4 at a tenth of the epochs each."""
     found = outcome.findings
-    rows: list[tuple[Arch, Opt, float]] = outcome.experiment.rows(found.budget)
-    found_curves: dict[tuple[Opt, float], Sample | None] = {
-        (opt, eps): tried(partial(found.curve, arch, opt, eps)) for arch, opt, eps in rows
+    rows: list[tuple[Arch, Method, float]] = outcome.experiment.rows(found.budget)
+    found_curves: dict[tuple[Method, float], Sample | None] = {
+        (method, eps): tried(partial(found.curve, arch, method, eps)) for arch, method, eps in rows
     }
     epochs = found.budget.efforts["a"].epochs
     shown = sorted({max(1, round(epochs * part / 10)) for part in range(1, 11)})
     lines = [
-        [f"{label(opt)}, l2 radius {eps:g}", *(_at(curve, epoch) for epoch in shown), _seeds(curve)]
-        for (opt, eps), curve in found_curves.items()
+        [f"{label(method)}, l2 radius {eps:g}", *(_at(curve, epoch) for epoch in shown), _seeds(curve)]
+        for (method, eps), curve in found_curves.items()
     ]
     return "Robust accuracy in percent after so many epochs.\n\n" + table(
         ["training", *(str(epoch) for epoch in shown), "seeds"], lines

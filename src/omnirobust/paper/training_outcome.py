@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from omnirobust.paper.judging import Judging
-from omnirobust.paper.training_budgets import Arch, How, Opt, Training
+from omnirobust.paper.robustness_cells import RobustnessCell
+from omnirobust.paper.training_budgets import Arch, Method, Metric, Training
 from omnirobust.paper.training_contrasts import TrainingJudgement, judge
-from omnirobust.paper.training_findings import Findings, Metric
+from omnirobust.paper.training_findings import Against, Findings
 from omnirobust.paper.trainings import TrainingExperiment
 from omnirobust.study.protocol import Summary
 from omnirobust.study.sample import Sample
 from omnirobust.study.tables import NONE
 
-METRICS: dict[str, tuple[Metric, ...]] = {
+ACCURACIES: dict[str, tuple[Against, ...]] = {
     "table-4": ("clean", "linf", "l2", "max", "avg"),
     "table-a7": ("clean", "linf", "l2", "uni", "avg3"),
     "table-a8": ("clean", "linf", "l2", "max", "avg"),
@@ -43,7 +43,7 @@ class TrainingOutcome:
     def summary(self) -> Summary:
         """What is said of it in one line; claims are counted under the first evaluation."""
         done, wanted = self.progress
-        there = [self.findings.laboratory.recall(training, 0) for training, _ in self._work]
+        there = [self.findings.cache.recall(training, 0) for training, _ in self._work]
         return Summary(
             self.experiment.name,
             self.experiment.title,
@@ -51,16 +51,16 @@ class TrainingOutcome:
             done,
             wanted,
             sum(trained.seconds for trained in there if trained is not None),
-            tuple(j.verdict for j in self.judgements if j.how == self.hows[0]),
+            tuple(j.verdict for j in self.judgements if j.metric == self.metrics[0]),
             len(self.experiment.claims),
-            f"evaluation {self.hows[0]}" if len(self.hows) > 1 else "",
+            f"evaluation {self.metrics[0]}" if len(self.metrics) > 1 else "",
             "trainings",
         )
 
     @property
-    def hows(self) -> tuple[How, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """The evaluations that claims are judged by."""
-        return tuple(how for how in self.experiment.hows if how in ("pgd", "strong")) or ("pgd",)
+        return tuple(metric for metric in self.experiment.metrics if metric in ("pgd", "strong")) or ("pgd",)
 
     @cached_property
     def progress(self) -> tuple[int, int]:
@@ -68,15 +68,15 @@ class TrainingOutcome:
         return sum(self._is_measured(training, asked) for training, asked in self._work), len(self._work)
 
     @cached_property
-    def _work(self) -> list[tuple[Training, tuple[tuple[Judging, int], ...]]]:
+    def _work(self) -> list[tuple[Training, tuple[tuple[RobustnessCell, int], ...]]]:
         return list(self.experiment.work(self.findings.budget))
 
-    def _is_measured(self, training: Training, asked: Sequence[tuple[Judging, int]]) -> bool:
+    def _is_measured(self, training: Training, asked: Sequence[tuple[RobustnessCell, int]]) -> bool:
         """Say whether a training and everything that is asked of it are there."""
-        lab = self.findings.laboratory
-        if lab.recall(training, 0) is None:
+        cache = self.findings.cache
+        if cache.recall(training, 0) is None:
             return False
-        found = [lab.recall(judging, images) for judging, images in asked]
+        found = [cache.recall(cell, images) for cell, images in asked]
         return all(f is not None and len(f["clean"]) == n for f, (_, n) in zip(found, asked, strict=True))
 
     @property
@@ -92,12 +92,12 @@ class TrainingOutcome:
     @cached_property
     def judgements(self) -> tuple[TrainingJudgement, ...]:
         """Every claim, judged by every evaluation."""
-        return tuple(judge(claim, self.findings, how) for claim in self.experiment.claims for how in self.hows)
+        return tuple(judge(claim, self.findings, metric) for claim in self.experiment.claims for metric in self.metrics)
 
-    def accuracy(self, row: tuple[Arch, Opt, float], metric: Metric, how: How = "pgd") -> Sample | None:
+    def accuracy(self, row: tuple[Arch, Method, float], against: Against, metric: Metric = "pgd") -> Sample | None:
         """Return a column of a row; None if it was not measured."""
         try:
-            return self.findings.accuracy(*row, metric, how)
+            return self.findings.accuracy(*row, against, metric)
         except KeyError:
             return None
 
@@ -107,14 +107,16 @@ class TrainingOutcome:
             {
                 "claim": j.claim.name,
                 "text": j.claim.text,
-                "evaluation": j.how,
+                "evaluation": j.metric,
                 "verdict": j.verdict,
                 "seeds": j.seeds,
                 "differences": {n: {"estimate": i.estimate, "low": i.low, "high": i.high} for n, i in j.found.items()},
             }
             for j in self.judgements
         ]
-        rows = [self._describe(row, how) for row in self.experiment.rows(self.findings.budget) for how in self.hows]
+        rows = [
+            self._describe(row, metric) for row in self.experiment.rows(self.findings.budget) for metric in self.metrics
+        ]
         done, wanted = self.progress
         return {
             "experiment": self.experiment.name,
@@ -126,29 +128,29 @@ class TrainingOutcome:
             "claims": claims,
         }
 
-    def _describe(self, row: tuple[Arch, Opt, float], how: How) -> dict[str, Any] | None:
-        found = {metric: self.accuracy(row, metric, how) for metric in METRICS[self.experiment.kind]}
-        known = {metric: sample for metric, sample in found.items() if sample is not None}
+    def _describe(self, row: tuple[Arch, Method, float], metric: Metric) -> dict[str, Any] | None:
+        found = {against: self.accuracy(row, against, metric) for against in ACCURACIES[self.experiment.kind]}
+        known = {against: sample for against, sample in found.items() if sample is not None}
         if not known:
             return None
-        facts: dict[str, Any] = {"network": row[0], "training": row[1], "eps_l2": row[2], "evaluation": how}
-        for metric, sample in known.items():
+        facts: dict[str, Any] = {"network": row[0], "training": row[1], "eps_l2": row[2], "evaluation": metric}
+        for against, sample in known.items():
             band = sample.interval()
-            facts[metric] = {"estimate": band.estimate, "low": band.low, "high": band.high}
+            facts[against] = {"estimate": band.estimate, "low": band.low, "high": band.high}
             facts |= {"seeds": len(sample.seeds), "images": sample.images}
         return facts
 
 
 MISSING = "to be measured"
 
-EVALUATIONS: dict[How, str] = {"pgd": "{pgd} steps", "strong": "strong"}
+EVALUATIONS: dict[Metric, str] = {"pgd": "{pgd} steps", "strong": "strong"}
 
 
-def evaluation(outcome: TrainingOutcome, how: How) -> str:
+def evaluation(outcome: TrainingOutcome, metric: Metric) -> str:
     """Return what an evaluation is called."""
     if outcome.experiment.kind == "curves":
         return "held-out images"
-    return EVALUATIONS[how].format(pgd=outcome.findings.budget.pgd_steps)
+    return EVALUATIONS[metric].format(pgd=outcome.findings.budget.pgd_steps)
 
 
 def tried(measure: Callable[[], Sample]) -> Sample | None:

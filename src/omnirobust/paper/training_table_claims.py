@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omnirobust.paper.training_budgets import EPS_L2, NAMES, Arch, Opt
+from omnirobust.paper.training_budgets import EPS_L2, NAMES, Arch, Method
 from omnirobust.paper.training_contrasts import (
     ATTACKED,
     BETWEEN_CLEAN,
@@ -15,19 +15,19 @@ from omnirobust.paper.training_contrasts import (
     over,
     over_radii,
 )
-from omnirobust.paper.training_findings import Metric
+from omnirobust.paper.training_findings import Against
 
-DIVERSE: tuple[tuple[Opt, Opt], ...] = (("avg_dpar", "avg"), ("minmax_dpar", "minmax"))
+DIVERSE: tuple[tuple[Method, Method], ...] = (("avg_dpar", "avg"), ("minmax_dpar", "minmax"))
 """Trainings with DPAR, and the same without."""
 
-_BOTH: tuple[Metric, ...] = ("max", "avg")
-_WHERE: dict[Metric, str] = {"linf": "under linf", "l2": "under l2", "avg3": "on the mean of all three"}
-_LONG: dict[Metric, str] = {"max": "Acc_adv^max", "avg": "Acc_adv^avg"}
+_BOTH: tuple[Against, ...] = ("max", "avg")
+_WHERE: dict[Against, str] = {"linf": "under linf", "l2": "under l2", "avg3": "on the mean of all three"}
+_LONG: dict[Against, str] = {"max": "Acc_adv^max", "avg": "Acc_adv^avg"}
 
 
 def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
     """Return what is claimed of Table 4, of one network."""
-    rivals: tuple[Opt, ...] = ("natural", *SINGLE, *MULTI)
+    rivals: tuple[Method, ...] = ("natural", *SINGLE, *MULTI)
     dpar = DIVERSE
     return (
         TrainingClaim(
@@ -36,35 +36,35 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
         TrainingClaim("diagonal-l2", "Under l2 training with l2 alone is best.", over(arch, ("l2",), rivals, "l2")),
         *(
             TrainingClaim(
-                f"multi-beats-single-{metric}",
-                f"On {_LONG[metric]} every training with both norms beats each with one.",
-                over(arch, MULTI, SINGLE, metric),
+                f"multi-beats-single-{against}",
+                f"On {_LONG[against]} every training with both norms beats each with one.",
+                over(arch, MULTI, SINGLE, against),
             )
-            for metric in _BOTH
+            for against in _BOTH
         ),
         *(
             TrainingClaim(
-                f"minmax-beats-average-{metric}",
-                f"Min-max beats the average on {_LONG[metric]}.",
-                over(arch, ("minmax",), ("avg",), metric),
+                f"minmax-beats-average-{against}",
+                f"Min-max beats the average on {_LONG[against]}.",
+                over(arch, ("minmax",), ("avg",), against),
             )
-            for metric in _BOTH
+            for against in _BOTH
         ),
         *(
             TrainingClaim(
-                f"minmax-dpar-beats-average-dpar-{metric}",
-                f"With DPAR, min-max beats the average on {_LONG[metric]}.",
-                over(arch, ("minmax_dpar",), ("avg_dpar",), metric),
+                f"minmax-dpar-beats-average-dpar-{against}",
+                f"With DPAR, min-max beats the average on {_LONG[against]}.",
+                over(arch, ("minmax_dpar",), ("avg_dpar",), against),
             )
-            for metric in _BOTH
+            for against in _BOTH
         ),
         *(
             TrainingClaim(
-                f"dpar-gains-{metric}",
-                f"DPAR raises {_LONG[metric]} of the average and of min-max.",
-                each(arch, dpar, metric),
+                f"dpar-gains-{against}",
+                f"DPAR raises {_LONG[against]} of the average and of min-max.",
+                each(arch, dpar, against),
             )
-            for metric in _BOTH
+            for against in _BOTH
         ),
         TrainingClaim(
             "top-two",
@@ -80,7 +80,7 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
         TrainingClaim(
             "gradients-correlated",
             "The input gradients of the linf and the l2 attack are strongly correlated: a mean cosine above 0.5.",
-            lambda f, how: {label(opt): f.cosine(arch, opt, EPS_L2) - 0.5 for opt in _PLAIN},
+            lambda f, metric: {label(method): f.cosine(arch, method, EPS_L2) - 0.5 for method in _PLAIN},
             scale=1.0,
             digits=3,
             between=0.01,
@@ -89,8 +89,9 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
         TrainingClaim(
             "attacker-diversifies",
             "Attacks with DPAR have gradients less alike than attacks without, on the same model.",
-            lambda f, how: {
-                label(opt): f.cosine(arch, opt, EPS_L2) - f.cosine(arch, opt, EPS_L2, diverse=True) for opt in MULTI
+            lambda f, metric: {
+                label(method): f.cosine(arch, method, EPS_L2) - f.cosine(arch, method, EPS_L2, diverse=True)
+                for method in MULTI
             },
             scale=1.0,
             digits=3,
@@ -101,7 +102,7 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
             "defender-diversifies",
             "Training with DPAR leaves a model on which the gradients of plain attacks are less alike. (Not claimed: "
             "(17) has the defender make them more alike.)",
-            lambda f, how: {
+            lambda f, metric: {
                 f"{label(plain)} − {label(diverse)}": f.cosine(arch, plain, EPS_L2) - f.cosine(arch, diverse, EPS_L2)
                 for diverse, plain in dpar
             },
@@ -113,20 +114,20 @@ def table_4(arch: Arch) -> tuple[TrainingClaim, ...]:
     )
 
 
-_PLAIN: tuple[Opt, ...] = ("natural", "avg", "minmax")
+_PLAIN: tuple[Method, ...] = ("natural", "avg", "minmax")
 
 
 def table_a7(arch: Arch) -> tuple[TrainingClaim, ...]:
     """Return what is claimed of Table A7, of one network."""
-    dpar: tuple[Opt, ...] = ("avg_dpar", "minmax_dpar")
+    dpar: tuple[Method, ...] = ("avg_dpar", "minmax_dpar")
     return (
         *(
             TrainingClaim(
-                f"beats-usgd-{metric}",
+                f"beats-usgd-{against}",
                 f"Every training with both norms beats uSGD {where}.",
-                over(arch, MULTI, ("usgd",), metric),
+                over(arch, MULTI, ("usgd",), against),
             )
-            for metric, where in _WHERE.items()
+            for against, where in _WHERE.items()
         ),
         TrainingClaim(
             "gain-over-usgd",
@@ -147,11 +148,11 @@ def table_a7(arch: Arch) -> tuple[TrainingClaim, ...]:
         TrainingClaim(
             "similar-clean",
             "Clean accuracies are very similar: those with both norms are within 1 point of uSGD's, above or below.",
-            lambda f, how: (
-                {f"1 + {name}": d for name, d in over(arch, MULTI, ("usgd",), "clean", margin=-0.01)(f, how).items()}
+            lambda f, metric: (
+                {f"1 + {name}": d for name, d in over(arch, MULTI, ("usgd",), "clean", margin=-0.01)(f, metric).items()}
                 | {
                     f"1 − ({name})": d * -1.0
-                    for name, d in over(arch, MULTI, ("usgd",), "clean", margin=0.01)(f, how).items()
+                    for name, d in over(arch, MULTI, ("usgd",), "clean", margin=0.01)(f, metric).items()
                 }
             ),
             between=BETWEEN_CLEAN,
@@ -169,21 +170,21 @@ def _table_a8(arch: Arch) -> tuple[TrainingClaim, ...]:
     return (
         *(
             TrainingClaim(
-                f"minmax-beats-average-{metric}-{arch}",
-                f"{name}: over the l2 radii min-max is above the average on {_LONG[metric]}.",
-                over_radii(arch, (("minmax", "avg"),), metric),
+                f"minmax-beats-average-{against}-{arch}",
+                f"{name}: over the l2 radii min-max is above the average on {_LONG[against]}.",
+                over_radii(arch, (("minmax", "avg"),), against),
                 between=BETWEEN_MEANS,
             )
-            for metric in _BOTH
+            for against in _BOTH
         ),
         *(
             TrainingClaim(
-                f"dpar-gains-{metric}-{arch}",
-                f"{name}: over the l2 radii DPAR raises {_LONG[metric]} of the average and of min-max.",
-                over_radii(arch, dpar, metric),
+                f"dpar-gains-{against}-{arch}",
+                f"{name}: over the l2 radii DPAR raises {_LONG[against]} of the average and of min-max.",
+                over_radii(arch, dpar, against),
                 between=BETWEEN_MEANS,
             )
-            for metric in _BOTH
+            for against in _BOTH
         ),
         TrainingClaim(
             f"linf-enough-{arch}",
@@ -195,9 +196,9 @@ def _table_a8(arch: Arch) -> tuple[TrainingClaim, ...]:
             f"always-top-two-{arch}",
             f"{name}: min-max with DPAR is never beaten by natural, single-norm or plain average training on "
             "Acc_adv^max, at any radius.",
-            lambda f, how: {
-                f"{label(other)} at {eps:g}": f.accuracy(arch, "minmax_dpar", eps, "max", how)
-                - f.accuracy(arch, other, eps, "max", how)
+            lambda f, metric: {
+                f"{label(other)} at {eps:g}": f.accuracy(arch, "minmax_dpar", eps, "max", metric)
+                - f.accuracy(arch, other, eps, "max", metric)
                 for eps in f.budget.grid
                 for other in ("linf", "l2", "avg")
             },

@@ -6,19 +6,28 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from omnirobust.paper.judging import Judging
 from omnirobust.paper.printed_trainings import TABLE_A7, TABLE_A8
-from omnirobust.paper.training_budgets import NAMES, TRAINING_BUDGETS, Effort, How, TrainingBudget, fewer
+from omnirobust.paper.robustness_cells import RobustnessCell
+from omnirobust.paper.training_budgets import NAMES, TRAINING_BUDGETS, Effort, Metric, TrainingBudget, fewer
 from omnirobust.paper.training_contrasts import BETWEEN, TrainingJudgement, label
 from omnirobust.paper.training_figures import curves_table, draw_training, overlap_table, sweep_table
-from omnirobust.paper.training_findings import Findings, Metric
-from omnirobust.paper.training_outcome import METRICS, MISSING, TrainingOutcome, evaluation, plain, row_of, short, tried
+from omnirobust.paper.training_findings import Against, Findings
+from omnirobust.paper.training_outcome import (
+    ACCURACIES,
+    MISSING,
+    TrainingOutcome,
+    evaluation,
+    plain,
+    row_of,
+    short,
+    tried,
+)
 from omnirobust.paper.trainings import TrainingExperiment, urgency
 from omnirobust.study.protocol import Job, Scale, Study, Workplace
 from omnirobust.study.sample import PRIOR, Sample
 from omnirobust.study.tables import NONE, table
 
-HEADS: dict[Metric, str] = {
+HEADS: dict[Against, str] = {
     "clean": "Acc",
     "linf": "Acc linf",
     "l2": "Acc l2",
@@ -97,15 +106,15 @@ def training_markdown(outcome: TrainingOutcome, figures: Sequence[str] = ()) -> 
 
 
 def _claims(outcome: TrainingOutcome) -> str:
-    found: dict[str, dict[How, TrainingJudgement]] = {}
+    found: dict[str, dict[Metric, TrainingJudgement]] = {}
     for j in outcome.judgements:
-        found.setdefault(j.claim.text, {})[j.how] = j
-    names = [evaluation(outcome, how) for how in outcome.hows]
+        found.setdefault(j.claim.text, {})[j.metric] = j
+    names = [evaluation(outcome, metric) for metric in outcome.metrics]
     lines = [
         [
             text,
-            *(_verdict(by.get(how)) for how in outcome.hows),
-            by[outcome.hows[0]].shown if by[outcome.hows[0]].found else NONE,
+            *(_verdict(by.get(metric)) for metric in outcome.metrics),
+            by[outcome.metrics[0]].shown if by[outcome.metrics[0]].found else NONE,
         ]
         for text, by in found.items()
     ]
@@ -119,45 +128,45 @@ def _verdict(found: TrainingJudgement | None) -> str:
 
 
 def _table_4(outcome: TrainingOutcome) -> str:
-    metrics = METRICS["table-4"]
+    columns = ACCURACIES["table-4"]
     lines: list[list[str]] = []
     for row in outcome.experiment.rows(outcome.findings.budget):
         printed = TABLE_A8.get(row)
         name = label(row[1])
         if printed is not None:
             lines.append([name, "*printed*", *(f"{value:.2f}" for value in printed), NONE, NONE, NONE])
-        for how in outcome.hows:
-            cells = [outcome.accuracy(row, metric, how) for metric in metrics]
+        for metric in outcome.metrics:
+            cells = [outcome.accuracy(row, against, metric) for against in columns]
             found = [tried(partial(outcome.findings.cosine, *row, diverse=diverse)) for diverse in (False, True)]
-            cosines = [plain(cosine) for cosine in found] if how == "pgd" else [NONE, NONE]
-            lines.append([name, evaluation(outcome, how), *row_of(cells), *cosines, _counts(cells)])
-    head = ["training", "evaluation", *(HEADS[m] for m in metrics), "cosine", "cosine with DPAR", "seeds x images"]
+            cosines = [plain(cosine) for cosine in found] if metric == "pgd" else [NONE, NONE]
+            lines.append([name, evaluation(outcome, metric), *row_of(cells), *cosines, _counts(cells)])
+    head = ["training", "evaluation", *(HEADS[m] for m in columns), "cosine", "cosine with DPAR", "seeds x images"]
     return "Accuracy in percent.\n\n" + table(head, lines)
 
 
 def _table_a7(outcome: TrainingOutcome) -> str:
-    metrics = METRICS["table-a7"]
+    columns = ACCURACIES["table-a7"]
     lines: list[list[str]] = []
     for row in outcome.experiment.rows(outcome.findings.budget):
         printed = TABLE_A7.get(row[:2])
         if printed is not None:
             lines.append([label(row[1]), "*printed*", *(f"{value:.2f}" for value in printed), NONE])
-        for how in outcome.hows:
-            cells = [outcome.accuracy(row, metric, how) for metric in metrics]
-            lines.append([label(row[1]), evaluation(outcome, how), *row_of(cells), _counts(cells)])
-    head = ["training", "evaluation", *(HEADS[m] for m in metrics), "seeds x images"]
+        for metric in outcome.metrics:
+            cells = [outcome.accuracy(row, against, metric) for against in columns]
+            lines.append([label(row[1]), evaluation(outcome, metric), *row_of(cells), _counts(cells)])
+    head = ["training", "evaluation", *(HEADS[m] for m in columns), "seeds x images"]
     return "Accuracy in percent.\n\n" + table(head, lines)
 
 
 def _table_a8(outcome: TrainingOutcome) -> str:
-    metrics = METRICS["table-a8"]
+    columns = ACCURACIES["table-a8"]
     lines: list[list[str]] = []
     for row in outcome.experiment.rows(outcome.findings.budget):
         printed = TABLE_A8.get(row)
-        cells = [outcome.accuracy(row, metric) for metric in metrics]
+        cells = [outcome.accuracy(row, against) for against in columns]
         beside = [f"{short(cell)} ({NONE if printed is None else f'{printed[i]:.2f}'})" for i, cell in enumerate(cells)]
         lines.append([NAMES[row[0]], f"{row[2]:g}", label(row[1]), *beside, _counts(cells)])
-    head = ["network", "l2 radius", "training", *(HEADS[m] for m in metrics), "seeds x images"]
+    head = ["network", "l2 radius", "training", *(HEADS[m] for m in columns), "seeds x images"]
     return "Accuracy in percent: ours (printed).\n\n" + table(head, lines)
 
 
@@ -177,7 +186,7 @@ _TABLES: dict[str, Callable[[TrainingOutcome], str]] = {
 """Kind of experiment to its first table."""
 
 
-_HOWS = ("pgd", "universal", "gradients", "gradients_dpar", "strong")
+_METRICS = ("pgd", "universal", "gradients", "gradients_dpar", "strong")
 
 
 class TrainingStudy(Study[TrainingOutcome]):
@@ -199,9 +208,9 @@ class TrainingStudy(Study[TrainingOutcome]):
             jobs += [Job(cell, images, rank) for cell, images in cells]
         return jobs
 
-    def recall(self, laboratory: Workplace, scale: Scale) -> TrainingOutcome:
+    def recall(self, cache: Workplace, scale: Scale) -> TrainingOutcome:
         """Return what was measured."""
-        return TrainingOutcome(self.experiment, Findings(laboratory, _budget_at(scale)))
+        return TrainingOutcome(self.experiment, Findings(cache, _budget_at(scale)))
 
     def markdown(self, outcome: TrainingOutcome, figures: Sequence[str]) -> str:
         """Return its section."""
@@ -221,5 +230,5 @@ def _budget_at(scale: Scale) -> TrainingBudget:
     return budget if scale.images is None else fewer(budget, scale.images)
 
 
-def _order(asked: tuple[Judging, int]) -> int:
-    return _HOWS.index(asked[0].how)
+def _order(asked: tuple[RobustnessCell, int]) -> int:
+    return _METRICS.index(asked[0].metric)

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from omnirobust.paper.judging import Judging, judgings
+from omnirobust.paper.robustness_cells import RobustnessCell, cells_of
 from omnirobust.paper.training_budgets import (
     CURVES,
     EPS_CURVES,
     EPS_L2,
     NAMES,
     Arch,
-    How,
-    Opt,
+    Method,
+    Metric,
     Training,
     TrainingBudget,
     training_of,
@@ -25,7 +25,7 @@ from omnirobust.paper.training_table_claims import table_4, table_a7, table_a8
 
 Kind = Literal["table-4", "table-a7", "table-a8", "sweep", "overlap", "curves"]
 
-PRINTED: tuple[Opt, ...] = ("avg_printed", "minmax_printed")
+PRINTED: tuple[Method, ...] = ("avg_printed", "minmax_printed")
 """Trainings by the letter of Algorithm 2, of which the paper prints no numbers apart."""
 
 
@@ -38,9 +38,9 @@ class TrainingExperiment:
         title: one line.
         kind: how it is shown.
         archs: letters of its networks.
-        opts: its trainings.
+        methods: its trainings.
         radii: of l2; None for the budget's grid.
-        hows: what is measured of each; empty if the trainings themselves are what is shown.
+        metrics: what is measured of each; empty if the trainings themselves are what is shown.
         claims: what the paper says of it.
         note: what a reader of this one must know.
     """
@@ -49,9 +49,9 @@ class TrainingExperiment:
     title: str
     kind: Kind
     archs: tuple[Arch, ...]
-    opts: tuple[Opt, ...]
+    methods: tuple[Method, ...]
     radii: tuple[float, ...] | None
-    hows: tuple[How, ...]
+    metrics: tuple[Metric, ...]
     claims: tuple[TrainingClaim, ...]
     note: str = ""
 
@@ -59,21 +59,21 @@ class TrainingExperiment:
         """Return the l2 radii."""
         return budget.grid if self.radii is None else self.radii
 
-    def rows(self, budget: TrainingBudget) -> list[tuple[Arch, Opt, float]]:
+    def rows(self, budget: TrainingBudget) -> list[tuple[Arch, Method, float]]:
         """Return network, training and l2 radius of every row."""
-        return [(arch, opt, eps) for arch in self.archs for eps in self.grid(budget) for opt in self.opts]
+        return [(arch, method, eps) for arch in self.archs for eps in self.grid(budget) for method in self.methods]
 
-    def work(self, budget: TrainingBudget) -> Iterator[tuple[Training, tuple[tuple[Judging, int], ...]]]:
+    def work(self, budget: TrainingBudget) -> Iterator[tuple[Training, tuple[tuple[RobustnessCell, int], ...]]]:
         """Yield every training with what is measured of it and on how many images, in no order."""
-        for arch, opt, eps in self.rows(budget):
-            for seed in range(budget.seeds_of(arch, opt, eps)):
-                training = training_of(arch, opt, eps, seed, budget.efforts[arch])
+        for arch, method, eps in self.rows(budget):
+            for seed in range(budget.seeds_of(arch, method, eps)):
+                training = training_of(arch, method, eps, seed, budget.efforts[arch])
                 yield (
                     training,
                     tuple(
-                        (judging, budget.images(arch, how))
-                        for how in self.hows
-                        for judging in judgings(training, how, eps, budget)
+                        (cell, budget.images(arch, metric))
+                        for metric in self.metrics
+                        for cell in cells_of(training, metric, eps, budget)
                     ),
                 )
 
@@ -83,13 +83,13 @@ def urgency(training: Training) -> tuple[int, int]:
 
     LeNet costs several times what the MLP does, DPAR two and a half times what the same training does without.
     """
-    lenet, diverse = training.arch == "c", training.opt.endswith("_dpar")
+    lenet, diverse = training.arch == "c", training.method.endswith("_dpar")
     main = training.eps_l2 in (0.0, EPS_L2)
-    if training.opt in PRINTED:
+    if training.method in PRINTED:
         stage = 6
     elif main and not lenet and training.seed == 0:
         stage = 0
-    elif training.eps_l2 == EPS_CURVES and training.opt in CURVES and not lenet:
+    elif training.eps_l2 == EPS_CURVES and training.method in CURVES and not lenet:
         stage = 2 if training.seed else 1
     elif main:
         stage = (5 if diverse else 3) if lenet else (4 if diverse else 2)
@@ -98,7 +98,7 @@ def urgency(training: Training) -> tuple[int, int]:
     return stage, training.seed
 
 
-_TABLE: tuple[Opt, ...] = ("natural", "linf", "l2", "avg", "avg_dpar", "minmax", "minmax_dpar")
+_TABLE: tuple[Method, ...] = ("natural", "linf", "l2", "avg", "avg_dpar", "minmax", "minmax_dpar")
 
 _PRINTED_NOTE = """\
 "as printed": Algorithm 2 to the letter. Its steps are the raw gradient times the weight of the attack, and it goes on
@@ -155,17 +155,17 @@ def training_experiments() -> dict[str, TrainingExperiment]:
 
 def _table_4(name: str, arch: Arch) -> TrainingExperiment:
     title = f"Training against one norm, both norms, and with DPAR, {NAMES[arch]}"
-    hows: tuple[How, ...] = ("pgd", "gradients", "gradients_dpar", "strong")
+    metrics: tuple[Metric, ...] = ("pgd", "gradients", "gradients_dpar", "strong")
     return TrainingExperiment(
-        name, title, "table-4", (arch,), (*_TABLE, *PRINTED), (EPS_L2,), hows, table_4(arch), _PRINTED_NOTE
+        name, title, "table-4", (arch,), (*_TABLE, *PRINTED), (EPS_L2,), metrics, table_4(arch), _PRINTED_NOTE
     )
 
 
 def _table_a7(name: str, arch: Arch) -> TrainingExperiment:
     title = f"Training against both norms and universal adversarial training, {NAMES[arch]}"
-    opts: tuple[Opt, ...] = (*_TABLE[:3], "usgd", *_TABLE[3:])
-    hows: tuple[How, ...] = ("pgd", "universal", "strong")
-    return TrainingExperiment(name, title, "table-a7", (arch,), opts, (EPS_L2,), hows, table_a7(arch), _A7_NOTE)
+    methods: tuple[Method, ...] = (*_TABLE[:3], "usgd", *_TABLE[3:])
+    metrics: tuple[Metric, ...] = ("pgd", "universal", "strong")
+    return TrainingExperiment(name, title, "table-a7", (arch,), methods, (EPS_L2,), metrics, table_a7(arch), _A7_NOTE)
 
 
 def _sweep(name: str, arch: Arch) -> TrainingExperiment:

@@ -1,21 +1,23 @@
 """The engine of experiments, anyone's: declared as data, measured, judged and written down. It knows no paper."""
 
 from omnirobust.study.attack_cells import Cell, Distortion, MeanWeightsOf, Transformed, Universal
+from omnirobust.study.cell_cache import CellCache
 from omnirobust.study.claims import Claim, Rates, Statistic
-from omnirobust.study.laboratory import Laboratory
 from omnirobust.study.runner import Reproduction, reproduce
 from omnirobust.study.spec import BUDGETS, Budget, Collection, Experiment, Printed, Row
 from omnirobust.study.training_cells import Robustness, Training
+
+Laboratory = CellCache  # as it was called before
 
 __all__ = [
     "BUDGETS",
     "Budget",
     "Cell",
+    "CellCache",
     "Claim",
     "Collection",
     "Distortion",
     "Experiment",
-    "Laboratory",
     "MeanWeightsOf",
     "Printed",
     "Rates",

@@ -1,7 +1,7 @@
 """Cells that attack: everything that decides the numbers of one attack on one set of models.
 
 What the domains are beside the models, the images of a group or transformations of one image, is the cell's task. A new
-kind of task is one more of these, and a branch where ``attack_bench`` prepares images and labels.
+kind of task is one more of these, and a branch where ``attack_runner`` prepares images and labels.
 """
 
 from __future__ import annotations
@@ -202,12 +202,12 @@ class Cell(AnyCell[Measured]):
         smaller = range((images - 1) // CHUNK * CHUNK, 0, -CHUNK)
         return [images, *(smaller if self.rule is not None else ())]
 
-    def resolved(self, laboratory: Workplace, images: int) -> Cell | None:
+    def resolved(self, cache: Workplace, images: int) -> Cell | None:
         """Return this cell with the mean weights of the one that decides them."""
         if self.rule is None:
             return self
         other = self.rule.cell
-        seen = laboratory.recall(other, images)
+        seen = cache.recall(other, images)
         if seen is None or len(seen) < other.problems(images):
             return None
         mean = seen.weights.double().mean(0)
@@ -220,12 +220,12 @@ class Cell(AnyCell[Measured]):
         rule = None if self.rule is None else MeanWeightsOf(self.rule.cell.limited(steps))
         return replace(self, steps=steps, rule=rule)
 
-    def describe(self, laboratory: Workplace) -> dict[str, Any]:
+    def describe(self, cache: Workplace) -> dict[str, Any]:
         """Return all settings, and a hash of the weights of every model."""
         attack = {f.name: plain(getattr(self.attack, f.name)) for f in fields(self.attack)}
         apart = {"attack", "rule", "judges"} | ({"task"} if self.task is None else set())
         own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in apart}
-        weights = {name: laboratory.fingerprint(name) for name in self.takes}
+        weights = {name: cache.fingerprint(name) for name in self.takes}
         return own | {"judges": list(self.judged), "attack": attack, "weights": weights}
 
     def spans(self, images: int) -> list[Span]:
@@ -237,16 +237,16 @@ class Cell(AnyCell[Measured]):
         """Return how many (image, step) pairs there are."""
         return (span.end - span.begin) * self.group * max(self.steps, 1)
 
-    def measure(self, span: Span, laboratory: Workplace, on_work: WorkHook) -> Chunk:
+    def measure(self, span: Span, cache: Workplace, on_work: WorkHook) -> Chunk:
         """Attack the problems of a chunk.
 
         Problems are independent: where true and predicted labels agree, so does the attack, and it is not run twice.
         """
         alone = self.labels == "predicted" or isinstance(self.task, Distortion)
-        known = None if alone else laboratory.known(replace(self, labels="predicted"), span)
-        return laboratory.attack(self, span, known, on_work)
+        known = None if alone else cache.known(replace(self, labels="predicted"), span)
+        return cache.attack(self, span, known, on_work)
 
-    def result(self, parts: Sequence[Chunk], laboratory: Workplace) -> Measured:
+    def result(self, parts: Sequence[Chunk], cache: Workplace) -> Measured:
         """Join chunks."""
         return join([Measured.of(part.tensors) for part in parts])
 

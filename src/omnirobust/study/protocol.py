@@ -47,7 +47,7 @@ class AnyCell(ABC, Generic[T]):
     """What is measured once and kept: everything that decides its numbers but the number of images."""
 
     lasting = False
-    """Whether the laboratory keeps the result in memory, for others that need it."""
+    """Whether the cache keeps the result in memory, for others that need it."""
 
     @property
     def needs(self) -> tuple[AnyCell[Any], ...]:
@@ -68,7 +68,7 @@ class AnyCell(ABC, Generic[T]):
         """Return how many rows ``images`` test images come to."""
         return images // self.group
 
-    def resolved(self, laboratory: Workplace, images: int) -> AnyCell[T] | None:
+    def resolved(self, cache: Workplace, images: int) -> AnyCell[T] | None:
         """Return this cell with what the cells that it needs decide; None while one of them is not measured."""
         return self
 
@@ -81,7 +81,7 @@ class AnyCell(ABC, Generic[T]):
         return self
 
     @abstractmethod
-    def describe(self, laboratory: Workplace) -> dict[str, Any]:
+    def describe(self, cache: Workplace) -> dict[str, Any]:
         """Return all that decides its numbers as plain values, ready for JSON: what its key is the hash of."""
 
     @abstractmethod
@@ -89,12 +89,12 @@ class AnyCell(ABC, Generic[T]):
         """Return the parts that it is measured in."""
 
     @abstractmethod
-    def measure(self, span: Span, laboratory: Workplace, on_work: WorkHook) -> Chunk:
+    def measure(self, span: Span, cache: Workplace, on_work: WorkHook) -> Chunk:
         """Measure one part.
 
         Args:
             span: which.
-            laboratory: has models and images.
+            cache: has models and images.
             on_work: may be told how much of ``work`` was done meanwhile.
 
         Returns:
@@ -102,7 +102,7 @@ class AnyCell(ABC, Generic[T]):
         """
 
     @abstractmethod
-    def result(self, parts: Sequence[Chunk], laboratory: Workplace) -> T:
+    def result(self, parts: Sequence[Chunk], cache: Workplace) -> T:
         """Return what parts, in order, come to together."""
 
     def work(self, span: Span) -> int:
@@ -115,7 +115,7 @@ class AnyCell(ABC, Generic[T]):
 
 
 class Workplace(Protocol):
-    """What a cell may ask of the laboratory that measures it."""
+    """What a cell may ask of the cache that measures it."""
 
     @property
     def device(self) -> torch.device:
@@ -143,7 +143,7 @@ class Workplace(Protocol):
         ...
 
     def attack(self, cell: Any, span: Span, known: Chunk | None, on_work: WorkHook) -> Chunk:
-        """Run an attack cell, see ``attack_bench.Bench.measure``."""
+        """Run an attack cell, see ``attack_runner.AttackRunner.measure``."""
         ...
 
 
@@ -259,7 +259,7 @@ class Study(ABC, Generic[O]):
         return ()
 
     @abstractmethod
-    def recall(self, laboratory: Any, scale: Scale) -> O:
+    def recall(self, cache: Any, scale: Scale) -> O:
         """Return what came out so far, without computing."""
 
     @abstractmethod

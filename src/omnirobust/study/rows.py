@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from omnirobust.study.attack_cells import Cell
+from omnirobust.study.cell_cache import CellCache
 from omnirobust.study.figures import draw
-from omnirobust.study.laboratory import Laboratory
 from omnirobust.study.outcome import Outcome
 from omnirobust.study.protocol import Job, Scale, Study
 from omnirobust.study.spec import BUDGETS, Budget, Experiment, Row
@@ -58,16 +58,16 @@ class RowStudy(Study[Outcome]):
             jobs.append(Job(row.cell, images, rank, told))
         return jobs
 
-    def recall(self, laboratory: Laboratory, scale: Scale) -> Outcome:
+    def recall(self, cache: CellCache, scale: Scale) -> Outcome:
         """Return what was measured of the rows whose models are trained."""
         experiment, images = self._at(scale)
-        untrained = tuple(dict.fromkeys(name for row in experiment.rows for name in laboratory.untrained(row.cell)))
-        rows = [row for row in experiment.rows if not laboratory.untrained(row.cell)]
-        found = {(row.variant, row.key): laboratory.recall(row.cell, images) for row in rows}
+        untrained = tuple(dict.fromkeys(name for row in experiment.rows for name in cache.untrained(row.cell)))
+        rows = [row for row in experiment.rows if not cache.untrained(row.cell)]
+        found = {(row.variant, row.key): cache.recall(row.cell, images) for row in rows}
         measured = {name: m for name, m in found.items() if m is not None}
         trainings = {row.cell.training for row in rows if isinstance(row.cell, Robustness)}
-        seconds = sum(laboratory.seconds(cell, images) for cell in (*(row.cell for row in rows), *trainings))
-        shown = laboratory.pictures(rows[0].attack, experiment.pictures) if experiment.pictures and measured else None
+        seconds = sum(cache.seconds(cell, images) for cell in (*(row.cell for row in rows), *trainings))
+        shown = cache.pictures(rows[0].attack, experiment.pictures) if experiment.pictures and measured else None
         return Outcome(experiment, measured, images, seconds, untrained, shown)
 
     def markdown(self, outcome: Outcome, figures: Sequence[str]) -> str:

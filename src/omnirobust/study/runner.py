@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from omnirobust._device import resolved
 from omnirobust._files import replacing, sweep
-from omnirobust.study.laboratory import Laboratory
+from omnirobust.study.cell_cache import CellCache
 from omnirobust.study.own import telling, with_own
 from omnirobust.study.page import overview, write_site
 from omnirobust.study.protocol import AnyOutcome, Job, Scale, Study
@@ -54,7 +54,7 @@ def reproduce(
     measure: bool = True,
     cells: str | Path | None = None,
     docs: str | Path | None = None,
-    laboratory: Laboratory | None = None,
+    cache: CellCache | None = None,
     training_budget: str | None = None,
     device: str = "auto",
 ) -> Reproduction:
@@ -79,10 +79,10 @@ def reproduce(
         measure: False only writes down what the cells hold already.
         cells: folder of the cells; None for ``out``/cells.
         docs: folder that gets a copy too: reproduction.md, under what was written there by hand, and reproduction/.
-        laboratory: measures the cells, in place of one over ``cells``, the zoo and its data.
+        cache: measures the cells, in place of one over ``cells``, the zoo and its data.
         training_budget: of the experiments on robust training; None for ``budget``. A training of another budget is
             another training: a larger one does not add to a smaller.
-        device: where a laboratory made here computes: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is
+        device: where a cache made here computes: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is
             one. Cells do not say where they were measured: their folder does.
 
     Returns:
@@ -102,16 +102,16 @@ def reproduce(
     folder = Path(out)
     where = resolved(device)
     sweep(folder)
-    lab = laboratory or Laboratory(folder / "cells" if cells is None else cells, device=where)
+    cache = cache or CellCache(folder / "cells" if cells is None else cells, device=where)
     if measure:
-        _measure(lab, [(study.name, study.jobs(scale)) for study in chosen], own, progress)
-    found = [(study, study.recall(lab, scale)) for study in chosen]
+        _measure(cache, [(study.name, study.jobs(scale)) for study in chosen], own, progress)
+    found = [(study, study.recall(cache, scale)) for study in chosen]
     if not any(study.name in shelf.members for study in chosen):
         shelf = Collection()
     words = [one.name if isinstance(one, Experiment) else one for one in given]
     summary = overview(
         [outcome for _, outcome in found], shelf.counted, _command(words, budget, images, training_budget),
-        machines(lab.cells),
+        machines(cache.cells),
     )  # fmt: skip
     written = _write(found, shelf, summary, folder)
     return written if docs is None else replace(written, files=(*written.files, *publish(written, Path(docs))))
@@ -152,13 +152,13 @@ def _scale(budget: str, images: int | None, training_budget: str | None) -> Scal
 
 
 def _measure(
-    lab: Laboratory, asked: Sequence[tuple[str, Sequence[Job]]], own: Container[str], progress: ProgressHook | None
+    cache: CellCache, asked: Sequence[tuple[str, Sequence[Job]]], own: Container[str], progress: ProgressHook | None
 ) -> None:
     """Measure every cell, those of lower rank first, whichever experiment asks for them.
 
     Failures in experiments named in ``own`` are told with their row.
     """
-    jobs = [(name, job) for name, of_one in asked for job in of_one if not lab.untrained(job.cell)]
+    jobs = [(name, job) for name, of_one in asked for job in of_one if not cache.untrained(job.cell)]
     totals = {name: sum(_work(job) for n, job in jobs if n == name) for name, _ in jobs}
     done = dict.fromkeys(totals, 0)
     # Sorting is stable: within a rank the order of experiments and rows stands.
@@ -173,10 +173,10 @@ def _measure(
                     progress(name, min(done[name], totals[name]), totals[name])
 
             with telling(name, job.told, on_work) if name in own else nullcontext():
-                if not lab.attempt(job.cell, job.images, on_work):
+                if not cache.attempt(job.cell, job.images, on_work):
                     busy.append((name, job))
         if busy:  # wait for one of the cells that other processes measure, and look at all again
-            lab.measure(busy[0][1].cell, busy[0][1].images)
+            cache.measure(busy[0][1].cell, busy[0][1].images)
         left = busy
 
 

@@ -33,7 +33,7 @@ class Trained:
     """A trained model.
 
     Attributes:
-        model: in eval mode, on the laboratory's device.
+        model: in eval mode, on the cache's device.
         history: one row an epoch, as ``FitResult.history``.
         weights: the weights that each training image had last, (N, K); (0, 0) where there are none.
         seconds: of training.
@@ -70,26 +70,26 @@ class TrainingCell(AnyCell[Trained]):
         """Say whether what was read is a training."""
         return "weights/" in chunk.tensors and "history" in chunk.facts
 
-    def measure(self, span: Span, laboratory: Workplace, on_work: WorkHook) -> Chunk:
+    def measure(self, span: Span, cache: Workplace, on_work: WorkHook) -> Chunk:
         """Train; one that was begun goes on.
 
         Raises:
             ValueError: if the data has fewer images than are asked for.
             TrainingDivergedError: if a loss is not finite.
         """
-        plan, images = self.plan, laboratory.images(self.plan.data, "train")
+        plan, images = self.plan, cache.images(self.plan.data, "train")
         if (plan.images or 0) + plan.holdout > len(images):
             asked = f"images {plan.images}, holdout {plan.holdout}"
             raise ValueError(f"images and holdout must be at most {len(images)} together, got {asked}")
         shape, classes = list(images.shape), len(images.classes)
         kept = len(images) - plan.holdout if plan.images is None else plan.images
         result = fit(
-            self._initial(shape, classes).to(laboratory.device),
+            self._initial(shape, classes).to(cache.device),
             (images.x[:kept], images.y[:kept]),
             plan.scheme,
             epochs=plan.epochs,
             validation=(images.x[-plan.holdout :], images.y[-plan.holdout :]) if plan.holdout else None,
-            out=laboratory.scratch(self),
+            out=cache.scratch(self),
             seed=plan.seed,
             precision=plan.precision,
             progress=lambda *_: on_work(1),
@@ -100,7 +100,7 @@ class TrainingCell(AnyCell[Trained]):
         facts = {"history": history, "shape": shape, "classes": classes, "state": state.extra}
         return Chunk(state.tensors | {"weights/": weights}, facts)
 
-    def result(self, parts: Sequence[Chunk], laboratory: Workplace) -> Trained:
+    def result(self, parts: Sequence[Chunk], cache: Workplace) -> Trained:
         """Return the trained model."""
         (part,) = parts
         tensors, facts = dict(part.tensors), part.facts
@@ -109,7 +109,7 @@ class TrainingCell(AnyCell[Trained]):
         fill_state(model, tensors, facts.get("state", {}))
         rows = tuple(facts["history"])
         took = sum(row["seconds"] for row in rows)
-        return Trained(model.eval().to(laboratory.device), rows, weights.float(), took)
+        return Trained(model.eval().to(cache.device), rows, weights.float(), took)
 
     def _initial(self, shape: Sequence[int], classes: int) -> nn.Module:
         plan, facts = self.plan, {"shape": shape, "classes": classes}
@@ -155,7 +155,7 @@ class Training(TrainingCell):
         """The same."""
         return self
 
-    def describe(self, laboratory: Workplace) -> dict[str, Any]:
+    def describe(self, cache: Workplace) -> dict[str, Any]:
         """Return all settings, the scheme in full, and a digest of a network of one's own."""
         names = ("network", "epochs", "data", "images", "seed", "holdout", "precision")
         own = {"rule": plain(self.scheme.rule)} if self.scheme.rule is not None else {}
@@ -205,42 +205,42 @@ class Robustness(AnyCell[Measured]):
         """Return this with at most so many steps; trainings stay as they are."""
         return self if steps is None or self.steps <= steps else replace(self, steps=steps)
 
-    def resolved(self, laboratory: Workplace, images: int) -> Robustness | None:
+    def resolved(self, cache: Workplace, images: int) -> Robustness | None:
         """Return this once the model is trained."""
-        return None if laboratory.recall(self.training, images) is None else self
+        return None if cache.recall(self.training, images) is None else self
 
-    def describe(self, laboratory: Workplace) -> dict[str, Any]:
+    def describe(self, cache: Workplace) -> dict[str, Any]:
         """Return all settings, and a hash of the trained weights."""
         threats = {name: repr(threat) for name, threat in dict(self.threats).items()}
         settings = {"threats": threats, "steps": self.steps, "seed": self.seed, "data": self.data}
         return {
             "judged": settings,
-            "training": self.training.describe(laboratory),
-            "model": fingerprint(self._model(laboratory)),
+            "training": self.training.describe(cache),
+            "model": fingerprint(self._model(cache)),
         }
 
     def spans(self, images: int) -> list[Span]:
         """Return chunks of images."""
         return [Span(begin, min(begin + CHUNK, images)) for begin in range(0, images, CHUNK)]
 
-    def measure(self, span: Span, laboratory: Workplace, on_work: WorkHook) -> Chunk:
+    def measure(self, span: Span, cache: Workplace, on_work: WorkHook) -> Chunk:
         """Evaluate the model on some test images."""
-        model, test = self._model(laboratory), laboratory.images(self.data, "test")
+        model, test = self._model(cache), cache.images(self.data, "test")
         if span.end > len(test):
             raise ValueError(f"images must be at most {len(test)}, the test images of {test.name}, got {span.end}")
-        x, y = (t[span.begin : span.end].to(laboratory.device) for t in (test.x, test.y))
+        x, y = (t[span.begin : span.end].to(cache.device) for t in (test.x, test.y))
         report = evaluate_robustness(
             model, x, y, dict(self.threats), steps=self.steps, seed=self.seed, first_row=span.begin
         )
         right = torch.cat([report.clean_correct.unsqueeze(1), report.correct], 1)
         return Chunk({"fooled": ~right.cpu(), "labels": y.cpu()}, {})
 
-    def result(self, parts: Sequence[Chunk], laboratory: Workplace) -> Measured:
+    def result(self, parts: Sequence[Chunk], cache: Workplace) -> Measured:
         """Join chunks."""
         found = joined([part.tensors for part in parts])
         return Measured.alone(found["fooled"], found["labels"].unsqueeze(1).expand_as(found["fooled"]))
 
-    def _model(self, laboratory: Workplace) -> nn.Module:
-        found = laboratory.recall(self.training, 0)
+    def _model(self, cache: Workplace) -> nn.Module:
+        found = cache.recall(self.training, 0)
         assert found is not None
         return found.model

@@ -12,9 +12,9 @@ from omnirobust.domains import losses
 from omnirobust.domains.groups import make_groups
 from omnirobust.domains.transforms import CentralCrop, FlipHorizontal, Identity
 from omnirobust.evaluation.carlini_wagner import minimal_l2
-from omnirobust.study.attack_bench import groups_of
 from omnirobust.study.attack_cells import CHUNK, Cell, Distortion, Transformed, Universal
-from omnirobust.study.laboratory import Laboratory, finished_model
+from omnirobust.study.attack_runner import groups_of
+from omnirobust.study.cell_cache import CellCache, finished_model
 from omnirobust.zoo.checkpoints import save
 
 from .conftest import load_images, make_images, make_model
@@ -37,13 +37,13 @@ def grouped(count: int, size: int = 4, by: str = "random"):
 
 
 @pytest.mark.parametrize("clip", ["image", "intersection"])
-def test_groups_are_what_the_universal_attack_says(laboratory, clip):
+def test_groups_are_what_the_universal_attack_says(cell_cache, clip):
     cell = replace(GROUPS, task=replace(GROUPS.task, clip=clip))
     x, y = grouped(12)
     expected = attack_universal(
         make_model("mnist/a"), x, y, Linf(EPS), preset="paper", clip=clip, steps=8, history="full"
     )
-    found = laboratory.measure(cell, 50)
+    found = cell_cache.measure(cell, 50)
     assert torch.equal(found.fooled, expected.fooled)
     assert torch.equal(found.weights, expected.weights)
     assert torch.equal(found.labels, y)
@@ -56,20 +56,20 @@ def test_the_box_decides(tmp_path):
         data = load_images(name, split, limit)
         return replace(data, x=data.x.round())
 
-    laboratory = Laboratory(tmp_path, make_model, black_and_white)
+    cell_cache = CellCache(tmp_path, make_model, black_and_white)
     inside = replace(GROUPS, task=replace(GROUPS.task, clip="intersection"))
-    free, boxed = (laboratory.measure(cell, 200).fooled.double().mean() for cell in (GROUPS, inside))
+    free, boxed = (cell_cache.measure(cell, 200).fooled.double().mean() for cell in (GROUPS, inside))
     assert free > boxed + 0.05
 
 
-def test_groups_of_more_images_begin_with_those_of_fewer(laboratory, tmp_path):
-    few = laboratory.measure(GROUPS, CHUNK)
-    more = laboratory.measure(GROUPS, 2 * CHUNK)
+def test_groups_of_more_images_begin_with_those_of_fewer(cell_cache, tmp_path):
+    few = cell_cache.measure(GROUPS, CHUNK)
+    more = cell_cache.measure(GROUPS, 2 * CHUNK)
     assert (len(few), len(more)) == (CHUNK // 4, CHUNK // 2)
     assert same(more.rows(slice(len(few))), few)
-    other = Laboratory(tmp_path / "other", make_model, load_images)
+    other = CellCache(tmp_path / "other", make_model, load_images)
     assert torch.equal(other.measure(GROUPS, 2 * CHUNK).fooled, more.fooled)
-    assert laboratory.recall(GROUPS, 2 * CHUNK + 50).fooled.shape == more.fooled.shape
+    assert cell_cache.recall(GROUPS, 2 * CHUNK + 50).fooled.shape == more.fooled.shape
 
 
 def test_groups_by_class_can_be_kept_to_some_classes():
@@ -81,23 +81,23 @@ def test_groups_by_class_can_be_kept_to_some_classes():
     assert [g.tolist() for g in every if int(y[g[0]]) in (0, 3)] == index.tolist()
 
 
-def test_transformations_are_what_the_attack_says(laboratory):
+def test_transformations_are_what_the_attack_says(cell_cache):
     data = make_images("mnist", 40)
     expected = attack_transforms(
         make_model("mnist/a"), data.x, data.y, VIEWS, Linf(0.02), preset="paper", steps=8, history="full"
     )
-    found = laboratory.measure(TRANSFORMED, 40)
+    found = cell_cache.measure(TRANSFORMED, 40)
     assert torch.equal(found.fooled, expected.fooled)
     assert torch.equal(found.weights, expected.weights)
     assert 0 < int(found.fooled.all(1).sum()) < 40
 
 
 @pytest.mark.parametrize("cell", [GROUPS, TRANSFORMED], ids=["groups", "transformations"])
-def test_released_labels_leave_the_prediction_and_are_judged_by_the_truth(laboratory, cell):
+def test_released_labels_leave_the_prediction_and_are_judged_by_the_truth(cell_cache, cell):
     count = 160
-    released = laboratory.measure(replace(cell, labels="released"), count)
-    predicted = laboratory.measure(replace(cell, labels="predicted"), count)
-    true = laboratory.measure(cell, count)
+    released = cell_cache.measure(replace(cell, labels="released"), count)
+    predicted = cell_cache.measure(replace(cell, labels="predicted"), count)
+    true = cell_cache.measure(cell, count)
     assert torch.equal(released.labels, true.labels)
     agree = (released.labels == predicted.labels).all(1)
     assert 0 < int(agree.sum()) < len(agree)
@@ -108,7 +108,7 @@ def test_released_labels_leave_the_prediction_and_are_judged_by_the_truth(labora
     assert not torch.equal(released.fooled[~agree], true.fooled[~agree])
 
 
-def test_released_labels_count_as_the_model_sees_the_attacked_images(laboratory):
+def test_released_labels_count_as_the_model_sees_the_attacked_images(cell_cache):
     cell = replace(TRANSFORMED, labels="released")
     data, model = make_images("mnist", 30), make_model("mnist/a")
     seen = [t.apply(data.x, torch.zeros(30, 0)) for t in VIEWS.values()]
@@ -116,23 +116,23 @@ def test_released_labels_count_as_the_model_sees_the_attacked_images(laboratory)
     result = attack_transforms(model, data.x, own[:, None, :, None], VIEWS, Linf(0.02), preset="paper", steps=8)
     after = [model(t.apply(result.adversarial, torch.zeros(30, 0))).argmax(1) for t in VIEWS.values()]
     expected = torch.stack(after, 1) != data.y[:, None]
-    assert torch.equal(laboratory.measure(cell, 30).fooled, expected)
+    assert torch.equal(cell_cache.measure(cell, 30).fooled, expected)
 
 
-def test_random_transformations_are_judged_on_every_fresh_draw(laboratory):
+def test_random_transformations_are_judged_on_every_fresh_draw(cell_cache):
     views = (("ori", Identity()), ("flh", FlipHorizontal(p=0.5)), ("crop", CentralCrop((0.6, 1.0))))
     one, three = (replace(TRANSFORMED, labels="released", task=Transformed(views, 1, n)) for n in (1, 3))
-    a, b = laboratory.measure(one, 60).fooled, laboratory.measure(three, 60).fooled
+    a, b = cell_cache.measure(one, 60).fooled, cell_cache.measure(three, 60).fooled
     assert torch.equal(a[:, 0], b[:, 0])
     assert bool((b <= a).all())
     assert int(b.sum()) < int(a.sum())
-    assert torch.equal(laboratory.measure(one, 60).fooled, a)
+    assert torch.equal(cell_cache.measure(one, 60).fooled, a)
 
 
-def test_distortions_are_those_of_every_image_by_itself(laboratory):
+def test_distortions_are_those_of_every_image_by_itself(cell_cache):
     groups = Universal(5, "class")
     cell = Cell(("mnist/a",), "l2", 0.0, DEFAULT["l2"], steps=30, task=Distortion(groups))
-    found = laboratory.measure(cell, 25)
+    found = cell_cache.measure(cell, 25)
     x, _ = grouped(5, 5, "class")
     model = make_model("mnist/a")
     # A linear model: the distance to the nearest boundary, where the box is not in the way.
@@ -145,7 +145,7 @@ def test_distortions_are_those_of_every_image_by_itself(laboratory):
     assert found.distortion.flatten().median() == pytest.approx(float(nearest.median()), rel=0.1)
     direct = minimal_l2(model, x.flatten(0, 1), top, steps=30)
     assert torch.equal(found.distortion.flatten(), direct.distortion)
-    assert same(laboratory.recall(cell, 25), found)
+    assert same(cell_cache.recall(cell, 25), found)
 
 
 def test_models_without_weights_wait_and_impossible_or_damaged_ones_do_not(tmp_path):
@@ -158,7 +158,7 @@ def test_models_without_weights_wait_and_impossible_or_damaged_ones_do_not(tmp_p
             raise ValueError("name must be one of those with a recipe")
         return make_model(name)
 
-    lab = Laboratory(tmp_path, load, load_images)
+    lab = CellCache(tmp_path, load, load_images)
     assert lab.untrained(GROUPS) == ()
     assert lab.untrained(replace(GROUPS, models=("mnist/a", "mnist/c"), task=None)) == ("mnist/c",)
     with pytest.raises(ValueError, match="The weights are damaged"):
@@ -175,19 +175,19 @@ def test_models_that_are_still_being_trained_wait(digits, tmp_path, monkeypatch)
     with pytest.raises(zoo.MissingWeightsError, match="digits/a is not trained to the end yet: omnirobust zoo train"):
         finished_model("digits/a")
     cell = replace(GROUPS, models=("digits/a",), data="digits")
-    assert Laboratory(tmp_path / "cells").untrained(cell) == ("digits/a",)
+    assert CellCache(tmp_path / "cells").untrained(cell) == ("digits/a",)
 
 
-def test_too_few_images_for_a_group_are_one_sentence(laboratory):
+def test_too_few_images_for_a_group_are_one_sentence(cell_cache):
     with pytest.raises(ValueError, match="images must be >= 4, the size of a group, got 3"):
-        laboratory.measure(GROUPS, 3)
+        cell_cache.measure(GROUPS, 3)
     with pytest.raises(ValueError, match="images must be at most 448, the test images of mnist, got"):
-        laboratory.measure(GROUPS, 600)
+        cell_cache.measure(GROUPS, 600)
 
 
-def test_predictions_are_those_of_the_models(laboratory):
+def test_predictions_are_those_of_the_models(cell_cache):
     cell = replace(GROUPS, labels="predicted")
     x, _ = grouped(5)
-    labels = laboratory.measure(cell, 20).labels
+    labels = cell_cache.measure(cell, 20).labels
     grid = DomainGrid(make_model("mnist/a"), x.flatten(0, 1), labels.flatten(), loss=losses.margin)
     assert not grid.evaluate(torch.zeros_like(x.flatten(0, 1)), grad=False).fooled.any()

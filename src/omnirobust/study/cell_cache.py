@@ -15,8 +15,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor, nn
 
 from omnirobust import zoo
-from omnirobust.study.attack_bench import CPU, Bench
 from omnirobust.study.attack_cells import Cell
+from omnirobust.study.attack_runner import CPU, AttackRunner
 from omnirobust.study.protocol import AnyCell, Span, WorkHook
 from omnirobust.study.store import CellFolder, note_machine
 from omnirobust.zoo import data as image_data
@@ -47,7 +47,7 @@ def _load_images(name: str, split: str, limit: int | None) -> ImageData:
     return image_data.load(name, split, limit=limit, in_order=limit is None)
 
 
-class Laboratory:
+class CellCache:
     """Measures cells and remembers what it measured, in a folder.
 
     Args:
@@ -66,7 +66,7 @@ class Laboratory:
     ) -> None:
         self.cells, self.device = Path(cells), device
         self._load_images = load_images
-        self._bench = Bench(load_model, lambda name, count: self.images(name, "test", count), device)
+        self._runner = AttackRunner(load_model, lambda name, count: self.images(name, "test", count), device)
         self._images: dict[tuple[str, str], tuple[ImageData, bool]] = {}
         self._lasting: dict[AnyCell[Any], Any] = {}
         self._locks: dict[Path, BaseFileLock] = {}
@@ -135,8 +135,8 @@ class Laboratory:
         return folder.path / "fit"
 
     def attack(self, cell: Cell, span: Span, known: Chunk | None, on_work: WorkHook) -> Chunk:
-        """Run an attack cell, see ``Bench.measure``."""
-        return self._bench.measure(cell, span, known, on_work)
+        """Run an attack cell, see ``AttackRunner.measure``."""
+        return self._runner.measure(cell, span, known, on_work)
 
     def images(self, data: str, split: str, count: int | None = None) -> ImageData:
         """Return a split of a data set: its first ``count`` images or more, or all; each is loaded once."""
@@ -148,15 +148,15 @@ class Laboratory:
 
     def pictures(self, cell: Cell, problems: int) -> Tensor:
         """Return the images of the first problems of a cell, as many of ``problems`` as there are."""
-        return self._bench.first(cell, problems)
+        return self._runner.first(cell, problems)
 
     def fingerprint(self, model: str) -> str:
         """Return a hash of the weights of a model, by name."""
-        return self._bench.fingerprint(model)
+        return self._runner.fingerprint(model)
 
     def untrained(self, cell: AnyCell[Any]) -> tuple[str, ...]:
         """Return the models that a cell waits for."""
-        return tuple(name for name in cell.takes if not self._bench.trained(name))
+        return tuple(name for name in cell.takes if not self._runner.trained(name))
 
     def seconds(self, cell: AnyCell[Any], images: int) -> float:
         """Return how long a cell took in all; 0 if it has not been measured."""

@@ -13,7 +13,7 @@ from omnirobust.attacks.universal import usgd
 from omnirobust.core.threat_models import L2, Linf, ThreatModel
 from omnirobust.domains.losses import neg_cross_entropy
 from omnirobust.evaluation import evaluate_robustness
-from omnirobust.paper.training_budgets import DPAR, EPS_LINF, EPS_UNIVERSAL, How, Training, TrainingBudget
+from omnirobust.paper.training_budgets import DPAR, EPS_LINF, EPS_UNIVERSAL, Metric, Training, TrainingBudget
 from omnirobust.study.protocol import AnyCell, Span, WorkHook, Workplace
 from omnirobust.study.store import fingerprint, joined
 from omnirobust.training import Scheme, attack_batch, cosines
@@ -38,12 +38,12 @@ UNIVERSAL_EPOCHS = 5
 
 
 @dataclass(frozen=True)
-class Judging(AnyCell[dict[str, Tensor]]):
+class RobustnessCell(AnyCell[dict[str, Tensor]]):
     """What is measured of one trained model on test images, by name: see ``judge_images``.
 
     Attributes:
         training: the model.
-        how: "pgd": the attack of the training with ``steps`` steps, against one threat. "strong": this library's
+        metric: "pgd": the attack of the training with ``steps`` steps, against one threat. "strong": this library's
             evaluation of robustness, against one threat. "universal": one perturbation, learned by uSGD on training
             images. "gradients": the cosine between the input gradients of the linf and the l2 attack at their ends;
             "gradients_dpar": the same of attacks that ascend the regulariser of DPAR too.
@@ -53,7 +53,7 @@ class Judging(AnyCell[dict[str, Tensor]]):
     """
 
     training: Training
-    how: How
+    metric: Metric
     norm: Literal["linf", "l2"]
     eps: float
     steps: int
@@ -68,56 +68,58 @@ class Judging(AnyCell[dict[str, Tensor]]):
         """The training."""
         return (self.training,)
 
-    def resolved(self, laboratory: Workplace, images: int) -> Judging | None:
+    def resolved(self, cache: Workplace, images: int) -> RobustnessCell | None:
         """Return this once the model is trained."""
-        return None if laboratory.recall(self.training, images) is None else self
+        return None if cache.recall(self.training, images) is None else self
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings as plain values."""
-        own = {"how": self.how, "norm": self.norm, "eps": self.eps, "steps": self.steps}
+        own = {"how": self.metric, "norm": self.norm, "eps": self.eps, "steps": self.steps}
         return own | {"training": self.training.describe()}
 
-    def describe(self, laboratory: Workplace) -> dict[str, Any]:
+    def describe(self, cache: Workplace) -> dict[str, Any]:
         """Return the settings, and a hash of the trained weights."""
-        return self.settings | {"model": fingerprint(self._model(laboratory))}
+        return self.settings | {"model": fingerprint(self._model(cache))}
 
     def spans(self, images: int) -> list[Span]:
         """Return chunks of images; one universal perturbation is learned for all."""
-        chunk = {"strong": STRONG_CHUNK, "universal": max(images, 1)}.get(self.how, CHUNK)
+        chunk = {"strong": STRONG_CHUNK, "universal": max(images, 1)}.get(self.metric, CHUNK)
         return [Span(begin, min(begin + chunk, images)) for begin in range(0, images, chunk)]
 
-    def measure(self, span: Span, laboratory: Workplace, on_work: WorkHook) -> Chunk:
+    def measure(self, span: Span, cache: Workplace, on_work: WorkHook) -> Chunk:
         """Judge the model on some test images."""
-        test = laboratory.images(self.training.plan.data, "test")
-        x, y = (t[span.begin : span.end].to(laboratory.device) for t in (test.x, test.y))
-        learn = laboratory.images(self.training.plan.data, "train") if self.how == "universal" else None
-        return Chunk(judge_images(self._model(laboratory), self, x, y, span.begin, learn), {})
+        test = cache.images(self.training.plan.data, "test")
+        x, y = (t[span.begin : span.end].to(cache.device) for t in (test.x, test.y))
+        learn = cache.images(self.training.plan.data, "train") if self.metric == "universal" else None
+        return Chunk(measure_images(self._model(cache), self, x, y, span.begin, learn), {})
 
-    def result(self, parts: Sequence[Chunk], laboratory: Workplace) -> dict[str, Tensor]:
+    def result(self, parts: Sequence[Chunk], cache: Workplace) -> dict[str, Tensor]:
         """Join chunks."""
         return joined([part.tensors for part in parts])
 
-    def _model(self, laboratory: Workplace) -> nn.Module:
-        found = laboratory.recall(self.training, 0)
+    def _model(self, cache: Workplace) -> nn.Module:
+        found = cache.recall(self.training, 0)
         assert found is not None
         return found.model
 
 
-def judgings(training: Training, how: How, eps_l2: float, budget: TrainingBudget) -> tuple[Judging, ...]:
+def cells_of(training: Training, metric: Metric, eps_l2: float, budget: TrainingBudget) -> tuple[RobustnessCell, ...]:
     """Return what has to be measured for the columns of a row: one threat each."""
-    steps = budget.strong_steps if how == "strong" else budget.pgd_steps
-    match how:
+    steps = budget.strong_steps if metric == "strong" else budget.pgd_steps
+    match metric:
         case "universal":
-            return (Judging(training, how, "linf", EPS_UNIVERSAL, UNIVERSAL_EPOCHS),)
+            return (RobustnessCell(training, metric, "linf", EPS_UNIVERSAL, UNIVERSAL_EPOCHS),)
         case "gradients" | "gradients_dpar":
-            return (Judging(training, how, "l2", eps_l2, steps),)
+            return (RobustnessCell(training, metric, "l2", eps_l2, steps),)
         case _:
-            return Judging(training, how, "linf", EPS_LINF, steps), Judging(training, how, "l2", eps_l2, steps)
+            return RobustnessCell(training, metric, "linf", EPS_LINF, steps), RobustnessCell(
+                training, metric, "l2", eps_l2, steps
+            )
 
 
-def judge_images(
-    model: nn.Module, judging: Judging, x: Tensor, y: Tensor, first_row: int, learn: ImageData | None
+def measure_images(
+    model: nn.Module, cell: RobustnessCell, x: Tensor, y: Tensor, first_row: int, learn: ImageData | None
 ) -> dict[str, Tensor]:
     """Measure one model on images (B, *S) with labels (B,), the first of which is number ``first_row``.
 
@@ -127,11 +129,11 @@ def judge_images(
     """
     with torch.no_grad():
         clean = model(x).argmax(1) == y
-    if judging.how in ("gradients", "gradients_dpar"):
-        threats, dpar = (Linf(EPS_LINF), L2(judging.eps)), DPAR if judging.how == "gradients_dpar" else 0.0
-        cosine = gradient_cosines(model, x, y, threats, judging.steps, first_row, dpar)
+    if cell.metric in ("gradients", "gradients_dpar"):
+        threats, dpar = (Linf(EPS_LINF), L2(cell.eps)), DPAR if cell.metric == "gradients_dpar" else 0.0
+        cosine = gradient_cosines(model, x, y, threats, cell.steps, first_row, dpar)
         return {"clean": clean.cpu(), "cosine": cosine.cpu()}
-    delta = _perturbation(model, judging, x, y, first_row, learn)
+    delta = _perturbation(model, cell, x, y, first_row, learn)
     with torch.no_grad():
         right = clean & (model((x + delta).clamp(0, 1)).argmax(1) == y)
     flat = delta.flatten(1)
@@ -140,23 +142,23 @@ def judge_images(
 
 
 def _perturbation(
-    model: nn.Module, judging: Judging, x: Tensor, y: Tensor, first_row: int, learn: ImageData | None
+    model: nn.Module, cell: RobustnessCell, x: Tensor, y: Tensor, first_row: int, learn: ImageData | None
 ) -> Tensor:
     """Return what is added to every image, (B, *S)."""
-    threat = judging.threat
-    match judging.how:
+    threat = cell.threat
+    match cell.metric:
         case "universal":
             assert learn is not None
             few, labels = learn.x[:LEARNED_FROM].to(x.device), learn.y[:LEARNED_FROM].to(x.device)
-            found = usgd(model, few, labels, threat, step_size=float(threat.eps) / 10, epochs=judging.steps, seed=SEED)
+            found = usgd(model, few, labels, threat, step_size=float(threat.eps) / 10, epochs=cell.steps, seed=SEED)
             return found.delta.expand_as(x)
         case "strong":
             report = evaluate_robustness(
-                model, x, y, {"threat": threat}, steps=judging.steps, seed=SEED, first_row=first_row
+                model, x, y, {"threat": threat}, steps=cell.steps, seed=SEED, first_row=first_row
             )
             return report.delta["threat"]
         case _:
-            return last_iterates(model, x, y, (threat,), judging.steps, first_row)[0]
+            return last_iterates(model, x, y, (threat,), cell.steps, first_row)[0]
 
 
 def last_iterates(

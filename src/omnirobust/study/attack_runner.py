@@ -59,7 +59,7 @@ class Trial:
         return torch.arange(self.begin, self.end)
 
 
-class Bench:
+class AttackRunner:
     """Models and images, each loaded once.
 
     Args:
