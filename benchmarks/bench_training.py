@@ -30,7 +30,7 @@ from omnirobust.core.draws import DrawKey
 from omnirobust.domains.classifier import Classifier, Precision
 from omnirobust.training import Scheme
 from omnirobust.training.ampgd import attack_rows
-from omnirobust.training.moves import row_seeds
+from omnirobust.training.inner_steps import row_seeds
 from omnirobust.training.objective import Objective
 from timing import interleaved, ratio
 

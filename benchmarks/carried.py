@@ -138,7 +138,7 @@ def _descend(
 
 
 def printed(seeds: range) -> None:
-    """Train by ``preset="paper"``, 10 ascents: the paper's steps and rates for training, see ``training/moves.py``."""
+    """Train by ``preset="paper"``, 10 ascents: the paper's steps and rates, see ``training.inner_steps``."""
     setting = SETTINGS["printed"]["a"]
     runs: list[tuple[str, Callable[[], dict[str, Any]]]] = []
     for seed in seeds:

@@ -14,7 +14,7 @@ from omnirobust._files import from_home
 from omnirobust.cli import main
 from omnirobust.cli.app import LISTS, app
 from omnirobust.cli.arguments import expand_lists
-from omnirobust.cli.config import Given
+from omnirobust.cli.given import Given
 from omnirobust.cli.yaml_files import read_config
 from omnirobust.core.directions import Sign
 from omnirobust.core.weights import ExponentiatedGradient

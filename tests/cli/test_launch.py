@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from omnirobust.cli import launch, main
-from omnirobust.cli.config import Given
+from omnirobust.cli.given import Given
 from omnirobust.jobs import AttackRecord
 
 COMMAND = ["attack", "ensemble", "--data", "digits", "--models", "a", "c", "--norm", "l2", "--eps", "0.3"]

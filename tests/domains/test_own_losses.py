@@ -13,7 +13,7 @@ import omnirobust as orb
 from omnirobust.attacks.universal import learn_universal
 from omnirobust.domains import losses
 from omnirobust.evaluation import GradientAttack, evaluate_robustness
-from omnirobust.training.moves import steppers
+from omnirobust.training.inner_steps import steppers
 
 
 def problem(classes: int = 5) -> tuple[nn.Module, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from omnirobust.cli.tables import show_attack
 from omnirobust.jobs import AttackJob, AttackRecord, Grouping, run_attack
 from omnirobust.jobs.report import build_report
 from omnirobust.jobs.report.compare import compare_runs
-from omnirobust.jobs.report.words import headline, notes
+from omnirobust.jobs.report.text import headline, notes
 from omnirobust.zoo import data
 
 TARGETED = AttackJob(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omnirobust.cli import arguments as args
-from omnirobust.cli.config import Given, configurable
+from omnirobust.cli.config import configurable
 from omnirobust.cli.console import data_notes, notes, progress_bars, say
+from omnirobust.cli.given import Given
 from omnirobust.cli.launch import launched
 from omnirobust.cli.options import CommonOptions, with_common
 from omnirobust.core.choices import Clip, GroupBy

@@ -1,11 +1,9 @@
-"""Options from a file: ``--config FILE.yaml`` and ``--set key=value``, under any command, and back into a file."""
+"""Options from a file: ``--config FILE.yaml`` and ``--set key=value``, under any command."""
 
 from __future__ import annotations
 
 import inspect
-import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,58 +11,18 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from omnirobust._files import AGAIN
 from omnirobust.cli.arguments import values_of
 from omnirobust.cli.console import say
-from omnirobust.cli.paths import anywhere, code_named
-from omnirobust.cli.yaml_files import NestedAliasError, PlainLoader, dump, read_config
+from omnirobust.cli.given import COMMAND, Given, code_named
+from omnirobust.cli.yaml_files import NestedAliasError, PlainLoader, read_config
 
 APART = ("out", "processes", "config", "settings", "help")
 """Options that say where and how a command runs, not what it does: they are left out of what reproduces a run."""
-
-COMMAND = "command"
-"""The key under which a file says which command its settings are for."""
 
 _FILE = "omnirobust.config"
 """Where a context keeps the file that was read, and its keys."""
 
 _Settings = dict[str, str | list[str]]
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a command was given, from the command line and from files together.
-
-    Attributes:
-        command: words of the command, such as ("attack", "ensemble").
-        settings: plain values by option name, those that are None and those of ``APART`` left out.
-        changed: names of those that are not the default.
-    """
-
-    command: tuple[str, ...]
-    settings: dict[str, Any]
-    changed: frozenset[str] = frozenset()
-
-    def line(self) -> str:
-        """Return the command as one types it, with what is not the default, radii as fractions where they are some."""
-        words: list[str] = ["omnirobust", *self.command]
-        for name, value in self.settings.items():
-            if name in self.changed:
-                values = value if isinstance(value, list) else [] if value is True else [value]
-                words += [f"--{name.replace('_', '-')}", *(_typed(v) for v in values)]
-        return shlex.join(words)
-
-    def text(self) -> str:
-        """Return the YAML file that gives the same settings again, from any working directory."""
-        head = f"# omnirobust {' '.join(self.command)} --config THIS_FILE\n"
-        own = {name: anywhere(name, value) for name, value in self.settings.items()}
-        content = {COMMAND: " ".join(self.command), **own}
-        tail = f"{AGAIN}{line}\n" if (line := self.line()).isprintable() else ""  # a comment holds one line of text
-        return head + dump(content, sort_keys=False, default_flow_style=None, width=100) + tail
-
-    def words(self) -> list[str]:
-        """Return the command line that gives the same settings again."""
-        return [*self.command, *(f"--set={name}={_flow(value)}" for name, value in self.settings.items())]
 
 
 def configurable(command: Callable[..., None]) -> Callable[..., None]:
@@ -269,16 +227,6 @@ def _given(ctx: typer.Context, values: Mapping[str, Any]) -> Given:
     return Given(_command(ctx), {names[key]: _written(value) for key, value in kept.items()}, frozenset(given))
 
 
-def _typed(value: Any) -> str:
-    """Write a value so that it reads back as it is."""
-    if not isinstance(value, float):
-        return str(value)
-    plain, levels = f"{value:g}", f"{value * 255:g}"
-    if float(plain) == value:
-        return plain
-    return f"{levels}/255" if float(levels) / 255 == value else repr(value)
-
-
 def _name(option: Any) -> str:
     """Return the name of an option as the command line has it, with underscores."""
     return option.opts[0].removeprefix("--").replace("-", "_")
@@ -288,9 +236,3 @@ def _written(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_written(part) for part in value]
     return value if isinstance(value, (bool, int, float)) else str(value)
-
-
-def _flow(value: Any) -> str:
-    """Write a value as YAML on one line."""
-    text = dump(value, default_flow_style=True, width=float("inf"))
-    return text.strip("\n").removesuffix("\n...")

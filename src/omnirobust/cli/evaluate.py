@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omnirobust.cli import arguments as args
-from omnirobust.cli.config import Given, configurable
+from omnirobust.cli.config import configurable
 from omnirobust.cli.console import data_notes, notes, progress_bars, say
+from omnirobust.cli.given import Given
 from omnirobust.cli.launch import launched
 from omnirobust.core.choices import Attacks, Precision
 
@@ -89,7 +90,7 @@ def show_evaluation(record: EvaluationRecord) -> None:
 
     from omnirobust.jobs.report.numbers import threat_names
     from omnirobust.jobs.report.robustness import comparisons, heading, notes
-    from omnirobust.jobs.report.words import percent
+    from omnirobust.jobs.report.text import percent
 
     table = Table(title=heading(record), box=box.SIMPLE_HEAD, pad_edge=False)
     table.caption = (

@@ -17,7 +17,7 @@ from omnirobust.cli.arguments import DirectionName, LossName
 from omnirobust.core.choices import Labels, Norm
 
 if TYPE_CHECKING:
-    from omnirobust.cli.config import Given
+    from omnirobust.cli.given import Given
     from omnirobust.jobs import AttackJob
 
 

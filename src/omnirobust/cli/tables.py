@@ -20,7 +20,7 @@ def show_attack(record: AttackRecord) -> None:
 
     from omnirobust.jobs.report.breakdown import breakdowns
     from omnirobust.jobs.report.happened import happened
-    from omnirobust.jobs.report.words import notes
+    from omnirobust.jobs.report.text import notes
 
     console = Console(markup=False)
     wide = _attack_table(record) if record.task == "ensemble" else None
@@ -66,7 +66,7 @@ def show_comparison(compared: Compared) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from omnirobust.jobs.report.words import percent
+    from omnirobust.jobs.report.text import percent
 
     table = Table(title=f"{compared.names[1]} against {compared.names[0]}", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("measure", *compared.names, "difference", "interval", "verdict"):
@@ -95,7 +95,7 @@ def _attack_table(record: AttackRecord) -> Table:
     from rich import box
     from rich.table import Table
 
-    from omnirobust.jobs.report.words import column, legend, percent, title
+    from omnirobust.jobs.report.text import column, legend, percent, title
 
     models, metrics, measured = record.models, record.metrics, column(record)
     table = Table(title=title(record), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -119,7 +119,7 @@ def _success_table(record: AttackRecord) -> Table:
     from rich import box
     from rich.table import Table
 
-    from omnirobust.jobs.report.words import headline, percent, title
+    from omnirobust.jobs.report.text import headline, percent, title
 
     table = Table(title=f"{headline(record)}\n{title(record)}", box=box.SIMPLE_HEAD, pad_edge=False)
     table.caption = f"Success in %; interval: 95 % confidence, of {record.rate}."
@@ -137,7 +137,7 @@ def _members_table(record: AttackRecord, breakdown: Breakdown) -> Table:
     from rich import box
     from rich.table import Table
 
-    from omnirobust.jobs.report.words import column, legend, percent
+    from omnirobust.jobs.report.text import column, legend, percent
 
     table, measured = Table(box=box.SIMPLE_HEAD, pad_edge=False), column(record)
     weighed = breakdown.heaviest is not None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from omnirobust.cli import arguments as args
-from omnirobust.cli.config import Given, configurable
+from omnirobust.cli.config import configurable
 from omnirobust.cli.console import data_notes, progress_bars, say
+from omnirobust.cli.given import Given
 from omnirobust.cli.launch import launched
 from omnirobust.core.choices import Keep, Optimizer, Persist, Precision, Preset, SchemeKind, TrainingStart
 

@@ -12,8 +12,8 @@ from omnirobust.attacks.options import AttackOptions
 from omnirobust.attacks.recipes import attack_product
 from omnirobust.attacks.results import AttackResult
 from omnirobust.core.types import WeightRule
-from omnirobust.jobs.folder import RunFolder, default_folder
-from omnirobust.jobs.frame import JobProgress, run_job
+from omnirobust.jobs.folder import RunFolder
+from omnirobust.jobs.frame import JobProgress, default_folder, run_job
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.names import describe_code, describe_models, named_code, told_rule
 from omnirobust.jobs.records import AttackRecord

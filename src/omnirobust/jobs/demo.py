@@ -12,7 +12,8 @@ import torch
 from omnirobust import zoo
 from omnirobust.core.threat_models import L0, L1, L2, Linf, ThreatModel
 from omnirobust.jobs.attack import JobProgress, run_attack
-from omnirobust.jobs.folder import RunFolder, default_folder
+from omnirobust.jobs.folder import RunFolder
+from omnirobust.jobs.frame import default_folder
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.names import describe_models, load_models
 from omnirobust.jobs.records import AttackRecord

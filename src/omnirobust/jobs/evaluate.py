@@ -18,8 +18,8 @@ from omnirobust.domains.classifier import Precision
 from omnirobust.evaluation.robustness import RobustnessReport, evaluate_robustness
 from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluation_files import joined_reports, read_part, write_part, write_results
-from omnirobust.jobs.folder import RunFolder, default_folder
-from omnirobust.jobs.frame import JobProgress, run_job
+from omnirobust.jobs.folder import RunFolder
+from omnirobust.jobs.frame import JobProgress, default_folder, run_job
 from omnirobust.jobs.names import (
     check_answers,
     describe_code,

@@ -8,23 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from omnirobust._files import AGAIN, claimed, locked, part_of, replacing, sweep, sweep_siblings
 from omnirobust.attacks.store import ResultStore
-from omnirobust.jobs.differences import NOTHING as NOTHING
-from omnirobust.jobs.differences import differences as differences
+from omnirobust.jobs.differences import check_same, versions
 from omnirobust.zoo.chunks import ChunkStore, read_chunk, write_chunk
 
 CONFIG = "config.json"
@@ -64,7 +60,7 @@ class RunFolder:
         sweep_siblings(folder.path)
         if not (folder.path / "config.json").exists():
             folder._make()
-        _check_same(folder.config, cls.open(path).config, folder.path)
+        check_same(folder.config, cls.open(path).config, folder.path)
         return folder
 
     def _make(self) -> None:
@@ -252,36 +248,6 @@ class RunFolder:
             shutil.rmtree(parts, ignore_errors=True)
 
 
-def default_folder(config: Mapping[str, Any], *words: str) -> Path:
-    """Name a folder under ``runs/`` after the settings: the same settings find the same folder.
-
-    Args:
-        config: the resolved settings.
-        words: what its name says beside the data's, if the settings name any.
-    """
-    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
-    data = [Path(config["data"]["name"]).name.replace(":", "-")] if "data" in config else []
-    return Path("runs") / "-".join([*data, *words, digest])
-
-
-def version_of(package: str) -> str:
-    """Return the version of a package; "not installed" where it is run from its sources, or not there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def versions() -> dict[str, Any]:
-    """Return what the numbers of a run may depend on beside its settings."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        **{name: version_of(name) for name in ("omnirobust", "torch", "numpy", "datasets", "safetensors")},
-    }
-
-
 def _read_json(file: Path) -> dict[str, Any]:
     what = "its folder" if file.name == "config.json" else "it"  # which says whose folder it is
     damaged = f"The file {file} is damaged: delete {what} and run the job again."
@@ -292,11 +258,3 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(damaged)
     return content
-
-
-def _check_same(wanted: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
-    for key, value, made in differences(wanted, found):
-        raise ValueError(
-            f"out must be a new folder or that of a run with the same settings, got {path}, "
-            f"made with {key} {made}, not {value}"
-        )

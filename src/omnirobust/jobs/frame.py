@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,6 +20,18 @@ JobProgress: TypeAlias = Callable[[str, int, int], None]
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
+
+
+def default_folder(config: Mapping[str, Any], *words: str) -> Path:
+    """Name a folder under ``runs/`` after the settings: the same settings find the same folder.
+
+    Args:
+        config: the resolved settings.
+        words: what its name says beside the data's, if the settings name any.
+    """
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=4).hexdigest()
+    data = [Path(config["data"]["name"]).name.replace(":", "-")] if "data" in config else []
+    return Path("runs") / "-".join([*data, *words, digest])
 
 
 def run_job(

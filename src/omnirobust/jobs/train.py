@@ -13,8 +13,8 @@ from omnirobust._device import resolved
 from omnirobust.evaluation.metrics import clean_notes
 from omnirobust.jobs.attack import describe_data
 from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
-from omnirobust.jobs.folder import RunFolder, default_folder
-from omnirobust.jobs.frame import JobProgress, run_job
+from omnirobust.jobs.folder import RunFolder
+from omnirobust.jobs.frame import JobProgress, default_folder, run_job
 from omnirobust.jobs.names import predict, split_name, split_network, trained_file
 from omnirobust.jobs.records import EVALUATED, ROWS, SPREAD, TrainingRecord
 from omnirobust.jobs.shards import wait

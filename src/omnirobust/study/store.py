@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust._files import replacing
-from omnirobust.jobs.folder import version_of
+from omnirobust.jobs.differences import version_of
 from omnirobust.study.protocol import Span
 from omnirobust.zoo.chunks import Chunk, ChunkStore
 from omnirobust.zoo.own_code import is_own, source_digest

@@ -16,7 +16,7 @@ from omnirobust.domains.outputs import rows_named
 from omnirobust.domains.probe import clean_notes, notes_of, probed
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batches, Data, LoaderBatches, batches
-from omnirobust.training.moves import row_seeds
+from omnirobust.training.inner_steps import row_seeds
 from omnirobust.training.outputs import logits_of
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Alone, Workers

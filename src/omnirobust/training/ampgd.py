@@ -19,7 +19,7 @@ from omnirobust.domains.losses import neg_cross_entropy
 from omnirobust.domains.outputs import check_finite, check_ruled_in, rows_named
 from omnirobust.training.carried import Carried
 from omnirobust.training.diversity import diversity
-from omnirobust.training.moves import carried_starts, drawn_seeds, row_seeds, starts, steppers
+from omnirobust.training.inner_steps import carried_starts, drawn_seeds, row_seeds, starts, steppers
 from omnirobust.training.outputs import check_differentiable, check_labels, needs_second_derivatives
 from omnirobust.training.schemes import Scheme
 

@@ -18,7 +18,7 @@ from omnirobust.domains.outputs import RowError, rows_named
 from omnirobust.training.ampgd import Seen, attack_rows, evaluate
 from omnirobust.training.batches import Batch
 from omnirobust.training.carried import CarriedDeltas
-from omnirobust.training.moves import row_seeds
+from omnirobust.training.inner_steps import row_seeds
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Workers
 

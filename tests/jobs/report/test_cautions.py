@@ -7,7 +7,7 @@ from omnirobust.jobs import AttackJob, AttackRecord, run_attack
 from omnirobust.jobs.folder import RunFolder
 from omnirobust.jobs.report.cautions import guessing, one_class, saturated
 from omnirobust.jobs.report.numbers import radius
-from omnirobust.jobs.report.words import notes
+from omnirobust.jobs.report.text import notes
 
 
 def record(*rates: float, norm: str = "linf", eps: float = 0.3, bounds: tuple[float, float] = (0.0, 1.0)):

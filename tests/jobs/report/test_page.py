@@ -9,7 +9,7 @@ from omnirobust.jobs import AttackJob, AttackRecord, DemoJob, run_attack, run_de
 from omnirobust.jobs.report import build_report
 from omnirobust.jobs.report.breakdown import breakdowns, pairs
 from omnirobust.jobs.report.gallery import examples
-from omnirobust.jobs.report.words import notes, percent
+from omnirobust.jobs.report.text import notes, percent
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

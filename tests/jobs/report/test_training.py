@@ -12,6 +12,7 @@ from omnirobust.jobs.report.figures import COLOURS, RATES, THREATS
 from omnirobust.jobs.report.happened import judged
 from omnirobust.jobs.report.numbers import threat_names
 from omnirobust.jobs.report.robustness import accuracies, notes, render_evaluation
+from omnirobust.jobs.report.text import percent
 from omnirobust.jobs.report.training import (
     learning_curves,
     loss_curve,
@@ -21,7 +22,6 @@ from omnirobust.jobs.report.training import (
     told_epoch,
     weight_boxes,
 )
-from omnirobust.jobs.report.words import percent
 from omnirobust.training import Scheme
 from omnirobust.zoo import Recipe
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.report.figures import AXES, success_per_iteration, weights_per_iteration
-from omnirobust.jobs.report.words import percent, unit
+from omnirobust.jobs.report.text import percent, unit
 
 _PIXELS = 1.5
 """Pixels a point of a plot."""

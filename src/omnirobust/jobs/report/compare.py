@@ -13,12 +13,13 @@ from torch import Tensor
 
 from omnirobust._files import replacing
 from omnirobust.evaluation.metrics import PairedComparison, compare_paired
-from omnirobust.jobs.folder import NOTHING, RunFolder, differences
+from omnirobust.jobs.differences import NOTHING, differences
+from omnirobust.jobs.folder import RunFolder
 from omnirobust.jobs.records import AttackRecord, EvaluationRecord, open_records
-from omnirobust.jobs.report.choice import in_target
 from omnirobust.jobs.report.environment import environment
+from omnirobust.jobs.report.gallery import in_target
 from omnirobust.jobs.report.numbers import threat_names
-from omnirobust.jobs.report.words import count, percent, radius
+from omnirobust.jobs.report.text import count, percent, radius
 
 Outcomes: TypeAlias = dict[Hashable, bool]
 """What happened to every example, by what tells it apart."""

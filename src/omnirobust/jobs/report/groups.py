@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from omnirobust.jobs.records import AttackRecord
-from omnirobust.jobs.report.choice import choose
+from omnirobust.jobs.report.gallery import choose
 from omnirobust.jobs.report.images import picture, signed_picture
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from omnirobust.jobs.records import AttackRecord, EvaluationRecord, TrainingRecord
 from omnirobust.jobs.report.breakdown import breakdowns
 from omnirobust.jobs.report.numbers import count, percent, threat_names
-from omnirobust.jobs.report.words import goal, unit
+from omnirobust.jobs.report.text import goal, unit
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

@@ -17,8 +17,7 @@ from omnirobust.jobs.report.groups import Group, shown_groups
 from omnirobust.jobs.report.happened import happened
 from omnirobust.jobs.report.pictures import marginals, weighed_groups
 from omnirobust.jobs.report.robustness import render_evaluation
-from omnirobust.jobs.report.training import render_training
-from omnirobust.jobs.report.words import (
+from omnirobust.jobs.report.text import (
     CHOSEN,
     amount,
     column,
@@ -36,6 +35,7 @@ from omnirobust.jobs.report.words import (
     whom,
     won,
 )
+from omnirobust.jobs.report.training import render_training
 
 _NORMS = {"linf": "l∞", "l2": "l2", "l1": "l1", "l0": "l0"}
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.report.charts import Chart
 from omnirobust.jobs.report.figures import AXES
+from omnirobust.jobs.report.text import unit
 from omnirobust.jobs.report.weights import as_svg, group_picture, marginal_picture
-from omnirobust.jobs.report.words import unit
 from omnirobust.jobs.summary import image_domains
 
 _GROUPS = 12

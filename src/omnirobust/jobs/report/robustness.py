@@ -16,7 +16,7 @@ from omnirobust.jobs.report.environment import environment
 from omnirobust.jobs.report.figures import colour, drawn_svg, legend_above, legend_name
 from omnirobust.jobs.report.happened import judged
 from omnirobust.jobs.report.numbers import threat_names
-from omnirobust.jobs.report.words import count, percent
+from omnirobust.jobs.report.text import count, percent
 
 _LETTERS = 48
 """That fit below the bars, side by side."""

@@ -29,7 +29,7 @@ from omnirobust.jobs.report.figures import (
 from omnirobust.jobs.report.happened import trained
 from omnirobust.jobs.report.numbers import threat_names
 from omnirobust.jobs.report.robustness import accuracies, comparisons, notes, stacked
-from omnirobust.jobs.report.words import count, percent
+from omnirobust.jobs.report.text import count, percent
 
 _RATES = {"validation": "clean", "robust_average": "average over attacks", "robust": "union of attacks"}
 """What is measured on validation images after each epoch, and what the page calls it."""

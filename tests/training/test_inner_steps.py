@@ -9,7 +9,7 @@ from omnirobust.core.draws import DrawKey
 from omnirobust.core.threat_models import L0, L1, L2, Linf, ThreatModel
 from omnirobust.core.types import Evaluation
 from omnirobust.training import Scheme
-from omnirobust.training.moves import drawn_seeds, row_seeds, starts, steppers
+from omnirobust.training.inner_steps import drawn_seeds, row_seeds, starts, steppers
 
 MASK = torch.zeros(1, 6, 6, dtype=torch.bool)
 MASK[:, :3] = True

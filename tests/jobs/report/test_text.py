@@ -2,7 +2,7 @@ from pathlib import Path
 
 from omnirobust.jobs import AttackRecord
 from omnirobust.jobs.folder import RunFolder
-from omnirobust.jobs.report.words import count, domain, headline, notes, percent, title
+from omnirobust.jobs.report.text import count, domain, headline, notes, percent, title
 
 
 def record(**metrics) -> AttackRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omnirobust.cli.paths import anywhere
+from omnirobust.cli.given import anywhere
 
 
 @pytest.fixture
