@@ -14,13 +14,13 @@ from omnirobust.cli.console import tell_error
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from omnirobust.cli.config import Given
+    from omnirobust.cli.given import Given
 
 _MOST = 64
 """Processes that may be started even where there are fewer cores."""
 
-_BAD_INPUT = 2
-"""Exit code of a process that has said what is wrong."""
+_BAD_INPUT, _OTHERS_STOPPED = 2, 3
+"""Exit codes of a process that has said what is wrong, and of one that stopped since another did."""
 
 
 def launched(given: Given, processes: int, out: Path | None) -> bool:
@@ -84,7 +84,8 @@ def _told(error: ChildFailedError, logs: str) -> int:
     Returns:
         The exit code.
     """
-    rank, failure = error.get_first_failure()
+    # Both may be over before the launcher looks: the reason is not that of a process that stopped for another's.
+    rank, failure = min(error.failures.items(), key=lambda f: (f[1].exitcode == _OTHERS_STOPPED, f[1].timestamp))
     shown = error.failures.get(0)
     files = Path(logs).rglob(f"{failure.local_rank}/stderr.log")
     said = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
