@@ -1,0 +1,189 @@
+"""Fool the model that was not attacked: one of several is left out, the others are attacked at equal gradients.
+
+    python benchmarks/bench_transfer.py [--data mnist] [--models a b c d] [--start 5000] [--images 1000] [--steps 10]
+        [--norm linf] [--eps 0.15 0.2] [--only NAME ...] [--batch-size 250] [--kept FILE] [--out FILE]
+
+For each choice of the model left out and each radius, every attack gets ``steps`` gradients of each of the others, its
+copies, views and inner steps included. Told are the errors of the model left out, and the share of images that fool all
+of the others at once, each with what it lacks to the first attack of the table: the difference of the means over all
+choices and radii, with a 95 % interval of a bootstrap over images (the choices of one image are drawn together).
+
+What is measured is kept (in ``transfer.json`` beside this script, or elsewhere) attack by attack, and not measured
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+import omnirobust as orb
+from omnirobust import zoo
+from omnirobust._files import replacing
+from omnirobust.zoo import data
+from rivals_transfer import CWA, SVRE, AdaEA, Copies, Rival, gaussian, resized
+
+Measure: TypeAlias = Callable[[dict[str, nn.Module], Tensor, Tensor, orb.ThreatModel, int], Tensor]
+"""Models, inputs, labels, threat model and steps to adversarial images."""
+
+FILE = Path(__file__).with_name("transfer.json")
+DRAWS = 2000
+
+
+def _of_rival(rival: Rival) -> Measure:
+    """Let a rival be asked as ours are."""
+
+    def run(models: dict[str, nn.Module], x: Tensor, y: Tensor, threat: orb.ThreatModel, steps: int) -> Tensor:
+        eps = torch.full((len(x),), float(threat.eps))
+        return rival(list(models.values()), x, y, eps, steps, torch.Generator().manual_seed(0))
+
+    return run
+
+
+def _ours(**options: Any) -> Measure:
+    """Return ``attack_ensemble`` with some options."""
+
+    def run(models: dict[str, nn.Module], x: Tensor, y: Tensor, threat: orb.ThreatModel, steps: int) -> Tensor:
+        return orb.attack_ensemble(models, x, y, threat, steps=steps, **options).adversarial
+
+    return run
+
+
+OURS: dict[str, Measure] = {
+    "default": _ours(),
+    "average": _ours(rule=orb.Uniform()),
+}
+
+RIVALS: dict[str, Measure] = {
+    name: _of_rival(rival)
+    for name, rival in {
+        "MI": Copies(),
+        "DI": Copies(see=resized()),
+        "TI": Copies(kernel=gaussian()),
+        "SI": Copies(scales=5),
+        "SI, 2 copies": Copies(scales=2),
+        "Admix": Copies(scales=5, others=1),
+        "Admix, 1 copy": Copies(others=1),
+        "SVRE": SVRE(),
+        "SVRE, 1 inner step": SVRE(inner=1),
+        "AdaEA": AdaEA(),
+        "CWA": CWA(),
+        "CWA, short steps": CWA(pace=0.3),
+    }.items()
+}
+"""The rivals for linf; those with many copies or inner steps also with few, which leaves them more steps."""
+
+
+def measured(
+    measure: Measure, models: dict[str, nn.Module], x: Tensor, y: Tensor, threat: orb.ThreatModel,
+    steps: int, batch_size: int,
+) -> dict[str, dict[str, str]]:  # fmt: skip
+    """Return for each choice of the model left out who errs, image by image."""
+    found = {}
+    for out in models:
+        attacked = {name: model for name, model in models.items() if name != out}
+        parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
+        seen = [(measure(attacked, a, b, threat, steps), b) for a, b in parts]
+        with torch.no_grad():
+            errs = {name: torch.cat([model(a).argmax(1) != b for a, b in seen]) for name, model in models.items()}
+        found[out] = {"left out": packed(errs.pop(out)), "attacked": packed(torch.stack([*errs.values()]).all(0))}
+    return found
+
+
+def packed(hits: Tensor) -> str:
+    """Write who was hit, (images,), as hexadecimal digits, four images each, after a 1."""
+    return f"{int('1' + ''.join('1' if hit else '0' for hit in hits.tolist()), 2):x}"
+
+
+def unpacked(digits: str) -> list[float]:
+    """Return what ``packed`` was given, as 0 and 1."""
+    return [float(digit) for digit in f"{int(digits, 16):b}"[1:]]
+
+
+def table(found: dict[str, Any], names: Sequence[str], runs: Sequence[str], models: Sequence[str]) -> list[str]:
+    """Return the lines of the table over ``runs`` (radii), held against the first of ``names``."""
+    head = ["attack", *(f"{model} left out" for model in models), "mean", "first less this", "attacked at once"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    left = {name: _matrix(found, runs, models, name, "left out") for name in names}
+    first = left[names[0]].mean(0)
+    for name in names:
+        each = left[name].view(len(runs), len(models), -1).mean((0, 2)).tolist()
+        gap = interval(first - left[name].mean(0)) if name != names[0] else ""
+        all_of_them = float(_matrix(found, runs, models, name, "attacked").mean())
+        cells = [name, *(f"{100 * v:.1f}" for v in [*each, sum(each) / len(each)]), gap, f"{100 * all_of_them:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _matrix(found: dict[str, Any], runs: Sequence[str], models: Sequence[str], name: str, of: str) -> Tensor:
+    """Return who erred, (radii x choices, images), as 0 and 1."""
+    rows = [unpacked(found[run][name][model][of]) for run in runs for model in models]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def interval(gaps: Tensor) -> str:
+    """Say the mean of ``gaps`` (images,) in points, and the 95 % interval of a bootstrap over images."""
+    draws = torch.randint(len(gaps), (DRAWS, len(gaps)), generator=torch.Generator().manual_seed(0))
+    low, high = gaps[draws].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return f"{100 * float(gaps.mean()):.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--models", nargs="+", default=list("abcd"), help="letters, or letters@seedN")
+    parser.add_argument("--start", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--norm", choices=["linf", "l2"], default="linf")
+    parser.add_argument("--eps", type=float, nargs="+", default=[0.15, 0.2])
+    parser.add_argument("--only", nargs="+", help="names of attacks, as the table has them; the first is compared")
+    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--kept", type=Path, default=FILE, help="what is measured, and not measured again")
+    parser.add_argument("--out", type=Path, help="the table as a page; not given, it is printed")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what is not there yet, and print the table."""
+    given = arguments()
+    attacks = OURS | (RIVALS if given.norm == "linf" else {})
+    names = given.only or list(attacks)
+    models = {letter: zoo.load(f"{given.data}/{letter}") for letter in given.models}
+    images = data.load(given.data, start=given.start, limit=given.images)
+    found: dict[str, Any] = json.loads(given.kept.read_text(encoding="utf-8")) if given.kept.exists() else {}
+    span = f"{given.start} to {given.start + given.images - 1}"
+    keys = {
+        eps: f"{given.data} {' '.join(given.models)}, images {span}, {given.norm} {eps:g}, {given.steps} steps"
+        for eps in given.eps
+    }
+    for eps, key in keys.items():
+        threat = orb.Linf(eps) if given.norm == "linf" else orb.L2(eps)
+        for name in names:
+            if name in found.setdefault(key, {}):
+                continue
+            began = time.perf_counter()
+            hits = measured(attacks[name], models, images.x, images.y, threat, given.steps, given.batch_size)
+            found[key][name] = hits
+            with replacing(given.kept) as partial:
+                partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            print(f"{key}: {name}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    command = f"`{shlex.join(['python', 'benchmarks/bench_transfer.py', *sys.argv[1:]])}`"
+    page = "\n".join([command, "", *table(found, names, list(keys.values()), given.models)]) + "\n"
+    if given.out:
+        given.out.write_text(page, encoding="utf-8")
+    else:
+        print(page, end="")
+
+
+if __name__ == "__main__":
+    main()
