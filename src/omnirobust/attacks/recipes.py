@@ -5,7 +5,6 @@ They differ in what the domains are: models, the images of a group, transformati
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import Unpack
 
@@ -198,12 +197,13 @@ def _attack(
     """Check the request as a whole, before anything runs; resolve it, and run it."""
     if torch.is_inference_mode_enabled():
         raise ValueError("an attack needs gradients: call it outside torch.inference_mode()")
-    queries = boxes = None
-    if "omnirobust.domains.blackbox.box" in sys.modules:  # who has no BlackBox enters no file for it
-        from omnirobust.attacks import queries
-    if queries and (boxes := queries.boxes_of(models)):
-        options = queries.options_of(boxes, models, threat_model, options, task)
-        if "init" not in options and (known := queries.transfer(boxes, models)):
+    named, queries = named_models(models), None
+    if [name for name, model in named.items() if getattr(model, "answers_only", None) is True]:
+        from omnirobust.attacks import queries  # who has no BlackBox enters no file for it
+
+        boxes = queries.boxes_of(named)
+        options = queries.options_of(boxes, named, threat_model, options, task)
+        if "init" not in options and (known := queries.transfer(boxes, named)):
             options = {**options, "init": _of_known(known, x, y, threat_model, options)}
     plan = Plan.of(task, threat_model, options, clip)
     shared = plan.shared
@@ -212,7 +212,7 @@ def _attack(
     plan.check_rows(len(x), tuple(feasible.shape))
     views = None if transforms is None else as_views(transforms, (x.flatten(0, 1) if shared else x)[:2].detach())
     plan = replace(plan, views=views)
-    make = queries.grid_maker(plan.settings, plan.options) if boxes and queries else DomainGrid
+    make = queries.grid_maker(plan.settings, plan.options) if queries else DomainGrid
     grid = make(
         models, x, y, loss=plan.settings.loss, transforms=views, shared=shared,
         targeted=plan.options["targeted"], clip=plan.clip, samples=plan.options["samples"],
@@ -224,7 +224,7 @@ def _attack(
     with torch_forked(x):  # models may draw without a probe's seeing it
         found = run(plan, grid, feasible, x.detach())
     seen = None if transforms is None or views is None else {view.name: view.transform for view in views}
-    origin = Origin(named_models(models), x.detach(), y, seen, plan, found.history.rows)
+    origin = Origin(named, x.detach(), y, seen, plan, found.history.rows)
     return replace(as_asked(found, plan.options["history"]), origin=origin)
 
 

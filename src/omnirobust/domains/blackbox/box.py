@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
@@ -45,6 +45,9 @@ class BlackBox:
 
     Called itself, it returns logits (n, C) through which estimated gradients flow; ``queries`` counts in attacks.
     """
+
+    answers_only: ClassVar[bool] = True
+    """What an attack knows it by, without importing this file for models that are none."""
 
     f: Callable[[Tensor], Any]
     output: Output = field(default="logits", kw_only=True)
