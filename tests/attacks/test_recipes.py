@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import omnirobust as orb
+from omnirobust.attacks.choosing import better_of
 from omnirobust.attacks.masking import GradientMaskingWarning
-from omnirobust.attacks.restarts import better_of
 from omnirobust.domains import losses
 
 THREATS = [orb.Linf(0.15), orb.L2(1.0), orb.L1(4.0), orb.L0(6)]

@@ -1,14 +1,13 @@
-"""What is watched while an attack runs: its progress, and models that let no gradient through."""
+"""Models that let no gradient through: which they are, and what is said of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import prod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from omnirobust.core.solver import Progress
 from omnirobust.core.types import Evaluation
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import Loss, signed_margin, smooth_margin
@@ -34,23 +33,28 @@ class GradientMaskingWarning(UserWarning):
     """No gradient reaches some of the inputs: the attack begins there without a direction."""
 
 
+@dataclass
 class Masking:
-    """Which models, and transformations before them, have let no gradient through so far, over all batches."""
+    """Which models, and transformations before them, have let no gradient through so far, over all batches.
 
-    def __init__(self) -> None:
-        self._open: dict[str, int] = {}
-        self._seeing: set[str] = set()
+    Attributes:
+        open: how many rows each still resisted, of those batches in which a row had no gradient.
+        seeing: those that let one through.
+    """
+
+    open: dict[str, int] = field(default_factory=dict)
+    seeing: set[str] = field(default_factory=set)
 
     def note(self, name: str, open_rows: int, blocked: bool) -> None:
         """Take note of a batch: how many rows ``name`` still resisted in it, and whether it masks all of them."""
-        self._open[name] = self._open.get(name, 0) + open_rows
+        self.open[name] = self.open.get(name, 0) + open_rows
         if open_rows and not blocked:
-            self._seeing.add(name)
+            self.seeing.add(name)
 
     def judge(self, enough: int) -> None:
         """Raise a GradientMaskingError if one masked all rows seen, and these are ``enough`` to say so."""
-        for name, rows in self._open.items():
-            if name not in self._seeing and rows >= enough:
+        for name, rows in self.open.items():
+            if name not in self.seeing and rows >= enough:
                 raise GradientMaskingError(
                     f"gradient masking: {name} has zero input gradient on every row, so that a gradient attack cannot "
                     f"see it ({HINT})"
@@ -96,31 +100,3 @@ def masked_rows(grid: DomainGrid, evaluation: Evaluation, delta: Tensor, masking
         masking.note(name, int(resisting.any(1).sum()), blocked)
     masking.judge(enough=_ENOUGH)
     return masked
-
-
-class GradientWatch:
-    """Watches the start for gradients that are zero, and counts steps for the progress bar."""
-
-    def __init__(self, grid: DomainGrid, advance: Callable[[int], None], masking: Masking) -> None:
-        self._grid, self._advance, self._masking = grid, advance, masking
-        self._left = 0
-        self.zero_gradient = torch.zeros(prod(grid.sizes))
-        self._first = True
-
-    def restart(self, steps: int) -> None:
-        """Begin to count the steps of another run."""
-        self._left = steps + 1
-
-    def finish(self) -> None:
-        """Count the steps that a run which stopped early did not take."""
-        self._advance(self._left)
-        self._left = 0
-
-    def __call__(self, seen: Progress) -> None:
-        """See the iterate of a step."""
-        self._advance(1)
-        self._left -= 1
-        if self._first and seen.evaluation.grads is not None and len(seen.delta):
-            masked = masked_rows(self._grid, seen.evaluation, seen.delta, self._masking)
-            self.zero_gradient = masked.float().mean(0).cpu()
-        self._first = False

@@ -6,20 +6,22 @@ Every recipe of ``attacks`` ends here: they differ in the grid of domains only.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor
 
 from omnirobust._progress import bar
 from omnirobust.attacks.before import before_notes
+from omnirobust.attacks.choosing import beats, better_of, chosen
 from omnirobust.attacks.labels import already_notes, labels_of
-from omnirobust.attacks.masking import GradientMaskingWarning, GradientWatch, Masking, masking_notes
+from omnirobust.attacks.masking import GradientMaskingWarning, Masking, masked_rows, masking_notes
 from omnirobust.attacks.options import Plan, label_notes
 from omnirobust.attacks.results import AttackResult, join_results
 from omnirobust.core.draws import normal_start
-from omnirobust.core.history import History, is_better
 from omnirobust.core.solver import Progress, Solution, solve
 from omnirobust.core.threat_models import FeasibleSet, range_notes
 from omnirobust.core.types import Evaluation
@@ -59,16 +61,19 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
             if done is None or not _belongs(done, part, x[rows]):
                 within = feasible if whole else part.feasible(x[rows])
                 attack = _Batch(part, grid if whole else grid.select(rows), within, x[rows], o["first_row"] + begin)
-                done = attack.run(GradientWatch(attack.grid.renewed(0), advance, masking))
+                done = attack.run(_Watch(attack.grid.renewed(0), advance, masking))
                 if o["store"] is not None:
                     o["store"].put(index, as_asked(done, o["history"]))
             else:
                 advance(o["restarts"] * (o["steps"] + 1))
                 done = done.to(x.device)  # a store keeps results on the processor
             parts.append(done)
-    masking.judge(enough=1)
+    if masking.open:
+        masking.judge(enough=1)
     joined = parts[0] if len(parts) == 1 else join_results(parts)
-    masked = masking_notes(joined.zero_gradient, [pair for pair, _ in grid.sources], plan.settings.loss)
+    masked, shares = list[str](), joined.zero_gradient
+    if bool(shares.any()):
+        masked = masking_notes(shares, [pair for pair, _ in grid.sources], plan.settings.loss)
     for note in masked:
         warnings.warn(note, GradientMaskingWarning, stacklevel=5)  # names the line that called the recipe
     judged = f"Success is judged on {plan.draws} fresh draws, fooled means on all; both depend on the batch size."
@@ -113,7 +118,7 @@ class _Batch:
     def __init__(self, plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor, first_row: int) -> None:
         self._plan, self.grid, self._feasible, self._x, self._first_row = plan, grid, feasible, x, first_row
 
-    def run(self, watch: GradientWatch) -> AttackResult:
+    def run(self, watch: _Watch) -> AttackResult:
         """Solve, restart by restart, and judge what is kept."""
         o, best = self._plan.options, None
         self.grid = self.grid.scaled(self._feasible)
@@ -127,9 +132,8 @@ class _Batch:
         assert best is not None
         return self._finish(best, watch.zero_gradient)
 
-    def _solve(self, grid: DomainGrid, init: Tensor, left: Tensor | None, watch: GradientWatch) -> Solution:
+    def _solve(self, grid: DomainGrid, init: Tensor, left: Tensor | None, watch: _Watch) -> Solution:
         plan, s, o = self._plan, self._plan.settings, self._plan.options
-        last = _LastIterate(watch, o["steps"])
         found = solve(
             grid if left is None else grid.select(left),
             self._feasible if left is None else self._feasible.select(left),
@@ -137,20 +141,21 @@ class _Batch:
             init=init if left is None else init[left],
             steps=o["steps"], step_size=s.step_size, direction=s.direction, keep=s.keep,
             # a lucky draw must not end the attack: where something is random, only later restarts leave out what fools
-            stop_when_fooled=o["stop_when_fooled"] and not grid.random, callback=last, history="full",
+            stop_when_fooled=o["stop_when_fooled"] and not grid.random, callback=watch, history="full",
         )  # fmt: skip
-        return self._compare_anew(found, last, left) if grid.random and s.keep == "best" else found
+        return self._compare_anew(found, watch.last, left) if grid.random and s.keep == "best" else found
 
-    def _compare_anew(self, found: Solution, last: _LastIterate, left: Tensor | None) -> Solution:
+    def _compare_anew(self, found: Solution, last: Progress | None, left: Tensor | None) -> Solution:
         """Score the best iterate again, and the last one, on draws that neither has seen: the first may be luck."""
-        kept = _with(found, self._on_other_draws(found.delta, left))
-        if last.seen is None:
+        e = self._on_other_draws(found.delta, left)
+        kept = replace(found, losses=e.losses, fooled=e.fooled)
+        if last is None:
             return kept
-        rows, final = last.seen.rows, last.seen
-        e = self._on_other_draws(final.delta, rows if left is None else left[rows])
-        step = torch.full_like(rows, final.step)
-        other = Solution(final.delta, final.weights, e.losses, e.fooled, step, found.history)
-        return _chosen(kept, other, rows, _beats(other, kept, rows), found.history)
+        rows = last.rows
+        e = self._on_other_draws(last.delta, rows if left is None else left[rows])
+        step = torch.full_like(rows, last.step)
+        other = Solution(last.delta, last.weights, e.losses, e.fooled, step, found.history)
+        return chosen(kept, other, rows, beats(other, kept, rows), found.history)
 
     def _on_other_draws(self, delta: Tensor, rows: Tensor | None) -> Evaluation:
         grid = self.grid.renewed(_SELECTION, exact=True)
@@ -207,17 +212,46 @@ class _Batch:
         return 1 - _judge(grid, torch.zeros_like(self._feasible.lower), draws)[1]
 
 
-class _LastIterate:
-    """Passes on what happens, and remembers the last iterate of those problems that got there."""
+class _Watch:
+    """Sees every iterate: counts steps for the progress bar, looks for masked gradients at the start, keeps the last.
 
-    def __init__(self, watch: GradientWatch, steps: int) -> None:
-        self._watch, self._steps = watch, steps
-        self.seen: Progress | None = None
+    Attributes:
+        last: of the problems that got there, once they are.
+        zero_gradient: the share of rows of each domain that resist at the start without a gradient, (K,).
+    """
+
+    def __init__(self, grid: DomainGrid, advance: Callable[[int], None], masking: Masking) -> None:
+        self._grid, self._advance, self._masking = grid, advance, masking
+        self._first, self._left, self.last = True, 0, None
+        self.zero_gradient = torch.zeros(prod(grid.sizes))
+
+    def restart(self, steps: int) -> None:
+        """Begin to count the steps of another run."""
+        self._left, self.last = steps + 1, None
+
+    def finish(self) -> None:
+        """Count the steps that a run which stopped early did not take."""
+        self._advance(self._left)
+        self._left = 0
 
     def __call__(self, seen: Progress) -> None:
-        self._watch(seen)
-        if seen.step == self._steps:
-            self.seen = seen
+        self._advance(1)
+        self._left -= 1
+        if not self._left:
+            self.last = seen
+        if self._first and seen.evaluation.grads is not None and len(seen.delta):
+            self._look(seen)
+        self._first = False
+
+    def _look(self, seen: Progress) -> None:
+        e = seen.evaluation
+        assert e.grads is not None and e.fooled is not None
+        if any(bool((grad.flatten(1) == 0).all(1).any()) for grad in e.grads):
+            masked = masked_rows(self._grid, e, seen.delta, self._masking)
+            self.zero_gradient = masked.float().mean(0).cpu()
+        else:
+            resisted = (~e.fooled).any(0).tolist()
+            self._masking.seeing.update(name for name, domains in self._grid.sources if any(resisted[domains]))
 
 
 def _judge(grid: DomainGrid, delta: Tensor, draws: int) -> tuple[Evaluation, Tensor]:
@@ -233,47 +267,7 @@ def _judge(grid: DomainGrid, delta: Tensor, draws: int) -> tuple[Evaluation, Ten
     return Evaluation(mean, fooled.all(0)), fooled.to(mean.dtype).mean(0)
 
 
-def _with(found: Solution, e: Evaluation) -> Solution:
-    return replace(found, losses=e.losses, fooled=e.fooled)
-
-
 def _unfinished(found: Solution) -> Tensor:
     """Return the rows that some domain still resists, as indices."""
     assert found.fooled is not None
     return (~found.fooled.all(dim=1)).nonzero().flatten()
-
-
-def better_of(a: Solution, b: Solution, rows: Tensor | None = None) -> Solution:
-    """Keep, row by row, the solution that fools more domains, ties by the lower worst loss, then ``a``.
-
-    Args:
-        a: of B problems.
-        b: of the problems of ``a`` that ``rows`` lists; of all if it is None.
-        rows: int64 indices into ``a``.
-    """
-    rows = torch.arange(len(a.delta), device=a.delta.device) if rows is None else rows
-    better = _beats(b, a, rows)
-    return _chosen(a, b, rows, better, a.history.choose(b.history, rows, better))
-
-
-def _beats(b: Solution, a: Solution, rows: Tensor) -> Tensor:
-    """Say which problems of ``b``, the ``rows`` of ``a``, it solves better, (len(rows),) bool."""
-    known = a.fooled is not None and b.fooled is not None
-    counts = [s.fooled.sum(1) if known and s.fooled is not None else s.losses.new_zeros(len(s.losses)) for s in (a, b)]
-    return is_better(counts[1], b.losses.amax(1), counts[0][rows], a.losses[rows].amax(1))
-
-
-def _chosen(a: Solution, b: Solution, rows: Tensor, better: Tensor, history: History) -> Solution:
-    """Put those problems of ``b`` that are ``better`` into their places among ``a``."""
-
-    def pick(of_a: Tensor, of_b: Tensor) -> Tensor:
-        return of_a.index_copy(0, rows[better], of_b[better])
-
-    return Solution(
-        pick(a.delta, b.delta),
-        pick(a.weights, b.weights),
-        pick(a.losses, b.losses),
-        None if a.fooled is None or b.fooled is None else pick(a.fooled, b.fooled),
-        pick(a.step, b.step),
-        history,
-    )
