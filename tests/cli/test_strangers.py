@@ -177,7 +177,8 @@ def test_reports_of_a_stranger_s_run_run_none_of_its_code(here, capsys):
 CALLS = {
     "load_own": {"jobs/names.py", "jobs/transforms.py", "study/own.py", "zoo/trained.py"},  # names that the user gave
     "load_own_model": {"zoo/sources.py", "zoo/trained.py"},
-    "import_module": {"__init__.py", "attacks/written.py", "zoo/__init__.py", "zoo/own_code.py", "zoo/pretrained.py"},
+    "import_module": {"__init__.py", "attacks/written.py", "zoo/__init__.py", "zoo/own_code.py", "zoo/pretrained.py",
+                      "zoo/onnx/file.py", "zoo/onnx/network.py"},
     "exec_module": {"zoo/own_code.py"},
     "load_state_dict": {"zoo/states.py", "jobs/train_setting.py", "training/fit.py",
                         "training/loop.py", "training/normalised.py", "training/state.py"},

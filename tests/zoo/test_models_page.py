@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="ut
 def test_every_piece_of_the_page_on_models_runs(timm, digits, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     first, *pieces = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(pieces) == 7
+    assert len(pieces) == 8
     Path("my_models.py").write_text(first)
     space: dict[str, object] = {"orb": orb}
     for piece in pieces:
@@ -33,5 +33,6 @@ def test_the_table_counts_parameters(letter: str) -> None:
 
 
 def test_every_kind_of_string_is_on_the_page() -> None:
-    for kind in ("timm:NAME", "hf:ORG/NAME", "FILE.py:NAME", "package.module:NAME", "FILE.safetensors:ARCHITECTURE"):
+    for kind in ("timm:NAME", "hf:ORG/NAME", "FILE.py:NAME", "package.module:NAME", "FILE.safetensors:ARCHITECTURE",
+                 "FILE.onnx", "FILE.onnx:queries"):  # fmt: skip
         assert f"`{kind}`" in PAGE

@@ -91,5 +91,8 @@ def _run(given: Given, common: CommonOptions, job: AttackJob) -> None:
 
     show_attack(record)
     taken = record.config["data"]["images"] + record.metrics["left_out"]
-    say(*data_notes(record.config["data"]), *notes([job.threat_model], job.plan.options["steps"], job.images, taken))
+    say(
+        *data_notes(record.config["data"]),
+        *notes([job.threat_model], record.config["attack"]["steps"], job.images, taken),
+    )
     say(f"Results: {record.folder.path}", f"Report:  {build_report(record.folder.path)}")

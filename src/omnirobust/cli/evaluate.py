@@ -27,7 +27,7 @@ def evaluate(
         typer.Option(
             "--model", "--models",
             help="Models to judge: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, "
-            "package:NAME, FILE.safetensors:ARCHITECTURE, the FOLDER of a training, or FOLDER:FILE.py:NAME "
+            "package:NAME, FILE.safetensors:ARCHITECTURE, FILE.onnx, the FOLDER of a training, or FOLDER:FILE.py:NAME "
             "where its card asks for code; NAME=SOURCE names one.",
         ),
     ],

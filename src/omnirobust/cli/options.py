@@ -33,7 +33,7 @@ class CommonOptions:
         list[str],
         typer.Option(
             help="Models to attack: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, "
-            "package:NAME, FILE.safetensors:ARCHITECTURE, the FOLDER of a training, or FOLDER:FILE.py:NAME "
+            "package:NAME, FILE.safetensors:ARCHITECTURE, FILE.onnx, the FOLDER of a training, or FOLDER:FILE.py:NAME "
             "where its card asks for code; NAME=SOURCE names one."
         ),
     ]
@@ -62,6 +62,10 @@ class CommonOptions:
     transfer: Annotated[
         list[str] | None, typer.Option(help="Models to score without attacking them, named as --models.")
     ] = None
+    queries: Annotated[
+        int | None,
+        typer.Option(help="Inputs that each model which only answers may be asked for each image, judging included."),
+    ] = None
     device: Annotated[str, args.DEVICE] = "auto"
     processes: Annotated[int, typer.Option(help="Processes that share the batches on this machine.")] = 1
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None
@@ -89,6 +93,7 @@ class CommonOptions:
             labels=self.labels,
             target=self.target,
             transfer=tuple(self.transfer or ()),
+            queries=self.queries,
             device=self.device,
             options={**self.options, "rule": args.weight_rule(self.rule, self.beta, self.gamma, self.eta)},
         )

@@ -91,7 +91,8 @@ class Classifier:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was seen so far that a reader of results must know, one sentence each."""
-        told = [self._read] if self._read else []
+        told = [f"{self._label} {end}." for end in getattr(self.model, "source_notes", ())]
+        told += [self._read] if self._read else []
         if self._dtype is not None:
             told.append(f"{self._label} computes in {self._dtype}: inputs were cast to it.")
         return (*told, *self.held.notes(self._label))

@@ -53,7 +53,7 @@ def run_attack(
     """
     team = Alone() if team is None else team
     setting = load_setting(job)
-    config = describe_job(setting)
+    job, config = setting.job, describe_job(setting)  # what models that only answer leave open is chosen by now
 
     def together(folder: RunFolder) -> None:
         if team.count > 1:
@@ -103,6 +103,7 @@ def describe_job(setting: Setting) -> dict[str, Any]:
         "labels": job.labels,
         "target": job.target,
         "rules": {name: told_rule(rule) for name, rule in job.rules().items()},
+        **({} if job.queries is None else {"queries": job.queries}),
         **_describe_domains(setting),
         "attack": _describe_attack(job),
     }

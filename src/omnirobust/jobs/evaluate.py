@@ -33,6 +33,7 @@ from omnirobust.jobs.records import EvaluationRecord
 from omnirobust.jobs.shards import Share, share_out
 from omnirobust.training.workers import Alone, Workers
 from omnirobust.zoo.data import ImageData, load
+from omnirobust.zoo.sources import Source
 
 _Tell: TypeAlias = Callable[[int, int, int, int], None]
 
@@ -129,6 +130,7 @@ def run_evaluation(
     if not len(images):
         raise ValueError(f"images must hold at least one, got none from {job.start} of {job.data}, {job.split}")
     models = moved(load_models(job.models, job.data, images), resolved(job.device))
+    _check_gradients(models)
     check_answers(dict(zip(job.models, models.values(), strict=True)), images.x, resolved(job.device), images.y)
     if called is not None:
         models = dict(zip(called, models.values(), strict=True))
@@ -152,8 +154,18 @@ def run_evaluation(
     )  # fmt: skip
 
 
+def _check_gradients(models: Mapping[str, Source]) -> None:
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            why = "; ".join(getattr(model.f, "source_notes", ()))
+            raise ValueError(
+                f"models must have gradients to be evaluated, got {name}, which {why or 'only answers'}: attack it by "
+                "omnirobust attack ensemble"
+            )
+
+
 def _shares(
-    job: EvaluationJob, models: dict[str, nn.Module], images: ImageData, folder: RunFolder, team: Workers,
+    job: EvaluationJob, models: dict[str, Source], images: ImageData, folder: RunFolder, team: Workers,
     progress: JobProgress | None,
 ) -> list[Share]:  # fmt: skip
     """Return all batches of all models, one share each; those of this process tell how far it is with its own."""
@@ -170,7 +182,7 @@ def _shares(
 
 
 def _judge(
-    job: EvaluationJob, number: int, model: nn.Module, images: ImageData, folder: RunFolder, tell: _Tell
+    job: EvaluationJob, number: int, model: Source, images: ImageData, folder: RunFolder, tell: _Tell
 ) -> RobustnessReport:
     """Evaluate one model batch by batch, those that the folder has not got already."""
     batches = range(len(_starts(job, images)))
@@ -178,7 +190,7 @@ def _judge(
 
 
 def _batch(
-    job: EvaluationJob, number: int, model: nn.Module, images: ImageData, folder: RunFolder, batch: int, tell: _Tell
+    job: EvaluationJob, number: int, model: Source, images: ImageData, folder: RunFolder, batch: int, tell: _Tell
 ) -> RobustnessReport:
     """Evaluate one model on one batch, if the folder has not got it already."""
     starts = _starts(job, images)
@@ -212,7 +224,7 @@ def _told(progress: JobProgress | None, name: str) -> _Tell:
     return tell
 
 
-def describe_evaluation(job: EvaluationJob, images: ImageData, models: dict[str, nn.Module]) -> dict[str, Any]:
+def describe_evaluation(job: EvaluationJob, images: ImageData, models: dict[str, Source]) -> dict[str, Any]:
     """Return the resolved settings as plain values; data and weights by their fingerprints."""
     return {
         "job": "evaluate",

@@ -64,6 +64,8 @@ class AttackJob:
         transfer: names of models that are not attacked, but scored.
         device: where to attack: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is one. Results do not
             say where they were found.
+        queries: how many inputs each model that only answers may be asked for each image, >= 2; None for as many as the
+            steps take.
         options: those of the attack that differ from their defaults, see ``AttackOptions``. Those that belong to a
             single call (``store``, say) are the job's own affair, and ``targeted`` follows from ``target``.
     """
@@ -85,10 +87,11 @@ class AttackJob:
     target: int | None = None
     transfer: tuple[str, ...] = ()
     device: str = "auto"
+    queries: int | None = None
     options: AttackOptions = field(default_factory=AttackOptions)
 
     def __post_init__(self) -> None:
-        for name, least in {"images": 1, "start": 0}.items():
+        for name, least in {"images": 1, "start": 0, "queries": 2}.items():
             value = getattr(self, name)
             if value is not None:
                 check_count(name, value, least, whole=False)

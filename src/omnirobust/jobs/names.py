@@ -15,12 +15,11 @@ from omnirobust.core.weights import off_simplex
 from omnirobust.domains.classifier import Classifier, Model
 from omnirobust.domains.frozen import Frozen
 from omnirobust.domains.outputs import rows_named
-from omnirobust.zoo.architectures import Shape
 from omnirobust.zoo.chunks import fingerprint, model_fingerprint
 from omnirobust.zoo.data import ImageData, load
 from omnirobust.zoo.naming import told_apart
 from omnirobust.zoo.own_code import broken, digests, load_own
-from omnirobust.zoo.sources import named_model
+from omnirobust.zoo.sources import Known, Source, named_model
 from omnirobust.zoo.trained import CARD as CARD
 from omnirobust.zoo.trained import WEIGHTS as WEIGHTS
 from omnirobust.zoo.trained import build_source as build_source
@@ -76,20 +75,21 @@ def _check(weights: object, refusal: str) -> None:
         raise ValueError(refusal + f"{weights.tolist()}")
 
 
-def load_models(names: Sequence[str], data: str, images: ImageData | None = None) -> dict[str, nn.Module]:
+def load_models(names: Sequence[str], data: str, images: ImageData | None = None) -> dict[str, Source]:
     """Load models in evaluation mode: see ``load_attacked``."""
     return load_attacked(names, (), data, images)[0]
 
 
 def load_attacked(
     names: Sequence[str], transfer: Sequence[str], data: str, images: ImageData | None = None, any_classes: bool = False
-) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+) -> tuple[dict[str, Source], dict[str, Source]]:
     """Load models in evaluation mode.
 
     Args:
         names: each "a" (the zoo's model "<data>/a"), or a source as ``zoo.load_model`` takes it: "mnist/a", "a@seed1",
             "timm:NAME", "hf:ORG/NAME", "FILE.py:NAME", "package.module:NAME", "FILE.safetensors:ARCHITECTURE", the
-            run folder of a training, or "FOLDER:FILE.py:NAME" where its card asks for code; any as "NAME=SOURCE".
+            run folder of a training, or "FOLDER:FILE.py:NAME" where its card asks for code, "FILE.onnx"; any as
+            "NAME=SOURCE".
         transfer: of further models, likewise.
         data: name of the data that short names refer to.
         images: of that data, whose shape and classes models are built for; None to load one where it is needed.
@@ -105,28 +105,29 @@ def load_attacked(
     """
     if not names:
         raise ValueError("models must name at least one model, got none")
-    models: dict[str, nn.Module] = {}
+    models: dict[str, Source] = {}
     every = (*names, *transfer)
 
     @cache
-    def facts() -> tuple[Shape, int | None]:
+    def facts() -> Known:
         found = load(data, limit=1) if images is None else images
-        return found.shape, None if any_classes else len(found.classes)
+        return Known(found.shape, None if any_classes else len(found.classes), None if images is None else images.x)
 
     for number, (name, called) in enumerate(zip(every, told_apart(every), strict=True)):
         _, models[called] = named_model(name, facts, "models" if number < len(names) else "transfer", data=data)
     return {name: models.pop(name) for name in list(models)[: len(names)]}, models
 
 
-def moved(models: dict[str, nn.Module], device: torch.device) -> dict[str, nn.Module]:
-    """Move models to ``device``.
+def moved(models: dict[str, Source], device: torch.device) -> dict[str, Source]:
+    """Move models to ``device``, but for those that only answer.
 
     Raises:
         ValueError: if one cannot be moved, or its memory does not suffice.
     """
     for name, model in models.items():
         try:
-            model.to(device)
+            if isinstance(model, nn.Module):
+                model.to(device)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"device must be one that {name} can be moved to, got {device}: {reason}") from error
@@ -139,7 +140,12 @@ def describe_models(models: Mapping[str, Model]) -> dict[str, dict[str, str]]:
 
 
 def _fingerprint(model: Model) -> str:
-    """Return one of the state of a module, or of the parameters of what stands behind a function."""
+    """Return one of the state of a module, or of the parameters of what stands behind a function; a file's is its own.
+
+    Runs on a file that is differentiated, and on one that is only asked, are two.
+    """
+    if digest := getattr(getattr(model, "f", model), "source_digest", None):
+        return digest
     if isinstance(model, nn.Module):
         return model_fingerprint(model)
     return fingerprint({f"{number:04d}": values for number, values in enumerate(Frozen(model).parameters)})

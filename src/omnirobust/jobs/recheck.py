@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnirobust.core.threat_models import Clip, ThreatModel
+from omnirobust.domains.classifier import Model
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import margin
 from omnirobust.jobs.transforms import Transform
@@ -40,7 +41,7 @@ class Recheck:
 
 
 def recheck(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Model],
     threat_model: ThreatModel,
     clean: Tensor,
     delta: Tensor,
@@ -106,7 +107,7 @@ def to_levels(images: Tensor, low: float = 0.0, high: float = 1.0, levels: int =
 
 
 def success_of(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Model],
     inputs: Tensor,
     y: Tensor,
     transforms: Mapping[str, Transform] | None = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnirobust.attacks.options import OPTIONS, AttackOptions, Plan
 from omnirobust.attacks.results import AttackResult, Origin
@@ -17,7 +17,7 @@ from omnirobust.core.choices import Labels
 from omnirobust.core.draws import seeded
 from omnirobust.core.weights import Uniform
 from omnirobust.domains.checks import as_labels
-from omnirobust.domains.classifier import Classifier
+from omnirobust.domains.classifier import Classifier, Model
 from omnirobust.evaluation.robustness import RobustnessReport
 from omnirobust.jobs.attack import describe_job
 from omnirobust.jobs.differences import differences
@@ -29,6 +29,7 @@ from omnirobust.jobs.names import predict, told_rule
 from omnirobust.jobs.setting import Setting, labelled
 from omnirobust.jobs.summary import write_results
 from omnirobust.zoo.data import ImageData
+from omnirobust.zoo.sources import Source
 
 NAMELESS = "tensors"
 """What inputs are called whose data set nobody names."""
@@ -65,7 +66,7 @@ def write_evaluation(report: RobustnessReport, out: str | Path, name: str, data:
         batch_size=told["batch_size"] or max(len(images), 1), precision=told["precision"], samples=told["samples"],
         draws=origin.draws,
     )  # fmt: skip
-    models = cast(dict[str, nn.Module], {name: origin.model})
+    models = cast("dict[str, Source]", {name: origin.model})
     predicted = predict(models, images.x, origin.x.device)
     config: dict[str, Any] = {**describe_evaluation(job, images, models), "attacks": origin.attacks}
     given = {
@@ -133,7 +134,7 @@ class _Aim:
 
 def _setting(origin: Origin, data: ImageData | None) -> Setting:
     """Return what the job of an attack would have loaded, had it been asked for by names."""
-    plan, x, models = origin.plan, origin.x, cast(dict[str, nn.Module], dict(origin.models))
+    plan, x, models = origin.plan, origin.x, cast("dict[str, Source]", dict(origin.models))
     inputs = x.flatten(0, 1) if plan.shared else x
     images = _images(inputs, torch.full((len(inputs),), -1), _classes(models, inputs), data)
     clean = predict(models, images.x, x.device)
@@ -195,7 +196,7 @@ def _one_each(labels: Tensor | None) -> Tensor | None:
     return labels[:, 0, 0].flatten()
 
 
-def _classes(models: Mapping[str, nn.Module], x: Tensor) -> int:
+def _classes(models: Mapping[str, Model], x: Tensor) -> int:
     """Return how many classes the models tell apart."""
     with torch.no_grad(), seeded(0, x[:1]):
         return max(Classifier(name, model)(x[:1]).shape[1] for name, model in models.items())

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnirobust._device import resolved
+from omnirobust.attacks.options import OPTIONS, AttackOptions
 from omnirobust.domains.groups import make_groups
 from omnirobust.jobs.job import AttackJob
 from omnirobust.jobs.names import check_answers, load_attacked, moved, predict
 from omnirobust.jobs.transforms import Transform, load_transforms
 from omnirobust.zoo.data import ImageData, load
+from omnirobust.zoo.sources import Source
 
 CPU = torch.device("cpu")
 
@@ -38,15 +42,15 @@ class Setting:
     images: ImageData
     rows: Tensor
     left_out: int
-    models: dict[str, nn.Module]
-    others: dict[str, nn.Module]
+    models: dict[str, Source]
+    others: dict[str, Source]
     transforms: dict[str, Transform] | None
     clean: Tensor
     device: torch.device = CPU
     missing: tuple[str, ...] = ()
 
     @property
-    def all_models(self) -> dict[str, nn.Module]:
+    def all_models(self) -> dict[str, Source]:
         """Those attacked, then those only scored."""
         return self.models | self.others
 
@@ -119,6 +123,7 @@ def load_setting(job: AttackJob) -> Setting:
     device = resolved(job.device)
     transforms = load_transforms(job.transforms) if job.transforms else None
     models, others = _loaded(job, found, device)
+    job, models = _for_boxes(job, models)
     order = _order(job, found)
     images = found.part(order)
     clean = predict(models | others, images.x, device)
@@ -131,9 +136,7 @@ def load_setting(job: AttackJob) -> Setting:
     )
 
 
-def _loaded(
-    job: AttackJob, found: ImageData, device: torch.device
-) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+def _loaded(job: AttackJob, found: ImageData, device: torch.device) -> tuple[dict[str, Source], dict[str, Source]]:
     """Return the models attacked and those only scored, on their device, and see that they fit the data."""
     own = job.labels == "predicted"
     models, others = load_attacked(job.models, job.transfer, job.data, found, any_classes=own)
@@ -142,6 +145,24 @@ def _loaded(
         moved(part, device)
         check_answers(dict(zip(names, part.values(), strict=True)), found.x, device, labels, argument)
     return models, others
+
+
+def _for_boxes(job: AttackJob, models: dict[str, Source]) -> tuple[AttackJob, dict[str, Source]]:
+    """Limit the questions that models which only answer are asked, and choose what the job does not say for them."""
+    queries = None
+    if "omnirobust.domains.blackbox.box" in sys.modules:  # without them nothing of theirs is imported
+        from omnirobust.attacks import queries
+    boxes = queries.boxes_of(models) if queries else {}
+    if not boxes or queries is None:
+        if job.queries is not None:
+            raise ValueError(f"queries must be left out where every model has gradients, got {job.queries}")
+        return job, models
+    if job.queries is not None:
+        boxes = {name: replace(box, queries=job.queries) for name, box in boxes.items()}
+    said = cast(AttackOptions, {k: v for k, v in job.options.items() if v is not None and v != OPTIONS[k].default})
+    found = models | boxes
+    chosen = queries.options_of(boxes, found, job.threat_model, said, job.plan.task)
+    return replace(job, options={**job.options, **chosen}), found
 
 
 def _check_target(target: int, images: ImageData, said: Tensor) -> None:

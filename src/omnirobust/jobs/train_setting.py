@@ -37,7 +37,7 @@ from omnirobust.zoo.chunks import model_fingerprint, read_model
 from omnirobust.zoo.data import ImageData, load
 from omnirobust.zoo.own_code import digests
 from omnirobust.zoo.recipes import Recipe
-from omnirobust.zoo.sources import named_model
+from omnirobust.zoo.sources import Known, named_model
 from omnirobust.zoo.states import check_given_back, check_state
 
 Source = Mapping[str, Any]
@@ -170,7 +170,7 @@ def _source_of_start(start: str, data: str) -> Source:
     start = split_name(start)[1]
     if trained_file(start, "from") is not None:
         return read_source(start, "from")
-    if ":" in start:
+    if ":" in start or start.endswith(".onnx"):
         raise ValueError(f"from must be a trained model, got {start}: give code of your own as model")
     facts = zoo.card(start if "/" in start else f"{Path(data).name}/{start}")
     return {"architecture": facts.architecture, "shape": list(facts.shape), "classes": facts.classes}
@@ -186,12 +186,14 @@ def _fill(model: nn.Module, start: str, data: str) -> None:
     """Give the network the weights of a trained one."""
     start = split_name(start)[1]
     file = trained_file(split_network(start)[0], "from")
-    begun = named_model(start, lambda: (None, None), "from", data=data)[1] if file is None else model
+    begun = named_model(start, lambda: Known(None, None), "from", data=data)[1] if file is None else model
     try:
         if file is not None:
             read_model(file, model)
-        else:
+        elif isinstance(begun, nn.Module):
             model.load_state_dict(begun.state_dict())
+        else:
+            raise ValueError("it only answers")
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"from must be a model of the same network, got {start}, damaged or of another") from error
 

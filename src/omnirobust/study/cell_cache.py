@@ -37,7 +37,10 @@ def finished_model(name: str) -> nn.Module:
         MissingWeightsError: if it has not been trained, or not to the end: its numbers would soon be those of no model.
     """
     if ":" in name:
-        return zoo.load_model(name)
+        found = zoo.load_model(name)
+        if not isinstance(found, nn.Module):
+            raise ValueError(f"models must have gradients, got {name}, which only answers")
+        return found
     if not zoo.card(name).finished:
         raise zoo.MissingWeightsError(f"{name} is not trained to the end yet: omnirobust zoo train {name} goes on")
     return zoo.load(name)

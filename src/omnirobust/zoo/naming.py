@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from omnirobust.zoo.onnx.source import split_onnx
 from omnirobust.zoo.trained import WEIGHTS, split_name, split_network, trained_file
 
 
@@ -46,6 +47,9 @@ def _ends(source: str) -> Iterable[str]:
     kind, _, rest = source.partition(":")
     if kind in ("timm", "hf"):
         return _tails(Path(rest).parts)
+    if (asked := split_onnx(source)) is not None:
+        tails = _tails(asked.path.resolve().with_suffix("").parts[1:])
+        return [*tails, *(f"{tail}:queries" for tail in tails if asked.only_asked)]
     weights, network = split_network(source)
     file = (
         trained_file(weights) if network or Path(weights).suffix == ".safetensors" or Path(weights).is_dir() else None

@@ -7,14 +7,15 @@ from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from omnirobust.core.draws import building
 from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.checkpoints import load, parse_name
 from omnirobust.zoo.chunks import read_chunk
+from omnirobust.zoo.onnx.source import split_onnx
 from omnirobust.zoo.pretrained import load_hf, load_timm
 from omnirobust.zoo.trained import (
     check_name,
@@ -27,18 +28,34 @@ from omnirobust.zoo.trained import (
     trained_file,
 )
 
-Facts: TypeAlias = Callable[[], tuple[Shape | None, int | None]]
-"""Shape of the images and number of classes, asked for only by sources that need them; None if not known."""
+if TYPE_CHECKING:
+    from omnirobust.domains.blackbox.box import BlackBox
+
+
+class Known(NamedTuple):
+    """What is known of the images that a model is for: their shape, how many classes, and some of them; None if not."""
+
+    shape: Shape | None
+    classes: int | None
+    images: Tensor | None = None
+
+
+Facts: TypeAlias = Callable[[], Known]
+"""Asked only by sources that need it."""
+
+Source: TypeAlias = "nn.Module | BlackBox"
+"""A model by one string: a module, or a model that only answers."""
 
 _KINDS = (
-    "data/letter, timm:NAME, hf:ORG/NAME, FILE.py:NAME, package.module:NAME, FILE.safetensors:ARCHITECTURE, the run "
-    "folder of a training or FOLDER:FILE.py:NAME"
+    "data/letter, timm:NAME, hf:ORG/NAME, FILE.py:NAME, package.module:NAME, FILE.safetensors:ARCHITECTURE, FILE.onnx, "
+    "the run folder of a training or FOLDER:FILE.py:NAME"
 )
 
 
 def load_model(
-    source: str, *, classes: int | None = None, shape: Shape | None = None, pretrained: bool = True
-) -> nn.Module:
+    source: str, *, classes: int | None = None, shape: Shape | None = None, pretrained: bool = True,
+    images: Tensor | None = None,
+) -> Source:  # fmt: skip
     """Load a classifier of images in [0, 1] from wherever it is, in evaluation mode with frozen parameters.
 
     Weights are read from safetensors files; those of timm that exist in no other format, by torch's reader that runs no
@@ -54,30 +71,34 @@ def load_model(
             - "FILE.safetensors:ARCHITECTURE", weights of one's own for an architecture: a letter or name of the zoo's
               ("c", "resnet50"), "timm:NAME", or code as above;
             - the run folder of ``omnirobust train``, or its "model.safetensors"; where its card asks for code, which is
-              never run unless it is named, "FOLDER:FILE.py:NAME".
+              never run unless it is named, "FOLDER:FILE.py:NAME";
+            - "FILE.onnx", through onnxruntime, with the gradients of a copy in torch where the two agree, else a
+              ``BlackBox``; "FILE.onnx:queries", a ``BlackBox`` in any case.
 
             Models of timm and of the hub resize and normalise inside, as their own configuration says.
         classes: number of logits; None for those of the weights. Models of timm and of the hub are
             refused if they have another.
         shape: (channels, height, width) of the images, for weights of an architecture of the zoo.
         pretrained: False gives a model of timm random weights, which needs no download.
+        images: (n, *S), those at hand: on the first of them the copy of an ONNX file must agree with onnxruntime. None
+            for random ones.
 
     Raises:
         ValueError: if the source is unknown, does not fit, needs a package that is not here, or fails.
         FileNotFoundError: if a file is missing, or a model of the zoo has not been trained.
     """
-    _, model = named_model(source, lambda: (shape, classes), "source", pretrained=pretrained)
+    _, model = named_model(source, lambda: Known(shape, classes, images), "source", pretrained=pretrained)
     return model
 
 
 def named_model(
     source: str, facts: Facts, argument: str, *, data: str | None = None, pretrained: bool = True
-) -> tuple[str, nn.Module]:
+) -> tuple[str, Source]:
     """Load a model as ``load_model`` does, and return what to call it.
 
     Args:
         source: as ``load_model`` takes it, perhaps as NAME=SOURCE; a letter alone is the zoo's of ``data``.
-        facts: shape of the images and number of classes.
+        facts: what is known of the images.
         argument: what messages call the source.
         data: name of the data that letters refer to; None for none.
         pretrained: see ``load_model``.
@@ -85,10 +106,14 @@ def named_model(
     called, plain = split_name(source)
     check_name(source, argument)
     name, model = _found(plain, facts, argument, data, pretrained)
-    return called or name, model.eval().requires_grad_(False)
+    if isinstance(model, nn.Module):
+        with suppress(NotImplementedError):  # an exported program has no modes
+            model.eval()
+        model.requires_grad_(False)
+    return called or name, model
 
 
-def _found(source: str, facts: Facts, argument: str, data: str | None, pretrained: bool) -> tuple[str, nn.Module]:
+def _found(source: str, facts: Facts, argument: str, data: str | None, pretrained: bool) -> tuple[str, Source]:
     kind, _, rest = source.partition(":")
     if kind in ("timm", "hf"):
         if not rest:
@@ -99,6 +124,10 @@ def _found(source: str, facts: Facts, argument: str, data: str | None, pretraine
             else (load_hf(rest, facts()[1], argument))
         )
         return Path(rest).name, model
+    if (file := split_onnx(source)) is not None:
+        from omnirobust.zoo.onnx.model import load_onnx  # it knows black boxes: who has none enters no file for it
+
+        return file.path.stem, load_onnx(file, argument, facts().shape, facts().images)
     weights, network = split_network(source)
     if network:
         return _weights_of(weights, network, facts, argument)
@@ -142,7 +171,7 @@ def _weights_of(name: str, architecture: str, facts: Facts, argument: str) -> tu
     """Load weights of one's own into the architecture that is named."""
     file = trained_file(name, argument)
     assert file is not None
-    shape, classes = facts()
+    shape, classes, _ = facts()
     kind, _, rest = architecture.partition(":")
     with building():  # weights that are drawn only to be overwritten
         if kind == "timm":

@@ -96,7 +96,7 @@ def named_code(name: str) -> str:
     """Return the code that the name of a model names, FILE.py:NAME or package.module:NAME; "" if it names none."""
     weights, network = split_network(split_name(name)[1])
     code = network or weights
-    known = code.startswith(("timm:", "hf:")) or Path(code).exists()
+    known = code.startswith(("timm:", "hf:")) or Path(code).exists() or ".onnx" in code
     return code if ":" in code and not known else ""
 
 

@@ -53,7 +53,11 @@ class QueryGrid(DomainGrid):
             "seed": given["seed"],
         }  # fmt: skip
         self._boxes = {n: m.asked(n, **setting) for n, m in named_models(models).items() if isinstance(m, BlackBox)}
-        held = {n: Probed(self._boxes[n]) if n in self._boxes else m for n, m in named_models(models).items()}
+        held = {
+            n: Probed(self._boxes[n], notes=tuple(f"model {n!r} {end}." for end in getattr(m.f, "source_notes", ())))
+            if isinstance(m, BlackBox) else m
+            for n, m in named_models(models).items()
+        }  # fmt: skip
         super().__init__(held, x, y, **given)
         self._first, self._stop, self._spare = given["first_row"], stop, spare
         self._past = _Seen(torch.zeros(len(x), dtype=torch.bool))
