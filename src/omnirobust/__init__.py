@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from omnirobust.core.directions import Sign as Sign
     from omnirobust.core.directions import Stepper as Stepper
     from omnirobust.core.history import History as History
+    from omnirobust.core.momentum import Momentum as Momentum
     from omnirobust.core.projections import project_lp_box as project_lp_box
     from omnirobust.core.projections import project_simplex as project_simplex
     from omnirobust.core.search import Search as Search
@@ -80,6 +81,7 @@ _HOMES = {
     "Linf": "core.threat_models",
     "Loss": "domains.losses",
     "MinNorm": "core.ambiguity",
+    "Momentum": "core.momentum",
     "Normalised": "core.directions",
     "project_lp_box": "core.projections",
     "project_simplex": "core.projections",

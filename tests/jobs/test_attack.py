@@ -220,7 +220,7 @@ def test_a_killed_job_resumes_to_the_very_same_files(digits, tmp_path, job):
         ({"target": 10}, r"target must be in \[0, 10\), got 10"),
         ({"target": 1, "labels": "predicted"}, "labels must be true with a target"),
         ({"threat_model": orb.Linf(torch.tensor([0.1, 0.2]))}, "eps must be one number"),
-        ({"options": {"preset": "papier"}}, "preset must be 'paper' or None"),
+        ({"options": {"preset": "papier"}}, "preset must be 'paper', 'transfer' or None"),
     ],
 )
 def test_bad_settings_are_one_sentence(digits, tmp_path, change, message):

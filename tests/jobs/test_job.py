@@ -72,7 +72,7 @@ def test_the_paper_clips_by_intersection_and_the_user_by_image_unless_said():
         ({"transfer": ("a",)}, "transfer must name models that are not attacked, got a"),
         ({"target": 1, "labels": "predicted"}, "labels must be true with a target"),
         ({"threat_model": orb.Linf(torch.tensor([0.1, 0.2]))}, "eps must be one number"),
-        ({"options": {"preset": "papier"}}, "preset must be 'paper' or None"),
+        ({"options": {"preset": "papier"}}, "preset must be 'paper', 'transfer' or None"),
     ],
 )
 def test_bad_settings_are_one_sentence(change, message):

@@ -69,7 +69,8 @@ class AttackOptions(TypedDict, total=False):
     preset: Annotated[
         Preset | None,
         _of_preset(
-            '"paper" for the paper\'s settings of the norm; None for the tuned default. Both yield to arguments.'
+            '"paper" for the paper\'s settings of the norm; "transfer", under linf and l2, for models that are not '
+            "attacked; None for the tuned default. All yield to arguments."
         ),
     ]
     targeted: Annotated[
@@ -89,7 +90,7 @@ class AttackOptions(TypedDict, total=False):
         Keep | None,
         _of_preset(
             '"best" (row by row, the iterate that fools most domains, ties by the lowest worst loss) or "last". Not '
-            'given: "best", or "last" with ``preset="paper"``.'
+            'given: "best", or "last" with a preset.'
         ),
     ]
     stop_when_fooled: Annotated[

@@ -16,7 +16,7 @@ from omnirobust.attacks import option_table as _option_table
 from omnirobust.attacks.option_table import OPTIONS as OPTIONS
 from omnirobust.attacks.option_table import AttackOptions as AttackOptions
 from omnirobust.attacks.option_table import Option as Option
-from omnirobust.attacks.presets import DEFAULT_CLIP, DEFAULT_OF, PAPER_CLIP, PAPER_OF, AttackSettings, Task
+from omnirobust.attacks.presets import DEFAULT_CLIP, PAPER_CLIP, PRESETS, AttackSettings, Task
 from omnirobust.attacks.results import BatchStore
 from omnirobust.core.arguments import check_number, check_seed
 from omnirobust.core.choices import Precision
@@ -39,7 +39,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "stop_when_fooled": (True, False),
     "history": ("means", "full"),
     "precision": get_args(Precision),
-    "preset": ("paper", None),
+    "preset": ("paper", "transfer", None),
 }
 """Options that are one of a few values."""
 
@@ -204,7 +204,11 @@ def label_notes(targeted: bool, true_labels: Tensor | None) -> tuple[str, ...]:
 
 def _resolve(task: Task, threat_model: ThreatModel, options: AttackOptions) -> AttackSettings:
     """Return the preset with what is given instead."""
-    base = (PAPER_OF if options["preset"] == "paper" else DEFAULT_OF)[task][threat_model.name]
+    preset, norm = options["preset"], threat_model.name
+    rows = PRESETS[preset][task]
+    if norm not in rows:
+        raise ValueError(f"preset must be another than {preset!r} under {norm}: it is for {' and '.join(rows)}")
+    base = rows[norm]
     if base.step_size is not None:  # alpha of raw gradients: in a range that is wider these are smaller
         low, high = threat_model.bounds
         base = replace(base, step_size=base.step_size * (high - low) ** 2)

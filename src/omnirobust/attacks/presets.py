@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from omnirobust.core.adaptive import Adaptive, Detour
+from omnirobust.core.choices import Preset
 from omnirobust.core.directions import Direction, RawGradient
 from omnirobust.core.draws import Start
+from omnirobust.core.momentum import Momentum
 from omnirobust.core.solver import Keep
 from omnirobust.core.threat_models import Clip
 from omnirobust.core.types import WeightRule
@@ -89,6 +91,22 @@ PAPER_OF: dict[Task, dict[str, AttackSettings]] = {
     "transforms": PAPER_TRANSFORMS,
 }
 """The paper's settings of each of its tasks, by norm."""
+
+_TRANSFER = AttackSettings(
+    ExponentiatedGradient(0.5), Momentum(blur=1.5), None, losses.standardised_margin, "zero", "last"
+)
+
+TRANSFER: dict[str, AttackSettings] = {"l2": _TRANSFER, "linf": _TRANSFER}
+"""For models that are not attacked, in every task. The loss asks for no
+gradient of its own, so that T steps are T gradients of each model in all."""
+
+
+PRESETS: dict[Preset | None, dict[Task, dict[str, AttackSettings]]] = {
+    None: DEFAULT_OF,
+    "paper": PAPER_OF,
+    "transfer": {"ensemble": TRANSFER, "universal": TRANSFER, "transforms": TRANSFER},
+}
+"""The settings of each preset, by task and norm; None is the default."""
 
 PAPER_CLIP: Clip = "intersection"
 DEFAULT_CLIP: Clip = "image"

@@ -13,7 +13,7 @@ from omnirobust.cli.config import configurable
 from omnirobust.cli.console import data_notes, progress_bars, say
 from omnirobust.cli.given import Given
 from omnirobust.cli.launch import launched
-from omnirobust.core.choices import Keep, Optimizer, Persist, Precision, Preset, SchemeKind, TrainingStart
+from omnirobust.core.choices import Keep, Optimizer, Persist, Precision, SchemeKind, TrainingPreset, TrainingStart
 
 if TYPE_CHECKING:
     from omnirobust.jobs import TrainingRecord
@@ -52,7 +52,7 @@ def train(
         ),
     ] = None,
     adversarial_ratio: Annotated[float, typer.Option(help="Share of attacked examples in the loss.")] = 0.5,
-    preset: Annotated[Preset | None, typer.Option(help="The attacks' steps as the paper prints them.")] = None,
+    preset: Annotated[TrainingPreset | None, typer.Option(help="The attacks' steps as the paper prints them.")] = None,
     init: Annotated[TrainingStart, typer.Option(help="Where attacks begin.")] = "random",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Images a mini-batch, over all processes.")] = 128,
@@ -117,7 +117,7 @@ def train(
 
 def _scheme(
     name: SchemeKind | None, threats: list[str] | tuple[str, ...], *, steps: int, beta: float | None,
-    gamma: float | None, dpar: float, warmup: int, persist: Persist | None, ratio: float, preset: Preset | None,
+    gamma: float | None, dpar: float, warmup: int, persist: Persist | None, ratio: float, preset: TrainingPreset | None,
     init: TrainingStart,
 ) -> Scheme:  # fmt: skip
     """Make the scheme of the options; without a name the one that the number of threats suggests."""

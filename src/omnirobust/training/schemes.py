@@ -10,8 +10,8 @@ from torch import Tensor
 
 from omnirobust.core.arguments import check_number, check_whole, is_number
 from omnirobust.core.choices import Persist as Persist
-from omnirobust.core.choices import Preset as Preset
 from omnirobust.core.choices import SchemeKind as Kind
+from omnirobust.core.choices import TrainingPreset as TrainingPreset
 from omnirobust.core.choices import TrainingStart as TrainingStart
 from omnirobust.core.contracts import check_answers_losses
 from omnirobust.core.threat_models import ThreatModel
@@ -75,7 +75,7 @@ class Scheme:
     dpar: float = 0.0
     persist: Persist | None = None
     adversarial_ratio: float = 0.5
-    preset: Preset | None = None
+    preset: TrainingPreset | None = None
     start: TrainingStart = "random"
     step_sizes: tuple[float, ...] | None = None
     dpar_warmup: int = 0
@@ -93,7 +93,7 @@ class Scheme:
         self._check_persist()
         check_number("adversarial_ratio", self.adversarial_ratio, "in [0, 1]", lambda share: 0 <= share <= 1)
         if self.preset is not None:
-            _check_choice("preset", self.preset, get_args(Preset))
+            _check_choice("preset", self.preset, get_args(TrainingPreset))
         _check_choice("start", self.start, get_args(TrainingStart))
         self._check_dpar()
         self._check_step_sizes()

@@ -1,0 +1,78 @@
+"""The preset for models that are not attacked: its settings, its cost, and that it does what it is for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import omnirobust as orb
+from omnirobust.domains import losses
+
+
+class Counting(nn.Module):
+    """Counts the rows whose input gradient was asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.asked = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x.register_hook(self._count)
+        return self.model(x)
+
+    def _count(self, slope: Tensor) -> None:
+        self.asked += len(slope)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("threat", [orb.Linf(0.1), orb.L2(0.5)])
+def test_steps_are_gradients_of_each_model(models, x, y, threat, targeted):
+    counted = {name: Counting(model) for name, model in models.items()}
+    orb.attack_ensemble(counted, x, y, threat, preset="transfer", steps=0, targeted=targeted)
+    before = {name: model.asked for name, model in counted.items()}
+    result = orb.attack_ensemble(counted, x, y, threat, preset="transfer", steps=7, targeted=targeted)
+    assert {name: model.asked - 2 * before[name] for name, model in counted.items()} == dict.fromkeys(
+        models, 7 * len(x)
+    )
+    assert result.gradient_evaluations == 7 * 3  # a row
+
+
+@pytest.mark.parametrize("threat", [orb.Linf(0.1), orb.L2(0.5)])
+def test_it_is_its_parts(models, x, y, threat):
+    whole = orb.attack_ensemble(models, x, y, threat, preset="transfer", steps=6)
+    parts = orb.attack_ensemble(
+        models, x, y, threat, steps=6, rule=orb.ExponentiatedGradient(0.5), loss=losses.standardised_margin,
+        direction=orb.Momentum(blur=1.5), keep="last",
+    )  # fmt: skip
+    assert torch.equal(whole.delta, parts.delta) and torch.equal(whole.weights, parts.weights)
+    assert threat.around(x).contains(whole.delta).all()
+
+
+def test_every_attack_has_it(models, x, y):
+    one: dict[str, Any] = {"preset": "transfer", "steps": 3}
+    transforms = {"as it is": orb.transforms.Identity(), "flipped": orb.transforms.FlipHorizontal()}
+    found = [
+        orb.attack_transforms(models["a"], x, y, transforms, orb.Linf(0.1), **one),
+        orb.attack_universal(models["a"], x.unflatten(0, (3, 3)), y.unflatten(0, (3, 3)), orb.L2(0.5), **one),
+        orb.attack_product(models, x, y, orb.L2(0.5), transforms=transforms, **one),
+    ]
+    for result in found:
+        assert "Momentum" in result.settings["direction"] and result.settings["keep"] == "last"
+        assert bool((result.losses < result.history.losses[0]).any())
+
+
+@pytest.mark.parametrize("threat", [orb.L1(1.0), orb.L0(3)])
+def test_norms_without_it(models, x, y, threat):
+    with pytest.raises(
+        ValueError, match=f"preset must be another than 'transfer' under {threat.name}: it is for l2 and"
+    ):
+        orb.attack_ensemble(models, x, y, threat, preset="transfer")
+
+
+def test_a_training_has_none_of_it():
+    with pytest.raises(ValueError, match="preset must be one of paper, got 'transfer'"):
+        orb.training.Scheme("single", (orb.Linf(0.1),), preset="transfer")  # type: ignore[arg-type]
