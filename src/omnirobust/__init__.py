@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from omnirobust.core.ambiguity import CVaR as CVaR
     from omnirobust.core.ambiguity import MinNorm as MinNorm
     from omnirobust.core.ambiguity import Tilted as Tilted
+    from omnirobust.core.decisions import Rays as Rays
     from omnirobust.core.directions import Direction as Direction
     from omnirobust.core.directions import Normalised as Normalised
     from omnirobust.core.directions import RawGradient as RawGradient
     from omnirobust.core.directions import Sign as Sign
     from omnirobust.core.directions import Stepper as Stepper
     from omnirobust.core.history import History as History
+    from omnirobust.core.hops import Hops as Hops
     from omnirobust.core.momentum import Momentum as Momentum
     from omnirobust.core.projections import project_lp_box as project_lp_box
     from omnirobust.core.projections import project_simplex as project_simplex
@@ -75,6 +77,7 @@ _HOMES = {
     "Fixed": "core.weights",
     "FunctionDomains": "domains.grid",
     "History": "core.history",
+    "Hops": "core.hops",
     "L0": "core.threat_models",
     "L1": "core.threat_models",
     "L2": "core.threat_models",
@@ -87,6 +90,7 @@ _HOMES = {
     "project_simplex": "core.projections",
     "ProjectedAscent": "core.weights",
     "RawGradient": "core.directions",
+    "Rays": "core.decisions",
     "Sign": "core.directions",
     "Search": "core.search",
     "Solution": "core.solver",

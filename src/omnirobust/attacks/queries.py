@@ -9,12 +9,17 @@ from typing import Any, cast
 
 from omnirobust.attacks.options import AttackOptions
 from omnirobust.attacks.presets import AttackSettings
+from omnirobust.core.decisions import Rays
+from omnirobust.core.hops import Hops
 from omnirobust.core.search import Search
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.domains.blackbox.box import BlackBox as BlackBox
 from omnirobust.domains.blackbox.grid import QueryGrid
 from omnirobust.domains.blackbox.kept import Kept
 from omnirobust.domains.classifier import Model, Models, named_models
+
+_DECIDE = (Rays, Hops)
+_SEARCHES = (Search, *_DECIDE)
 
 _STEPS = 1000
 """Steps of a search where neither steps nor queries are given."""
@@ -39,11 +44,15 @@ def options_of(
     if task != "ensemble":
         raise ValueError("a BlackBox can be a model of attack_ensemble alone")
     chosen: dict[str, Any] = {"stop_when_fooled": True, **given}
-    linf = threat_model.name == "linf"
-    if linf and chosen.get("direction") is None and chosen.get("preset") is None:
+    linf, labels = threat_model.name == "linf", [name for name, box in boxes.items() if box.output == "labels"]
+    if (linf or labels) and chosen.get("direction") is None and chosen.get("preset") is None:
         told = len(boxes) < len(named_models(models)) or any(box.guides for box in boxes.values())
-        chosen["direction"] = Search(informed=told)
-    searching = isinstance(chosen.get("direction"), Search)
+        kind = Search if not labels else Rays if linf else Hops
+        chosen["direction"] = kind(informed=told)
+    searching = isinstance(chosen.get("direction"), _SEARCHES)
+    if labels and not isinstance(chosen.get("direction"), _DECIDE):
+        must = "preset must be None" if chosen.get("direction") is None else "direction must be None, Rays or Hops"
+        raise ValueError(f"{must}, for model {labels[0]!r} says labels alone")
     if searching and chosen.get("keep") == "last":
         raise ValueError("keep must be 'best' where a search moves, got 'last': it may have rejected that proposal")
     stores = [Kept.place(Path(box.store)) for box in boxes.values() if box.store is not None]
@@ -56,14 +65,16 @@ def options_of(
         limits = [box.queries for box in boxes.values() if box.queries is not None]
         each = 1 if searching else 1 + min(box.samples // 2 * 2 for box in boxes.values())
         if limits or searching:
-            chosen["steps"] = max(1, (min(limits) if limits else _STEPS) // each)
+            most = (min(limits) if limits else _STEPS) // each
+            chosen["steps"] = max(1, most - bool(labels))  # its last asks for the best in the ball
     return cast(AttackOptions, chosen)
 
 
 def grid_maker(settings: AttackSettings, options: AttackOptions) -> Callable[..., QueryGrid]:
     """Return what makes the domains of models of which some only answer, from what ``DomainGrid`` takes."""
-    searching, spare = isinstance(settings.direction, Search), 0 if settings.keep == "best" else 1
-    return partial(QueryGrid, search=searching, stop=options["stop_when_fooled"], spare=spare)
+    searching, spare = isinstance(settings.direction, _SEARCHES), 0 if settings.keep == "best" else 1
+    decides = isinstance(settings.direction, _DECIDE)
+    return partial(QueryGrid, search=searching, decides=decides, stop=options["stop_when_fooled"], spare=spare)
 
 
 def transfer(boxes: Mapping[str, BlackBox], models: Models) -> dict[str, Model]:

@@ -31,16 +31,20 @@ class KeyedEvaluation(Evaluation):
     Attributes:
         rows: (B,) int64; None for 0, 1, ...
         key: seed and restart; None for those of seed 0.
+        hits: (B,) bool, whether all domains are fooled where they were asked, which may be outside of the set, where
+            ``losses`` and ``fooled`` are those of the last point inside; None for ``fooled``.
     """
 
     rows: Tensor | None = None
     key: DrawKey | None = None
+    hits: Tensor | None = None
 
     def select(self, rows: Tensor) -> KeyedEvaluation:
         """Keep the problems that ``rows`` (int64) lists."""
         kept = super().select(rows)
         own = None if self.rows is None else self.rows[rows]
-        return KeyedEvaluation(kept.losses, kept.fooled, kept.grads, own, self.key)
+        hits = None if self.hits is None else self.hits[rows]
+        return KeyedEvaluation(kept.losses, kept.fooled, kept.grads, own, self.key, hits)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def test_what_fails_is_tried_again_then_named(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"output": "scores"}, "output must be 'logits' or 'probabilities', got 'scores'"),
+        ({"output": "scores"}, "output must be 'logits', 'probabilities' or 'labels', got 'scores'"),
         ({"queries": 0}, "queries must be a whole number >= 1, got 0"),
         ({"samples": 1}, "samples must be a whole number >= 2, got 1"),
         ({"retries": -1}, "retries must be a whole number >= 0, got -1"),
@@ -230,7 +230,7 @@ def test_no_more_is_asked_than_allowed_where_the_last_iterate_is_kept(queries, s
 
     box = orb.BlackBox(counted, queries=queries, samples=samples)
     found = orb.attack_ensemble({"b": box}, x, y, orb.L2(0.02), keep="last")
-    assert found.queries.max() <= queries and int(found.queries.sum()) == asked[0]
+    assert found.queries is not None and found.queries.max() <= queries and int(found.queries.sum()) == asked[0]
 
 
 def test_a_search_keeps_the_best():
@@ -249,3 +249,84 @@ def test_a_black_box_from_a_pickle_is_one(tmp_path):
     for words in (make, use):
         done = subprocess.run([sys.executable, "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert 0 < int(done.stdout) <= 5
+
+
+class Labels(Service):
+    """A service that says classes alone."""
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        return super().__call__(batch).argmax(1)
+
+
+@pytest.mark.parametrize("threat", [orb.Linf(0.15), orb.L2(1.2), orb.L1(8.0), orb.L0(20)])
+def test_labels_alone_are_counted_judged_and_asked_within_their_limit(threat: orb.ThreatModel) -> None:
+    fooled = []
+    for row in range(3):  # each for itself: what rows ask alike (white, black) is asked once, and counted for each
+        service, again, x, y = Labels(), Labels(), X[row : row + 1], Y[row : row + 1]
+        result, second = (
+            orb.attack_ensemble([orb.BlackBox(f, output="labels", queries=90)], x, y, threat, seed=3)
+            for f in (service, again)
+        )  # fmt: skip
+        assert torch.equal(result.delta, second.delta) and service.seen == again.seen
+        assert result.queries is not None and int(result.queries.sum()) == service.seen.total() <= 90
+        assert max(service.seen.values()) == 1
+        assert torch.equal(service.model(result.adversarial).argmax(1) != y, result.fooled[:, 0])
+        assert bool(threat.around(x).contains(result.delta).all())
+        fooled.append(result.asr_all)
+    assert max(fooled) == 1.0
+
+
+@pytest.mark.parametrize("threat", [orb.Linf(0.15), orb.L2(1.0)])
+def test_labels_of_a_row_do_not_depend_on_its_batch(threat: orb.ThreatModel) -> None:
+    def attack(**options: int | None) -> orb.AttackResult:
+        return orb.attack_ensemble([orb.BlackBox(Labels(), output="labels", queries=50)], X, Y, threat, **options)  # pyright: ignore[reportArgumentType]
+
+    whole, parts = attack(), attack(batch_size=2)
+    assert torch.equal(whole.fooled, parts.fooled) and torch.equal(whole.delta, parts.delta)
+    assert whole.queries is not None and parts.queries is not None and torch.equal(whole.queries, parts.queries)
+
+
+def test_labels_stand_beside_scores_and_gradients_with_a_weight(tmp_path: Path) -> None:
+    asked = {"white": net(2), "scores": Service(3), "labels": Labels(1)}
+    y = torch.stack([net(seed)(X).argmax(1) for seed in (2, 3, 1)], 1)
+
+    def attack() -> orb.AttackResult:
+        boxes = {
+            "scores": orb.BlackBox(asked["scores"], queries=150, store=tmp_path / "s"),
+            "labels": orb.BlackBox(asked["labels"], output="labels", queries=150, store=tmp_path / "l"),
+        }
+        return orb.attack_ensemble({"white": asked["white"], **boxes}, X, y, orb.Linf(0.25))
+
+    result = attack()
+    for k, seed in enumerate((2, 3, 1)):
+        assert torch.equal(net(seed)(result.adversarial).argmax(1) != y[:, k], result.fooled[:, k])
+    assert result.asr_all > 0.3 and bool((result.weights > 0).all())
+    assert torch.allclose(result.weights.sum(1), torch.ones(6))
+    before = asked["labels"].seen.total()
+    assert torch.equal(attack().delta, result.delta) and asked["labels"].seen.total() == before
+
+
+def test_labels_that_are_none_and_moves_that_need_more_are_refused() -> None:
+    for f, told in (
+        (lambda x: x.flatten(1)[:, :3], r"model 'm' must answer 6 inputs with \(6,\) labels, got shape \(6, 3\)"),
+        (lambda x: x.flatten(1)[:, 0] - 2, r"model 'm' must answer with labels 0, 1, ..., got"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            orb.attack_ensemble({"m": orb.BlackBox(f, output="labels")}, X, Y, LINF)
+    box = orb.BlackBox(Labels(), output="labels", queries=9)
+    with pytest.raises(ValueError, match="direction must be None, Rays or Hops, for model 'm' says labels alone"):
+        orb.attack_ensemble({"m": box}, X, Y, LINF, direction=orb.Sign())
+    with pytest.raises(ValueError, match="preset must be None") as told_:
+        orb.attack_ensemble({"m": box}, X, Y, LINF, preset="paper")
+    assert "m" in str(told_.value)
+
+
+def test_a_label_beyond_all_classes_asked_about_is_read() -> None:
+    said = {"n": 0}
+
+    def growing(batch: Tensor) -> Tensor:
+        said["n"] += 1
+        return torch.full((len(batch),), 3 * said["n"])
+
+    found = orb.attack_ensemble([orb.BlackBox(growing, output="labels", queries=5)], X, torch.full((6,), 3), LINF)
+    assert found.asr_all == 1.0

@@ -33,15 +33,17 @@ class Asked:
         size: how many rows there are, and how many inputs a row has at once.
         first_row: global number of the first row.
         seed: keys the draws of estimates.
+        classes: of labels, how many there are at least; more once more were said.
     """
 
     def __init__(
         self, name: str, oracle: Oracle, output: Output, samples: int, guides: Mapping[str, Model], *,
         limit: int | None = None, search: bool = False, bounds: tuple[float, float] | None = None,
-        size: tuple[int, int] = (0, 1), first_row: int = 0, seed: int = 0,
+        size: tuple[int, int] = (0, 1), first_row: int = 0, seed: int = 0, classes: int = 2,
     ) -> None:  # fmt: skip
         self.name, self.limit, self.search, self.samples = name, limit, search, samples
-        self._output: Output = output
+        self.output: Output = output
+        self.classes = classes
         self._oracle, self.bounds, self.first_row = oracle, bounds, first_row
         self.guides = [Classifier(f"{name}'s surrogate {guide}", model) for guide, model in guides.items()]
         self.counts = np.zeros(size, np.int64)  # no tensor: a model's tensors are put back after each call
@@ -79,7 +81,8 @@ class Asked:
                 self._seen.add((row, column, key))
                 self.counts[row - self.first_row, column] += 1
         said = np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, 2))
-        logits = as_logits(torch.from_numpy(said), self._output)
+        logits = as_logits(torch.from_numpy(said), self.output, self.classes)
+        self.classes = max(self.classes, logits.shape[1]) if self.output == "labels" else self.classes
         return logits.to(batch.device, torch.promote_types(batch.dtype, torch.float32))
 
     def left(self, rows: Tensor) -> Tensor:

@@ -16,13 +16,17 @@ from omnirobust.core.types import described
 from omnirobust.domains.blackbox.kept import Kept
 from omnirobust.domains.outputs import reason
 
-Output: TypeAlias = Literal["logits", "probabilities"]
+Output: TypeAlias = Literal["logits", "probabilities", "labels"]
 
 _WAIT, _LONGEST = 0.25, 60.0
 """Seconds before the first repetition, doubled for each further one, and the most that an error may ask for."""
 
 _LEAST = 1e-12
 """Probabilities below it count as it: their logarithm must be finite."""
+
+
+_MOST = 10**6
+"""Labels from it on are none."""
 
 
 class NoAnswerError(ValueError):
@@ -77,12 +81,14 @@ class Oracle:
         raise AssertionError("unreachable")
 
     def _checked(self, answer: Any, n: int) -> np.ndarray:
-        """Return an answer as (n, C) float64."""
+        """Return an answer as (n, C) float64; labels as (n, 1)."""
         try:
             read = answer.detach().cpu() if isinstance(answer, Tensor) else torch.as_tensor(np.asarray(answer))
             values = read.double().numpy().copy()  # the model may write its next answer over this one
         except (TypeError, ValueError, RuntimeError) as error:
             raise NoAnswerError(f"must answer with numbers, got {described(answer)}") from error
+        if self._output == "labels":
+            return _labels(values, n)
         if values.ndim != 2 or len(values) != n or values.shape[1] < 2:
             raise NoAnswerError(
                 f"must answer {n} inputs with ({n}, C) {self._output}, C >= 2, got shape {tuple(values.shape)}"
@@ -94,8 +100,25 @@ class Oracle:
         return values
 
 
-def as_logits(said: Tensor, output: Output) -> Tensor:
-    """Return answers (n, C) float64 as logits: of probabilities the logarithm."""
+def _labels(values: np.ndarray, n: int) -> np.ndarray:
+    if values.shape not in ((n,), (n, 1)):
+        raise NoAnswerError(f"must answer {n} inputs with ({n},) labels, got shape {tuple(values.shape)}")
+    if n and not ((values >= 0) & (values < _MOST) & (values == np.floor(values))).all():
+        raise NoAnswerError(f"must answer with labels 0, 1, ..., got {values.min():g} to {values.max():g}")
+    return values.reshape(n, 1)
+
+
+def as_logits(said: Tensor, output: Output, classes: int = 2) -> Tensor:
+    """Return answers (n, C) float64 as logits: of probabilities the logarithm, of labels (n, 1) a one in their place.
+
+    Args:
+        said: what was answered.
+        output: what that is.
+        classes: of labels, how many logits there are at least.
+    """
+    if output == "labels":
+        places = said.long().flatten()
+        return torch.nn.functional.one_hot(places, max(classes, int(places.max()) + 1 if len(places) else 0)).to(said)
     return said if output == "logits" else said.clamp_min(_LEAST).log()
 
 

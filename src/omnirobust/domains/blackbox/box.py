@@ -22,17 +22,19 @@ class BlackBox:
 
     In an attack every input is asked once, and counted for its row. Under linf the default is a random search in
     squares (``Search``), one question a step; under other norms, or with a ``direction`` of yours, its gradient is
-    estimated from ``samples`` questions a step more. Gradients of ``surrogates`` and of the differentiable models of
-    the ensemble tell both where to look first, and the start is what fools these. Problems stop once all their models
-    are fooled, unless ``stop_when_fooled=False``. For ``attack_ensemble`` alone.
+    estimated from ``samples`` questions a step more. Where one of the models says labels alone, a search walks along
+    the border of what fools all of them: ``Rays`` under linf, ``Hops`` under other norms, one question a step; its loss
+    is 1, or -1 where it is fooled. Gradients of ``surrogates`` and of the differentiable models of the ensemble tell
+    all of them where to look first, and the start is what fools these. Problems stop once all their models are fooled,
+    unless ``stop_when_fooled=False``. For ``attack_ensemble`` alone.
 
     Args:
-        f: maps inputs (n, *S), float, detached, to (n, C) numbers, C >= 2: a tensor, an array or lists. What it
-            says of an input must not depend on the others.
-        output: "logits", or "probabilities" (in [0, 1]; their logarithm is taken).
+        f: maps inputs (n, *S), float, detached, to (n, C) numbers, C >= 2, or to (n,) labels: a tensor, an array or
+            lists. What it says of an input must not depend on the others.
+        output: "logits", "probabilities" (in [0, 1]; their logarithm is taken), or "labels" (0, 1, ...).
         queries: how many inputs it may be asked for each row of an attack, judging included; the attack of that row
             ends when they are used up. None: as many as the steps take.
-        samples: questions for each estimate of a gradient, >= 2.
+        samples: questions for each estimate of a gradient, >= 2; none where labels are said.
         surrogates: differentiable models of the same classes, of which one hopes that they resemble it.
         store: a file or folder where every answer is kept, so that a stopped attack asks nothing again. It belongs to
             this model alone.
@@ -61,7 +63,7 @@ class BlackBox:
         if not callable(self.f):
             raise ValueError(f"f must be a function of a batch of inputs, got {type(self.f).__name__}")
         if self.output not in get_args(Output):
-            raise ValueError(f"output must be 'logits' or 'probabilities', got {self.output!r}")
+            raise ValueError(f"output must be 'logits', 'probabilities' or 'labels', got {self.output!r}")
         if self.queries is not None:
             check_count("queries", self.queries)
         check_count("samples", self.samples, 2)
@@ -84,5 +86,5 @@ class BlackBox:
         return self.asked("of a black box")
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Return the logits of ``batch`` (n, *S), (n, C)."""
+        """Return the logits of ``batch`` (n, *S), (n, C); of labels a one in their place."""
         return self._outside(batch)

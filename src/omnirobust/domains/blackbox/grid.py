@@ -35,22 +35,26 @@ class _Seen:
 class QueryGrid(DomainGrid):
     """Domains of models alone, of which some are a ``BlackBox``; problems that are done ask nothing.
 
+    Where only decisions are known, points outside of the set are asked, too: what is said of them goes into ``hits`` of
+    the evaluation, and not into its losses.
+
     Args:
         models: see ``DomainGrid``.
         x: inputs, (B, *S).
         y: labels, see ``DomainGrid``.
         search: whether the attack does without gradients of black boxes.
+        decides: whether it goes by decisions alone.
         stop: whether problems are done once all their models are fooled.
         spare: questions of each row that are left for the judgement.
         given: all else that ``DomainGrid`` takes.
     """
 
     def __init__(
-        self, models: Models, x: Tensor, y: Tensor, *, search: bool, stop: bool, spare: int, **given: Any
+        self, models: Models, x: Tensor, y: Tensor, *, search: bool, decides: bool, stop: bool, spare: int, **given: Any
     ) -> None:
         setting: dict[str, Any] = {
             "search": search, "bounds": given["bounds"], "size": (len(x), 1), "first_row": given["first_row"],
-            "seed": given["seed"],
+            "seed": given["seed"], "classes": 1 + int(y.max()) if y.numel() and not y.is_floating_point() else 2,
         }  # fmt: skip
         self._boxes = {n: m.asked(n, **setting) for n, m in named_models(models).items() if isinstance(m, BlackBox)}
         held = {
@@ -59,7 +63,8 @@ class QueryGrid(DomainGrid):
             for n, m in named_models(models).items()
         }  # fmt: skip
         super().__init__(held, x, y, **given)
-        self._first, self._stop, self._spare = given["first_row"], stop, spare
+        self._first, self._stop, self._spare, self._decides = given["first_row"], stop, spare, decides
+        self._within: FeasibleSet | None = None
         self._past = _Seen(torch.zeros(len(x), dtype=torch.bool))
         self._exact, self._slopes = False, dict[int, tuple[Tensor, Tensor, Tensor]]()
 
@@ -94,6 +99,9 @@ class QueryGrid(DomainGrid):
 
         Cost: one evaluation with gradients of what is differentiable.
         """
+        if self._decides:
+            self = copy(self)
+            self._within = feasible
         if self._targeted:
             self.evaluate(torch.zeros_like(self._x[0]), grad=False)
         if not self._wants_reach or self.reach is not None:
@@ -112,6 +120,9 @@ class QueryGrid(DomainGrid):
             assert found is not None
             ours.reach = found.mean(1, keepdim=True).expand_as(ours.reach).clone().to(found)
             ours.reach[:, list(known)] = found
+        for m, c in enumerate(self._classifiers):
+            if self._says_labels(c):
+                ours.reach[:, m] = _UNIT
         ours._whole = {}
         return ours
 
@@ -128,21 +139,66 @@ class QueryGrid(DomainGrid):
         if self._past.last:  # of the start something must be known
             self._past.closed[rows] |= spent
         going = (~self._past.closed[rows]).nonzero().flatten()
+        hits = None
         if len(going) == len(rows):
-            e = self._evaluated(delta, grad)
+            e, hits = self._weighed(self._evaluated(delta, grad), delta)
             self._note(rows, e)
-            return KeyedEvaluation(e.losses, e.fooled, e.grads, self._rows, key)
+            return KeyedEvaluation(e.losses, e.fooled, e.grads, self._rows, key, hits)
         slopes = [torch.zeros_like(delta) for _ in self.names]
         if len(going):
             part = self.select(going.to(delta.device))
             assert isinstance(part, QueryGrid)
-            e = part._evaluated(delta[going.to(delta.device)], grad)
+            moved = delta[going.to(delta.device)]
+            e, some = part._weighed(part._evaluated(moved, grad), moved)
+            if some is not None:
+                hits = torch.zeros(len(rows), dtype=torch.bool, device=delta.device)
+                hits[going.to(delta.device)] = some
             self._note(rows[going], e)
             for slope, found in zip(slopes, e.grads or (), strict=False):
                 slope[going.to(delta.device)] = found
         self._calls += 1
         last = {name: value[rows].to(delta.device) for name, value in self._past.last.items()}
-        return KeyedEvaluation(last["losses"], last["fooled"], tuple(slopes) if grad else None, self._rows, key)
+        if self._decides and hits is None:
+            hits = torch.zeros(len(rows), dtype=torch.bool, device=delta.device)
+        return KeyedEvaluation(last["losses"], last["fooled"], tuple(slopes) if grad else None, self._rows, key, hits)
+
+    def _weighed(self, e: Evaluation, delta: Tensor) -> tuple[Evaluation, Tensor | None]:
+        """Let what lies outside of the set count for nothing but the decision, (B,)."""
+        if self._within is None or not self._decides:
+            return e, None
+        assert e.fooled is not None
+        hits, inside, past = e.fooled.all(1), self._within.contains(delta).unsqueeze(1), self._past.last
+        if not past:
+            return e, hits
+        rows = self._local
+        losses, fooled = (past[name][rows].to(delta.device) for name in ("losses", "fooled"))
+        return Evaluation(torch.where(inside, e.losses, losses), torch.where(inside, e.fooled, fooled), e.grads), hits
+
+    def select(self, rows: Tensor | slice) -> DomainGrid:
+        """Keep the problems that ``rows`` lists."""
+        chosen = super().select(rows)
+        if self._within is not None and isinstance(chosen, QueryGrid):
+            chosen._within = self._within.select(
+                rows if isinstance(rows, Tensor) else torch.arange(len(self._rows), device=self._x.device)[rows]
+            )
+        return chosen
+
+    def logits(self, delta: Tensor) -> tuple[Tensor, ...]:
+        """Return every model's logits, see ``DomainGrid``; of labels as many as the largest that was said asks for."""
+        if any(box.output == "labels" for box in self._boxes.values()):
+            super().evaluate(delta, grad=False)  # what is asked here is not asked again
+        return super().logits(delta)
+
+    def _try(self, m: int, logits: Tensor, grad: bool) -> None:
+        """Check a model's first answer; labels do not say how many classes there are."""
+        for classifier in filter(self._says_labels, self._classifiers):
+            classifier.classes = None
+        if not self._says_labels(self._classifiers[m]):
+            super()._try(m, logits, grad)
+        self._tried |= {(m, False), (m, grad and self._foreign)}
+
+    def _says_labels(self, classifier: Classifier) -> bool:
+        return classifier.name in self._boxes and self._boxes[classifier.name].output == "labels"
 
     def _note(self, rows: Tensor, e: Evaluation) -> None:
         assert e.fooled is not None
