@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
+from importlib import import_module
 from typing import Any
 
 import griffe
 
-from omnirobust.attacks import recipes as attacks
 from omnirobust.attacks.options import OPTIONS, TYPES
 
 
@@ -17,12 +17,14 @@ class SharedOptions(griffe.Extension):
 
     def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
         """Fill in a function that is decorated by ``with_options``."""
-        if not any(str(d.value) == "with_options" for d in func.decorators):
+        if not any("with_options" in str(d.value) for d in func.decorators):
             return
+        recipe = getattr(import_module(func.module.path), func.name)
+        shown = inspect.signature(recipe).parameters
         own = [p for p in func.parameters if p.kind is not griffe.ParameterKind.var_keyword]
-        func.parameters = griffe.Parameters(*own, *(_parameter(name) for name in OPTIONS))
+        func.parameters = griffe.Parameters(*own, *(_parameter(name) for name in OPTIONS if name in shown))
         if func.docstring is not None:
-            func.docstring.value = inspect.getdoc(getattr(attacks, func.name)) or ""
+            func.docstring.value = inspect.getdoc(recipe) or ""
 
 
 def _parameter(name: str) -> griffe.Parameter:

@@ -75,4 +75,4 @@ def test_the_reference_lists_the_options_that_recipes_share(site: Path) -> None:
     for recipe in ("attack_ensemble", "attack_universal", "attack_transforms", "attack_product"):
         signature = text.split(f"{recipe}(", 1)[1].split("AttackResult", 1)[0]
         assert "steps: int = 50" in signature and "options:" not in signature
-    assert text.count("T, the steps of Algorithm 1, &gt;= 0.") == 4
+    assert text.count("T, the steps of Algorithm 1, &gt;= 0.") == 5

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omnirobust.attacks.of_losses import attack_losses as attack_losses
     from omnirobust.attacks.queries import BlackBox as BlackBox
     from omnirobust.attacks.recipes import attack_ensemble as attack_ensemble
     from omnirobust.attacks.recipes import attack_product as attack_product
@@ -61,6 +62,7 @@ _HOMES = {
     "Adaptive": "core.adaptive",
     "BlackBox": "attacks.queries",
     "attack_ensemble": "attacks.recipes",
+    "attack_losses": "attacks.of_losses",
     "attack_product": "attacks.recipes",
     "attack_transforms": "attacks.recipes",
     "attack_universal": "attacks.recipes",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omnirobust.core.types import Evaluation
 from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.loss_grid import LossGrid
 from omnirobust.domains.losses import Loss, signed_margin, smooth_margin
 
 _ENOUGH = 100
@@ -64,18 +65,20 @@ class Masking:
 _AT_START = "at the start, where the attack begins without a direction and success may be understated"
 
 
-def masking_notes(zero_gradient: Tensor, pairs: Sequence[str], loss: Loss, where: str = _AT_START) -> list[str]:
+def masking_notes(zero_gradient: Tensor, pairs: Sequence[str], loss: Loss | None, where: str = _AT_START) -> list[str]:
     """Say of which models, and transformations before them, too many rows began without a gradient.
 
     Args:
         zero_gradient: the share of rows of each domain, (K,).
         pairs: of model and transformation, as messages name them.
-        loss: of the attack: where it may be one that saturates, another is named.
+        loss: of the attack: where it may be one that saturates, another is named. None for losses of the caller's own.
         where: on which rows, and what follows from it.
     """
     shares = zero_gradient.view(len(pairs), -1).mean(1).tolist()
     advice = "an attack that needs no gradient, such as AutoAttack's Square, shows how much"
-    if loss not in (smooth_margin, signed_margin):
+    if loss is None:
+        advice = HINT.partition("?")[0] + "?"
+    elif loss not in (smooth_margin, signed_margin):
         advice = f"try loss=losses.smooth_margin, which does not saturate; {advice}"
     return [
         f"Gradient masking: the input gradient of {pair} is zero on {100 * share:.2f} % of the rows {where} ({advice})."
@@ -84,17 +87,18 @@ def masking_notes(zero_gradient: Tensor, pairs: Sequence[str], loss: Loss, where
     ]
 
 
-def masked_rows(grid: DomainGrid, evaluation: Evaluation, delta: Tensor, masking: Masking) -> Tensor:
+def masked_rows(grid: DomainGrid | LossGrid, evaluation: Evaluation, delta: Tensor, masking: Masking) -> Tensor:
     """Say which rows resist and have no gradient under each domain, (B, K) bool; ``masking`` takes note.
 
     Raises:
         GradientMaskingError: if a model masks all of enough rows.
     """
-    assert evaluation.grads is not None and evaluation.fooled is not None
+    assert evaluation.grads is not None
     flat = torch.stack([(grad.flatten(1) == 0).all(dim=1) for grad in evaluation.grads], 1)
-    masked = flat & ~evaluation.fooled
+    open_ = torch.ones_like(flat) if evaluation.fooled is None else ~evaluation.fooled
+    masked = flat & open_
     for source, (name, domains) in enumerate(grid.sources):
-        resisting = ~evaluation.fooled[:, domains]
+        resisting = open_[:, domains]
         all_masked = bool(resisting.any()) and bool((masked[:, domains] == resisting).all())
         blocked = all_masked and grid.blocks_gradient(source, delta)
         masking.note(name, int(resisting.any(1).sum()), blocked)

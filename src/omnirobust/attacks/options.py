@@ -60,15 +60,22 @@ TYPES: dict[str, Any] = get_type_hints(AttackOptions)
 _Recipe = TypeVar("_Recipe", bound=Callable[..., Any])
 
 
-def with_options(recipe: _Recipe) -> _Recipe:
-    """Let a recipe that ends in ``**options`` show them all: in its signature, and in its docstring before Returns."""
-    signature = inspect.signature(recipe)
+OF_MODELS = frozenset({"loss", "targeted", "true_labels", "precision"})
+"""Options that say something of models and labels alone."""
+
+
+def with_options(recipe: _Recipe, without: frozenset[str] = frozenset()) -> _Recipe:
+    """Let a recipe that ends in ``**options`` show them all: in its signature, and in its docstring before Returns.
+
+    Those ``without`` which it does are unknown to it.
+    """
+    signature, shown = inspect.signature(recipe), {n: o for n, o in OPTIONS.items() if n not in without}
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=o.default, annotation=TYPES[name])
-        for name, o in OPTIONS.items()
+        for name, o in shown.items()
     ]
-    names = {p.name for p in own} | set(OPTIONS)
+    names = {p.name for p in own} | set(shown)
 
     @wraps(recipe)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -77,8 +84,7 @@ def with_options(recipe: _Recipe) -> _Recipe:
 
     checked.__dict__["__signature__"] = signature.replace(parameters=[*own, *options])
     listed = "\n".join(
-        fill(f"{name}: {o.text}", 120, initial_indent=" " * 8, subsequent_indent=" " * 12)
-        for name, o in OPTIONS.items()
+        fill(f"{name}: {o.text}", 120, initial_indent=" " * 8, subsequent_indent=" " * 12) for name, o in shown.items()
     )
     checked.__doc__ = (recipe.__doc__ or "").replace("\n\n    Returns:", f"\n{listed}\n\n    Returns:", 1)
     return cast(_Recipe, checked)

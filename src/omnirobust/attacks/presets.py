@@ -17,7 +17,7 @@ from omnirobust.core.weights import ExponentiatedGradient, ProjectedAscent
 from omnirobust.domains import losses
 from omnirobust.domains.losses import Loss
 
-Task: TypeAlias = Literal["ensemble", "universal", "transforms"]
+Task: TypeAlias = Literal["ensemble", "universal", "transforms", "losses"]
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,13 @@ DEFAULT_OF: dict[Task, dict[str, AttackSettings]] = {
     "transforms": DEFAULT,
 }
 """The user's default of each task: on ensembles, l1 and linf take a detour through a larger ball."""
+DEFAULT_OF["losses"] = DEFAULT_OF["ensemble"]
 
 PAPER_OF: dict[Task, dict[str, AttackSettings]] = {
     "ensemble": PAPER,
     "universal": PAPER_UNIVERSAL,
     "transforms": PAPER_TRANSFORMS,
+    "losses": PAPER,
 }
 """The paper's settings of each of its tasks, by norm."""
 

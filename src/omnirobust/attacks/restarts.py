@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from math import prod
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,13 +29,18 @@ from omnirobust.core.types import Evaluation
 from omnirobust.domains.checks import as_labels
 from omnirobust.domains.classifier import Probed
 from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.loss_grid import LossGrid
 from omnirobust.domains.probe import doubted, notes_of
+
+Grid: TypeAlias = DomainGrid | LossGrid
+
+_FROM_NOISE = "No loss has a gradient at some of the inputs themselves: the attack on these began from noise."
 
 _SELECTION, _JUDGEMENT = 2**30, 2**30 + 1
 """Restart numbers that key the draws on which iterates are compared, and those on which the result is judged."""
 
 
-def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> AttackResult:
+def run(plan: Plan, grid: Grid, feasible: FeasibleSet, x: Tensor) -> AttackResult:
     """Attack inputs that have been checked, batch by batch, those that the store has not got already.
 
     Args:
@@ -71,15 +77,16 @@ def run(plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor) -> Attac
     if masking.open:
         masking.judge(enough=1)
     joined = parts[0] if len(parts) == 1 else join_results(parts)
+    loss = plan.settings.loss if isinstance(grid, DomainGrid) else None
     masked, shares = list[str](), joined.zero_gradient
     if bool(shares.any()):
-        masked = masking_notes(shares, [pair for pair, _ in grid.sources], plan.settings.loss)
+        masked = masking_notes(shares, [pair for pair, _ in grid.sources], loss)
     for note in masked:
         warnings.warn(note, GradientMaskingWarning, stacklevel=5)  # names the line that called the recipe
     judged = f"Success is judged on {plan.draws} fresh draws, fooled means on all; both depend on the batch size."
-    random = notes_of(grid.models.values(), judged)
+    random = notes_of(grid.models.values(), judged) if isinstance(grid, DomainGrid) else grid.told(judged)
     ranges = range_notes(plan.threat_model, x, shared=plan.shared)
-    before = _before(plan, grid, x, fresh)
+    before = _before(plan, grid, x, fresh) if isinstance(grid, DomainGrid) else []
     already = [] if joined.already is None else already_notes(joined.already)
     notes = tuple(dict.fromkeys((*random, *joined.notes, *ranges, *already, *masked, *before)))  # each sentence once
     settings = joined.settings if len(parts) == 1 else plan.describe(joined.draws)
@@ -115,8 +122,10 @@ def _belongs(done: AttackResult, plan: Plan, x: Tensor) -> bool:
 class _Batch:
     """The problems of one batch, and what is done with them."""
 
-    def __init__(self, plan: Plan, grid: DomainGrid, feasible: FeasibleSet, x: Tensor, first_row: int) -> None:
-        self._plan, self.grid, self._feasible, self._x, self._first_row = plan, grid, feasible, x, first_row
+    def __init__(self, plan: Plan, grid: Grid, feasible: FeasibleSet, x: Tensor, first_row: int) -> None:
+        self._plan, self._feasible, self._x, self._first_row = plan, feasible, x, first_row
+        self.grid: Grid = grid
+        self._start_notes: tuple[str, ...] = ()
 
     def run(self, watch: _Watch) -> AttackResult:
         """Solve, restart by restart, and judge what is kept."""
@@ -132,7 +141,7 @@ class _Batch:
         assert best is not None
         return self._finish(best, watch.zero_gradient)
 
-    def _solve(self, grid: DomainGrid, init: Tensor, left: Tensor | None, watch: _Watch) -> Solution:
+    def _solve(self, grid: Grid, init: Tensor, left: Tensor | None, watch: _Watch) -> Solution:
         plan, s, o = self._plan, self._plan.settings, self._plan.options
         found = solve(
             grid if left is None else grid.select(left),
@@ -162,13 +171,17 @@ class _Batch:
         return _judge(grid if rows is None else grid.select(rows), delta, self._plan.draws)[0]
 
     def _start(self, restart: int) -> Tensor:
-        like, given = self._feasible.lower, self._plan.options["init"]
+        like, given, flat = self._feasible.lower, self._plan.options["init"], self.grid.flat
         if restart == 0 and isinstance(given, Tensor):
             return given
-        if self._plan.settings.start == "zero" and restart == 0:
+        at_zero = self._plan.settings.start == "zero" and restart == 0
+        if at_zero and (given is not None or flat is None or not bool(flat.any())):
             return torch.zeros_like(like)
         low, high = self._plan.threat_model.bounds
-        return normal_start(like, self._plan.options["seed"], restart, self._first_row) * (high - low)
+        noise = normal_start(like, self._plan.options["seed"], restart, self._first_row) * (high - low)
+        # where no loss has a gradient at the input itself, steps would lead nowhere from there
+        self._start_notes += (_FROM_NOISE,) * at_zero
+        return torch.where(flat.view(-1, *[1] * (like.ndim - 1)), noise, 0) if at_zero and flat is not None else noise
 
     def _finish(self, found: Solution, zero_gradient: Tensor) -> AttackResult:
         plan, o = self._plan, self._plan.options
@@ -177,9 +190,11 @@ class _Batch:
         exact = self.grid.renewed(_JUDGEMENT, exact=True, x=adversarial)
         draws = plan.draws if exact.random else 1
         final, success = _judge(exact, torch.zeros_like(found.delta), draws)
-        assert final.fooled is not None
-        labels = None
-        if o["targeted"] or o["true_labels"] is not None:
+        labels, history = None, found.history
+        if self.grid.unit is not None and history.rows is not None:  # what is told is in the losses' own units
+            told = replace(history.rows, losses=history.rows.losses * self.grid.unit)
+            history = told.means(keep_rows=True)
+        if isinstance(self.grid, DomainGrid) and (o["targeted"] or o["true_labels"] is not None):
             labels = labels_of(
                 self.grid.models, self._x, self.grid.labels, o["true_labels"], self.grid.sizes, shared=plan.shared,
                 targeted=o["targeted"],
@@ -195,7 +210,7 @@ class _Batch:
             draws=draws,
             names=exact.names,
             axes=exact.axes,
-            history=found.history,
+            history=history,
             steps=o["steps"],
             gradient_evaluations=self.grid.images * o["steps"] * o["restarts"] + self.grid.reach_images,
             zero_gradient=zero_gradient,
@@ -203,13 +218,15 @@ class _Batch:
             right=right,
             queries=self.grid.asked,
             already=None if labels is None else labels.already,
-            notes=label_notes(o["targeted"], o["true_labels"]),
+            notes=label_notes(o["targeted"], o["true_labels"]) + self._start_notes,
         )
 
     def _right(self, adversarial: Tensor, labels: Tensor, draws: int) -> Tensor:
         """Return the share of the draws of the judgement on which domains give ``labels``, (B, K)."""
         grid = self.grid.renewed(_JUDGEMENT, exact=True, x=adversarial, labels=labels)
-        return 1 - _judge(grid, torch.zeros_like(self._feasible.lower), draws)[1]
+        judged = _judge(grid, torch.zeros_like(self._feasible.lower), draws)[1]
+        assert judged is not None
+        return 1 - judged
 
 
 class _Watch:
@@ -220,7 +237,7 @@ class _Watch:
         zero_gradient: the share of rows of each domain that resist at the start without a gradient, (K,).
     """
 
-    def __init__(self, grid: DomainGrid, advance: Callable[[int], None], masking: Masking) -> None:
+    def __init__(self, grid: Grid, advance: Callable[[int], None], masking: Masking) -> None:
         self._grid, self._advance, self._masking = grid, advance, masking
         self._first, self._left, self.last = True, 0, None
         self.zero_gradient = torch.zeros(prod(grid.sizes))
@@ -245,25 +262,26 @@ class _Watch:
 
     def _look(self, seen: Progress) -> None:
         e = seen.evaluation
-        assert e.grads is not None and e.fooled is not None
+        assert e.grads is not None
         if any(bool((grad.flatten(1) == 0).all(1).any()) for grad in e.grads):
             masked = masked_rows(self._grid, e, seen.delta, self._masking)
             self.zero_gradient = masked.float().mean(0).cpu()
         else:
-            resisted = (~e.fooled).any(0).tolist()
+            resisted = [True] * len(e.grads) if e.fooled is None else (~e.fooled).any(0).tolist()
             self._masking.seeing.update(name for name, domains in self._grid.sources if any(resisted[domains]))
 
 
-def _judge(grid: DomainGrid, delta: Tensor, draws: int) -> tuple[Evaluation, Tensor]:
+def _judge(grid: Grid, delta: Tensor, draws: int) -> tuple[Evaluation, Tensor | None]:
     """Evaluate on ``draws`` fresh draws: mean losses, whether all of them fool, and the share that does (B, K)."""
     losses, hits = [], []
     for _ in range(draws):
         e = grid.evaluate(delta, grad=False)
-        assert e.fooled is not None
         losses.append(e.losses)
         hits.append(e.fooled)
-    fooled = torch.stack(hits)
     mean = losses[0] if draws == 1 else torch.stack(losses).mean(0)
+    if hits[0] is None:
+        return Evaluation(mean, None), None
+    fooled = torch.stack(hits)
     return Evaluation(mean, fooled.all(0)), fooled.to(mean.dtype).mean(0)
 
 

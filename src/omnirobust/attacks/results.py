@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,7 +51,8 @@ class AttackResult:
         weights: domain weights at the kept iterate, (B, K).
         losses: F_k of the attacked inputs, recomputed on ``adversarial`` in full precision, (B, K).
         fooled: whether domain k is fooled, recomputed likewise, (B, K) bool; on every one of ``draws`` fresh draws.
-        success: the share of those draws on which domain k is fooled, (B, K), in [0, 1].
+            None where ``attack_losses`` was given no ``success``: all rates are NaN then.
+        success: the share of those draws on which domain k is fooled, (B, K), in [0, 1]; None likewise.
         draws: how many times random models and transformations were drawn anew to judge the result; 1 where nothing is
             random.
         names: the domains' names, K of them.
@@ -77,8 +79,8 @@ class AttackResult:
     delta: Tensor
     weights: Tensor
     losses: Tensor
-    fooled: Tensor
-    success: Tensor
+    fooled: Tensor | Any  # None where no success is known: as typeshed does, not everybody is made to look
+    success: Tensor | Any
     draws: int
     names: tuple[str, ...]
     axes: dict[str, tuple[str, ...]]
@@ -99,11 +101,14 @@ class AttackResult:
 
     def __repr__(self) -> str:
         """Say what the attack came to in a line: the tensors are too large to look at."""
-        problems, domains = self.fooled.shape
+        problems, domains = self.losses.shape
         kind = "" if self.already is None else ", targeted"
+        rates = f"ASR_all {self.asr_all:.4f}, ASR_avg {self.asr_avg:.4f}"
+        if self.fooled is None:
+            rates = f"mean worst loss {_mean(self.losses.amax(1)):.4g}"
         return (
-            f"AttackResult({problems} problems, {domains} domains{kind}: ASR_all {self.asr_all:.4f}, "
-            f"ASR_avg {self.asr_avg:.4f}, {self.settings['norm']} eps {self.settings['eps']}, {self.steps} steps)"
+            f"AttackResult({problems} problems, {domains} domains{kind}: {rates}, {self.settings['norm']} "
+            f"eps {self.settings['eps']}, {self.steps} steps)"
         )
 
     @property
@@ -112,7 +117,7 @@ class AttackResult:
 
         All of them, but in a targeted attack those that are in the target class already: they would be won for nothing.
         """
-        return torch.ones_like(self.fooled) if self.already is None else ~self.already
+        return torch.ones_like(self.losses, dtype=torch.bool) if self.already is None else ~self.already
 
     @property
     def asr_all(self) -> float:
@@ -120,7 +125,7 @@ class AttackResult:
 
         In a targeted attack: of the problems of which some domain is not in the target class already.
         """
-        return _mean(self.fooled.all(dim=1)[self.counted.any(dim=1)])
+        return nan if self.fooled is None else _mean(self.fooled.all(dim=1)[self.counted.any(dim=1)])
 
     @property
     def asr_gp(self) -> float:
@@ -130,7 +135,7 @@ class AttackResult:
     @property
     def asr_avg(self) -> float:
         """ASR_avg: the fraction of (problem, domain) pairs ``counted`` that are fooled, a mean over draws likewise."""
-        return _mean(self.success[self.counted])
+        return nan if self.success is None else _mean(self.success[self.counted])
 
     @property
     def success_rate(self) -> Tensor:
@@ -139,6 +144,8 @@ class AttackResult:
         NaN for a domain of which every problem is in the target class already.
         """
         counted = self.counted.float()
+        if self.success is None:
+            return torch.full_like(counted[0], nan)
         return (self.success.float() * counted).sum(dim=0) / counted.sum(dim=0)
 
     @property
@@ -147,8 +154,11 @@ class AttackResult:
 
         The labels are ``true_labels`` if the attack was given them, else ``y``. A targeted attack is given classes to
         reach as ``y``, which are no labels: without ``true_labels`` it counts what each model said of the clean input,
-        ``settings["accuracy_of"]`` is "clean predictions", and the number is how much of that is left.
+        ``settings["accuracy_of"]`` is "clean predictions", and the number is how much of that is left. NaN of losses
+        that know no labels, those of ``attack_losses``.
         """
+        if "losses" in self.axes:
+            return torch.full((len(self.names),), nan, device=self.losses.device)
         right = 1 - self.success.float() if self.right is None else self.right.float()
         return right.sum(dim=0) / max(len(right), 1)
 
@@ -228,20 +238,20 @@ def join_results(parts: Sequence[AttackResult]) -> AttackResult:
     """Join the results of the parts of one batch, in order."""
     if len(parts) == 1:
         return parts[0]
-    total = max(sum(len(p.fooled) for p in parts), 1)
+    total = max(sum(len(p.losses) for p in parts), 1)
     return replace(
         parts[0],
         adversarial=torch.cat([p.adversarial for p in parts]),
         delta=torch.cat([p.delta for p in parts]),
         weights=torch.cat([p.weights for p in parts]),
         losses=torch.cat([p.losses for p in parts]),
-        fooled=torch.cat([p.fooled for p in parts]),
-        success=torch.cat([p.success for p in parts]),
+        fooled=_joined([p.fooled for p in parts]),
+        success=_joined([p.success for p in parts]),
         right=_joined([p.right for p in parts]),
         already=_joined([p.already for p in parts]),
         queries=_joined([p.queries for p in parts]),
         history=join_histories([p.history for p in parts]),
-        zero_gradient=torch.stack([p.zero_gradient * (len(p.fooled) / total) for p in parts]).sum(0),
+        zero_gradient=torch.stack([p.zero_gradient * (len(p.losses) / total) for p in parts]).sum(0),
         notes=joined_notes(p.notes for p in parts),
     )
 

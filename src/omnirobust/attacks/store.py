@@ -57,7 +57,7 @@ def _taken_apart(result: AttackResult) -> Chunk:
 
 def _assemble(tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> AttackResult:
     """Undo ``_taken_apart`` once JSON has made lists of tuples."""
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = {"fooled": None, "success": None}  # what is not there was not known
     of_history: dict[str, Any] = {}
     of_rows: dict[str, Any] = {"fooled": None}
     for key, value in tensors.items():

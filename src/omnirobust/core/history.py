@@ -74,13 +74,13 @@ class HistoryRows:
     def means(self, *, keep_rows: bool) -> History:
         """Average over problems; keep the rows too if asked."""
         B = max(self.losses.shape[1], 1)
-        none = torch.zeros_like(self.losses, dtype=torch.bool) if self.fooled is None else self.fooled
+        unknown = self.losses.new_full(self.losses.shape[::2], torch.nan)
         return History(
             losses=self.losses.sum(1) / B,
             weights=self.weights.sum(1) / B,
-            fooled=none.sum(1) / B,
-            all_fooled=none.all(2).sum(1) / B,
-            best_all_fooled=self.best.sum(1) / B,
+            fooled=unknown if self.fooled is None else self.fooled.sum(1) / B,
+            all_fooled=unknown[:, 0] if self.fooled is None else self.fooled.all(2).sum(1) / B,
+            best_all_fooled=unknown[:, 0] if self.fooled is None else self.best.sum(1) / B,
             problems=self.losses.shape[1],
             rows=self if keep_rows else None,
         )
@@ -97,6 +97,7 @@ class History:
         all_fooled: (T+1,), the fraction that fools every domain: ASR_all of the iterate.
         best_all_fooled: (T+1,), the same of the iterate kept so far. Under random transformations both go by the draws
             of the attack itself, luck included: what holds on fresh draws is the result's ``success``.
+            These three are NaN where no success is known.
         problems: B.
         rows: every problem's values, if they were asked for.
     """

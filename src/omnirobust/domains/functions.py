@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnirobust.core.contracts import check_evaluation
 from omnirobust.core.types import Evaluation
@@ -30,11 +32,7 @@ class FunctionDomains:
         functions: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
         success: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if not isinstance(functions, Mapping) or not all(callable(f) for f in functions.values()):
-            raise ValueError("functions must map names to callables f(delta, rows)")
-        if not functions:
-            raise ValueError("functions must hold at least one function, got none")
-        self._functions = dict(functions)
+        self._functions = named_functions("functions", functions, "delta, rows")
         self._held = Frozen(self._functions)
         self._success = success
         self._rows: Tensor | None = None
@@ -81,6 +79,41 @@ class FunctionDomains:
         if leaf.requires_grad:
             slope = gradient_of(loss, leaf, f"function {name!r} must be differentiable in delta")
         return loss.detach(), slope
+
+
+def named_functions(argument: str, given: object, takes: str) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Return a mapping from name to function, its names as text.
+
+    Args:
+        argument: what messages call the mapping.
+        given: what may be one.
+        takes: the two arguments of each function, as messages name them.
+
+    Raises:
+        ValueError: if it is none, is empty, or a function cannot be called with two arguments.
+    """
+    if not isinstance(given, Mapping | nn.ModuleDict):
+        got = "a function alone" if callable(given) else type(given).__name__
+        raise ValueError(f"{argument} must map names to callables f({takes}), got {got}")
+    named: dict[str, Any] = {str(name): function for name, function in given.items()}
+    if len(named) < len(given):
+        raise ValueError(f"{argument} must have names that differ as text, got {list(given)}")
+    if not named:
+        raise ValueError(f"{argument} must hold at least one function, got none")
+    for name, function in named.items():
+        if not callable(function):
+            raise ValueError(
+                f"{argument} must map names to callables f({takes}), got {type(function).__name__} for {name!r}"
+            )
+        try:
+            form = signature(function)
+        except (TypeError, ValueError):  # it has none to look at
+            continue
+        try:
+            form.bind(None, None)
+        except TypeError:
+            raise ValueError(f"{argument} must be callable as f({takes}), got {name!r}, which takes {form}") from None
+    return named
 
 
 def gradient_of(loss: Tensor, leaf: Tensor, refusal: str) -> Tensor:

@@ -84,6 +84,8 @@ class DomainGrid(Passes):
     """
 
     asked: Tensor | None = None  # how many inputs models that only answer were asked, where there are any
+    unit: Tensor | None = None  # what losses are divided by beside ``reach``, and
+    flat: Tensor | None = None  # rows without any gradient: only losses of one's own have these, see ``LossGrid``
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ the resolution of fp32; of logits that bf16 holds exactly, as autocast makes the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -49,7 +49,17 @@ def probed(models: Models, x: Tensor, batch_size: int | None = None) -> dict[str
     moves a generator and yet says the same twice.
     """
     named = named_models(models)
-    return {n: m if isinstance(m, Probed) else _Probe(n, m, x, batch_size).probed() for n, m in named.items()}
+    return {n: m if isinstance(m, Probed) else _probed(n, m, x[:ROWS].detach(), batch_size) for n, m in named.items()}
+
+
+def _probed(name: str, model: Model, x: Tensor, batch_size: int | None) -> Probed:
+    classifier = Classifier(name, model)
+    if not len(x):
+        return classifier.probed(False, ())
+    classifier.check_device(x)
+    ask = Probe(f"model {name!r}", x, lambda images: classifier(classifier.arrange(images)), differ, batch_size)
+    random, notes, first = ask.found()
+    return classifier.probed(random, notes, first.argmax(1))
 
 
 def notes_of(models: Iterable[Model], judged: str) -> tuple[str, ...]:
@@ -61,21 +71,30 @@ def notes_of(models: Iterable[Model], judged: str) -> tuple[str, ...]:
     return tuple(told)
 
 
-class _Probe:
-    """One model and the rows that it is tried on."""
+class Probe:
+    """Something that answers rows, and the rows that it is tried on.
 
-    def __init__(self, name: str, model: Model, x: Tensor, batch_size: int | None) -> None:
-        self._label, self._classifier = f"model {name!r}", Classifier(name, model)
-        self._rows = x[:ROWS].detach()
+    Args:
+        label: what the notes call it.
+        rows: at most so many are used as ``ROWS``.
+        ask: maps some of them, or copies, to what it says of each, (n, *S) to (n, ...).
+        differ: says whether two answers to as many rows differ by more than rounding.
+        batch_size: how many it may be given at once; None for any number.
+    """
+
+    def __init__(
+        self, label: str, rows: Tensor, ask: Callable[[Tensor], Tensor], differ: Callable[[Tensor, Tensor], bool],
+        batch_size: int | None,
+    ) -> None:  # fmt: skip
+        self._label, self._ask, self._differ = label, ask, differ
+        self._rows = rows[:ROWS].detach()
         self._size = batch_size or max(len(self._rows), 1)
         self._moved = False
         self._after: tuple[Any, ...] = ()
 
-    def probed(self) -> Probed:
-        """Return the model with what was found."""
-        if not len(self._rows):
-            return self._classifier.probed(False, ())
-        self._classifier.check_device(self._rows)
+    def found(self) -> tuple[bool, tuple[str, ...], Tensor]:
+        """Return whether it is random, what a reader must know of it, and its first answer."""
+        differ = self._differ
         with forked(self._rows), torch.no_grad():
             first = self._pass(self._rows, 0)
             self._moved, after = False, self._after  # what only a first call draws is how it builds something
@@ -84,23 +103,23 @@ class _Probe:
             random |= any(differ(first, self._pass(self._rows, seed)) for seed in tries)
             foreign = random and differ(first, self._pass(self._rows, 0))
             coupled = not foreign and self._couples(first, after if self._moved else None)
-        return self._classifier.probed(random, self._notes(random, foreign, coupled), first.argmax(1))
+        return random, self._notes(random, foreign, coupled), first
 
     def _pass(self, images: Tensor, seed: int) -> Tensor:
-        """Return the logits of ``images`` under a seed, and take note if a generator moves."""
+        """Return the answer to ``images`` under a seed, and take note if a generator moves."""
         with seeded(seed, images):
             before = random_states(images)
-            logits = self._logits(images)
+            logits = self._answer(images)
             after = random_states(images)
             self._moved |= not same_states(before, after)
             self._after = (*after[:2], None, ())  # those of torch, which the seed sets
         return logits
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _answer(self, images: Tensor) -> Tensor:
         found = []
         for number, piece in enumerate(images.split(self._size)):
             with rows_named(lambda row, first=number * self._size: first + row):
-                found.append(self._classifier(self._classifier.arrange(piece)))
+                found.append(self._ask(piece))
         return torch.cat(found)
 
     def _couples(self, first: Tensor, after: tuple[Any, ...] | None) -> bool:
@@ -116,13 +135,13 @@ class _Probe:
             seen = self._mixed(other)
             if after is not None and not same_states(after, self._after):
                 other = torch.arange(len(first), device=first.device) >= -(-len(first) // 2)
-                return differ(first[~other], self._mixed(other)[~other])
-            if differ(first[~other], seen[~other]):
+                return self._differ(first[~other], self._mixed(other)[~other])
+            if self._differ(first[~other], seen[~other]):
                 return True
         return False
 
     def _mixed(self, other: Tensor) -> Tensor:
-        """Return what the model says once the rows that ``other`` marks are copies of the first that it does not."""
+        """Return what is said once the rows that ``other`` marks are copies of the first that it does not."""
         mixed = self._rows.clone()
         mixed[other] = self._rows[~other][0]
         return self._pass(mixed, 0)

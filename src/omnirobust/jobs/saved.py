@@ -88,6 +88,11 @@ def _anew(out: str | Path, config: Mapping[str, Any]) -> Iterator[RunFolder]:
 
 
 def _origin(result: AttackResult) -> Origin:
+    if "losses" in result.axes:
+        raise ValueError(
+            "result must be of an attack on classifiers, for a page counts labels, got one of attack_losses: keep its "
+            "tensors, or give the attack a store"
+        )
     if result.origin is None:
         raise ValueError(
             "result must be what an attack returned, not a copy of it or what was read back: those hold no models"
