@@ -14,9 +14,13 @@ PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="ut
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_piece_of_the_page_on_models_runs(timm, digits, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    first, *pieces = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    pieces = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    files = {name: piece for piece in pieces for name in re.findall(r"\A# (\w+\.py)\n", piece)}
+    assert list(files) == ["my_net.py", "my_models.py"]
+    for name, piece in files.items():
+        Path(name).write_text(piece)
+    pieces = [piece for piece in pieces if piece not in files.values()]
     assert len(pieces) == 8
-    Path("my_models.py").write_text(first)
     space: dict[str, object] = {"orb": orb}
     for piece in pieces:
         exec(compile(piece, "models.md", "exec"), space)

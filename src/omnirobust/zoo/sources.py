@@ -109,7 +109,8 @@ def named_model(
     if isinstance(model, nn.Module):
         with suppress(NotImplementedError):  # an exported program has no modes
             model.eval()
-        model.requires_grad_(False)
+        for parameter in model.parameters():  # a scripted module has no requires_grad_ of its own
+            parameter.requires_grad_(False)
     return called or name, model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ _NAMED = re.compile(r"(\w[^=/:\\]*)=(.+)")
 
 _ON_CARD = "the network on their card"
 
-UNSAFE = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_EXPORTED, _SCRIPTED = ".pt2", (".ts", ".ptl", ".torchscript", ".jit")
+
+UNSAFE = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", _EXPORTED, *_SCRIPTED)
 """Endings of files that can run code when they are read."""
 
 
@@ -43,14 +46,37 @@ def trained_file(name: str, argument: str = "models") -> Path | None:
         raise FileNotFoundError(f"{argument} must have been trained, but {name} has no {WEIGHTS} yet")
     if path.suffix in UNSAFE:
         raise ValueError(
-            f"{argument} must be safetensors files, got {name}, of a kind that can run code when it is read: save the "
-            "model's state_dict with safetensors.torch.save_file"
+            f"{argument} must be safetensors files, got {name}, of a kind that can run code when it is read: "
+            f"{_instead(path)}"
         )
     if path.suffix != ".safetensors":
         return None
     if not path.is_file():
         raise FileNotFoundError(f"{argument} must name an existing file, got {name}")
     return path
+
+
+def _instead(path: Path) -> str:
+    """Say what to do with a file that is not read here: one that holds code is loaded by code of the user's."""
+    if path.suffix == _EXPORTED:
+        load = f"torch.export.load({str(path)!r}).module()"
+    elif path.suffix in _SCRIPTED or _is_scripted(path):
+        load = f"torch.jit.load({str(path)!r})"
+    else:
+        return "save the model's state_dict with safetensors.torch.save_file"
+    return (
+        f"if you trust it, put three lines into a FILE.py, 'import torch', 'def net():' and '    return {load}', and "
+        "name FILE.py:net"
+    )
+
+
+def _is_scripted(path: Path) -> bool:
+    """Say whether a file is of TorchScript, by the names in it alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def split_name(text: str) -> tuple[str, str]:
@@ -215,6 +241,8 @@ def load_own_model(name: str, argument: str) -> tuple[str, nn.Module]:
         model = found() if callable(found) and not isinstance(found, nn.Module) else found
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise ValueError(broken(name, argument, error)) from error
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"{argument} must be torch modules or functions that return one, got {type(model).__name__} from {name}"
