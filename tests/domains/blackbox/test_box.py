@@ -330,3 +330,44 @@ def test_a_label_beyond_all_classes_asked_about_is_read() -> None:
 
     found = orb.attack_ensemble([orb.BlackBox(growing, output="labels", queries=5)], X, torch.full((6,), 3), LINF)
     assert found.asr_all == 1.0
+
+
+def test_a_store_serves_the_model_that_wrote_it_alone(tmp_path: Path) -> None:
+    def attack(f: object, name: str, **given: str) -> Tensor:
+        box = orb.BlackBox(f, queries=20, store=tmp_path / name, **given)  # pyright: ignore[reportArgumentType]
+        return orb.attack_ensemble([box], X, Y, LINF).delta
+
+    told = "holds the answers of another model, or of other weights, or was written under another tag"
+    service = Service()
+    first = attack(service, "nets")
+    with pytest.raises(ValueError, match=told):
+        attack(Service(seed=2), "nets")
+    with pytest.raises(ValueError, match=told):
+        attack(service, "nets", tag="other")
+    assert torch.equal(attack(Service(), "nets"), first)
+    attack(Service(seed=1), "tagged", tag="v1")
+    assert attack(Service(seed=2), "tagged", tag="v1") is not None  # the tag alone counts: it is the user's word
+    for tag in ({"tag": "v2"}, {}):
+        with pytest.raises(ValueError, match=told):
+            attack(Service(), "tagged", **tag)
+
+
+def test_of_a_model_without_weights_one_answer_is_compared(tmp_path: Path) -> None:
+    matrix, other = (np.random.default_rng(seed).normal(size=(64, 10)) for seed in (0, 1))
+    asked: list[int] = []
+
+    def made(weight: np.ndarray) -> object:
+        def f(batch: Tensor) -> np.ndarray:
+            asked.append(len(batch))
+            return batch.flatten(1).numpy() @ weight
+
+        return orb.BlackBox(f, queries=20, store=tmp_path / "a")
+
+    y = torch.as_tensor(X.flatten(1).numpy() @ matrix).argmax(1)
+    first = orb.attack_ensemble([made(matrix)], X, y, LINF)  # pyright: ignore[reportArgumentType]
+    asked.clear()
+    again = orb.attack_ensemble([made(matrix)], X, y, LINF)  # pyright: ignore[reportArgumentType]
+    assert asked == [1] and torch.equal(first.delta, again.delta)
+    assert first.queries is not None and again.queries is not None and torch.equal(first.queries, again.queries)
+    with pytest.raises(ValueError, match="holds the answers of another model"):
+        orb.attack_ensemble([made(other)], X, y, LINF)  # pyright: ignore[reportArgumentType]

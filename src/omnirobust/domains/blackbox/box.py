@@ -37,7 +37,9 @@ class BlackBox:
         samples: questions for each estimate of a gradient, >= 2; none where labels are said.
         surrogates: differentiable models of the same classes, of which one hopes that they resemble it.
         store: a file or folder where every answer is kept, so that a stopped attack asks nothing again. It belongs to
-            this model alone.
+            this model alone, which is known by ``tag``, else by the weights of the torch modules behind ``f``; a model
+            of neither is asked one of the questions again, uncounted, before the first answer is taken from a file.
+        tag: names the model in its store, with its version, say; None for the above.
         retries: how often a batch of inputs is sent again, after 0.25, 0.5, 1, ... seconds or the ``retry_after`` of
             the error, if ``f`` raises.
 
@@ -57,6 +59,7 @@ class BlackBox:
     samples: int = field(default=16, kw_only=True)
     surrogates: Models = field(default=(), kw_only=True)
     store: str | Path | None = field(default=None, kw_only=True)
+    tag: str | None = field(default=None, kw_only=True)
     retries: int = field(default=3, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,8 @@ class BlackBox:
             check_count("queries", self.queries)
         check_count("samples", self.samples, 2)
         check_count("retries", self.retries, 0)
+        if self.tag is not None and not isinstance(self.tag, str):
+            raise ValueError(f"tag must be a text or None, got {type(self.tag).__name__}")
         _ = self.guides
 
     @cached_property
@@ -78,7 +83,7 @@ class BlackBox:
 
     def asked(self, name: str, **setting: Any) -> Asked:
         """Return the model within one attack, see ``Asked``."""
-        oracle = Oracle(self.f, self.output, self.store, self.retries)
+        oracle = Oracle(self.f, self.output, self.store, self.retries, self.tag)
         return Asked(name, oracle, self.output, self.samples, self.guides, limit=self.queries, **setting)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zlib
@@ -9,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from omnirobust.domains.behind import reached
 
 _NAME = "answers.bin"
 _HEAD = 128
@@ -26,14 +30,18 @@ class Kept:
     Args:
         path: a file, or a folder in which ``answers.bin`` is the file; made if it is not there.
         output: what the answers are, a word that must be that of the file.
+        model: whose answers they are, see ``identity``; "" if that is not known.
 
     Raises:
-        ValueError: if the file is something else, or holds answers of another kind.
+        ValueError: if the file is something else, or holds answers of another kind or of another model.
+
+    Attributes:
+        doubted: whether nothing but an answer can tell if the file is of this model.
     """
 
-    def __init__(self, path: Path, output: str) -> None:
+    def __init__(self, path: Path, output: str, model: str = "") -> None:
         self.file = self.place(path)
-        self._output, self._width = output, 0
+        self._output, self._width, self._model, self.doubted = output, 0, model, False
         self.answers: dict[bytes, np.ndarray] = {}
         if self.file.exists():
             self._read()
@@ -63,7 +71,8 @@ class Kept:
         if self._width == 0:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             if not self.file.exists() or self.file.stat().st_size < _HEAD:
-                head = json.dumps({"omnirobust": "answers", "output": self._output, "classes": width})
+                told = {"omnirobust": "answers", "output": self._output, "classes": width, "model": self._model}
+                head = json.dumps(told)
                 self.file.write_bytes(head.ljust(_HEAD - 1).encode() + b"\n")
             self._read()  # another one may have begun it meanwhile
         if width != self._width:
@@ -95,7 +104,31 @@ class Kept:
             raise ValueError(f"store {self.file} is no file of answers") from error
         if output != self._output:
             raise ValueError(f"store {self.file} holds {output}, and output is {self._output!r}")
+        whose = str(told.get("model", ""))
+        if whose != self._model and (whose or self._model.startswith("tag")):
+            raise self.of_another()
+        self.doubted = not whose
         return int(width)
+
+    def of_another(self) -> ValueError:
+        """Return the error of a file that another model has written."""
+        return ValueError(
+            f"store {self.file} holds the answers of another model, or of other weights, or was written under another "
+            "tag: give each model a file of its own"
+        )
+
+
+def identity(f: object, tag: str | None) -> str:
+    """Say in a few letters which model ``f`` is: by its tag, else by the weights behind it; "" where there are none."""
+    if tag is not None:
+        return "tag " + hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
+    digest, modules = hashlib.blake2b(digest_size=8), reached(f).modules
+    tensors = [t for m in modules for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))]
+    for tensor in tensors:
+        values = tensor.detach().cpu().contiguous().flatten()
+        digest.update(f"{values.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(values.view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+    return "net " + digest.hexdigest() if tensors else ""
 
 
 def _record(key: bytes, answer: np.ndarray) -> bytes:
