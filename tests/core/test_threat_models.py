@@ -142,7 +142,7 @@ THREAT_ERRORS = [
     ({"p": 2, "eps": torch.tensor([0.1, -1.0])}, r"eps must be >= 0, got -1\.0"),
     ({"p": 2, "eps": torch.ones(2, 2)}, r"eps must be a number or have shape \(B,\), got \(2, 2\)"),
     ({"p": 2, "eps": 1.0, "bounds": (1.0, 0.0)}, "bounds must be .* got"),
-    ({"p": 2, "eps": 1.0, "bounds": (0.0, inf)}, "bounds must be"),
+    ({"p": 2, "eps": 1.0, "bounds": (0.0, nan)}, "bounds must be"),
     ({"p": 2, "eps": 1.0, "mask": torch.ones(3)}, "mask must be a bool tensor, got torch.float32"),
 ]
 

@@ -23,7 +23,8 @@ from omnirobust.core.choices import Precision
 from omnirobust.core.contracts import check_set
 from omnirobust.core.directions import Direction
 from omnirobust.core.draws import Start
-from omnirobust.core.threat_models import Clip, FeasibleSet, ThreatModel
+from omnirobust.core.ranges import digest
+from omnirobust.core.threat_models import Clip, FeasibleSet, ThreatModel, paper_width, told_range
 from omnirobust.core.types import WeightRule
 from omnirobust.core.weights import Fixed
 from omnirobust.domains.losses import Loss
@@ -116,6 +117,7 @@ class Plan:
     options: AttackOptions
     clip: Clip
     views: tuple[View, ...] | None = None
+    axes: int | None = None  # dimensions of one input, once it is known
 
     @classmethod
     def of(cls, task: Task, threat_model: ThreatModel, given: AttackOptions, clip: Clip | None = None) -> Plan:
@@ -137,6 +139,12 @@ class Plan:
         return self.task == "universal"
 
     @property
+    def _own_masks(self) -> bool:
+        """Whether masks differ from problem to problem, or features in their ranges: then the record tells them."""
+        mask, axes = self.threat_model.mask, self.axes
+        return not self.threat_model.ordinary or (mask is not None and axes is not None and mask.ndim > axes)
+
+    @property
     def draws(self) -> int:
         """Fresh draws on which a result is judged, if anything is random."""
         return self.options["draws"] or DRAWS
@@ -152,8 +160,8 @@ class Plan:
     def rows(self, rows: slice | Tensor) -> Plan:
         """Return the plan of some problems: what is given for each of them is cut."""
         threat, settings, options = self.threat_model, self.settings, self.options
-        if isinstance(threat.eps, Tensor) and threat.eps.ndim == 1:
-            threat = replace(threat, eps=threat.eps[rows])
+        if isinstance(threat.eps, Tensor) or threat.mask is not None:
+            threat = threat.select(rows, 99 if self.axes is None else self.axes)
         if isinstance(settings.rule, Fixed) and settings.rule.w.ndim == 2:
             settings = replace(settings, rule=Fixed(settings.rule.w[rows]))
         cut = {name: value[rows] for name, value in options.items() if isinstance(value, Tensor)}
@@ -174,7 +182,7 @@ class Plan:
         return {
             "norm": threat.name,
             "eps": threat.eps.tolist() if isinstance(threat.eps, Tensor) else threat.eps,
-            "bounds": list(threat.bounds),
+            **({"bounds": list(threat.bounds)} if threat.ordinary else told_range(threat)),
             **{
                 name: options[name]
                 for name, o in OPTIONS.items()
@@ -188,6 +196,7 @@ class Plan:
             "start": s.start,
             "keep": s.keep,
             "mask": None if threat.mask is None else int(threat.mask.sum()),
+            **({} if threat.mask is None or not self._own_masks else {"mask_digest": digest(threat.mask)}),
             "shared": shared,
             "clip": self.clip if shared else None,
             "transforms": None if self.views is None else {view.name: repr(view) for view in self.views},
@@ -216,8 +225,7 @@ def _resolve(task: Task, threat_model: ThreatModel, options: AttackOptions) -> A
         raise ValueError(f"preset must be another than {preset!r} under {norm}: it is for {' and '.join(rows)}")
     base = rows[norm]
     if base.step_size is not None:  # alpha of raw gradients: in a range that is wider these are smaller
-        low, high = threat_model.bounds
-        base = replace(base, step_size=base.step_size * (high - low) ** 2)
+        base = replace(base, step_size=base.step_size * paper_width(threat_model) ** 2)
     if options["direction"] is not None:  # a step size belongs to its direction
         base = replace(base, direction=options["direction"], step_size=None)
     given: dict[str, Any] = {name: options[name] for name in ("rule", "step_size", "loss", "keep")}

@@ -211,7 +211,7 @@ def _attack(
     feasible = plan.feasible(x)
     plan.check_rows(len(x), tuple(feasible.shape))
     views = None if transforms is None else as_views(transforms, (x.flatten(0, 1) if shared else x)[:2].detach())
-    plan = replace(plan, views=views)
+    plan = replace(plan, views=views, axes=feasible.lower.ndim - 1)
     make = queries.grid_maker(plan.settings, plan.options) if queries else DomainGrid
     grid = make(
         models, x, y, loss=plan.settings.loss, transforms=views, shared=shared,

@@ -24,7 +24,7 @@ from omnirobust.attacks.options import Plan, label_notes
 from omnirobust.attacks.results import AttackResult, join_results
 from omnirobust.core.draws import normal_start
 from omnirobust.core.solver import Progress, Solution, solve
-from omnirobust.core.threat_models import FeasibleSet, range_notes
+from omnirobust.core.threat_models import FeasibleSet, clamped, range_notes, width_of
 from omnirobust.core.types import Evaluation
 from omnirobust.domains.checks import as_labels
 from omnirobust.domains.classifier import Probed
@@ -177,8 +177,8 @@ class _Batch:
         at_zero = self._plan.settings.start == "zero" and restart == 0
         if at_zero and (given is not None or flat is None or not bool(flat.any())):
             return torch.zeros_like(like)
-        low, high = self._plan.threat_model.bounds
-        noise = normal_start(like, self._plan.options["seed"], restart, self._first_row) * (high - low)
+        width = width_of(self._plan.threat_model, like)
+        noise = (normal_start(like, self._plan.options["seed"], restart, self._first_row) * width).to(like)
         # where no loss has a gradient at the input itself, steps would lead nowhere from there
         self._start_notes += (_FROM_NOISE,) * at_zero
         return torch.where(flat.view(-1, *[1] * (like.ndim - 1)), noise, 0) if at_zero and flat is not None else noise
@@ -186,7 +186,7 @@ class _Batch:
     def _finish(self, found: Solution, zero_gradient: Tensor) -> AttackResult:
         plan, o = self._plan, self._plan.options
         delta = found.delta.unsqueeze(1) if plan.shared else found.delta
-        adversarial = (self._x + delta).clamp(*plan.threat_model.bounds)
+        adversarial = clamped(self._x + delta, plan.threat_model.bounds)
         exact = self.grid.renewed(_JUDGEMENT, exact=True, x=adversarial)
         draws = plan.draws if exact.random else 1
         final, success = _judge(exact, torch.zeros_like(found.delta), draws)

@@ -167,6 +167,7 @@ def check_set(threat: ThreatModel, x: Tensor, *, shared: bool = False, clip: Cli
     feasible = set_around(threat, x, shared=shared, clip=clip)
     if type(feasible) is not FeasibleSet:
         noise = torch.randn(feasible.shape, generator=torch.Generator().manual_seed(0)).to(feasible.lower)
+        noise = noise if feasible.scale is None else (noise * feasible.scale).to(noise)
         check_member(feasible, feasible.project(noise), noise)
     return feasible
 
@@ -184,7 +185,8 @@ def check_member(feasible: FeasibleSet, moved: Tensor, like: Tensor) -> None:
     if not bool(moved.isfinite().all()):
         raise ValueError(f"{told} finite perturbations, got NaN or infinity")
     out = float(torch.maximum(feasible.lower - moved, moved - feasible.upper).max())
-    if out > _ROUNDING * float((feasible.upper - feasible.lower).max()):
+    width = (feasible.upper - feasible.lower).nan_to_num(posinf=0.0)
+    if out > _ROUNDING * float(width.max() if bool(width.any()) else moved.abs().max()):
         raise ValueError(f"{told} perturbations between lower and upper, got one {out:.2g} outside")
     knows = "tol" in signature(feasible.contains).parameters
     inside = feasible.contains(moved, tol=_ROUNDING) if knows else feasible.contains(moved)

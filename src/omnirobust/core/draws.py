@@ -59,7 +59,8 @@ def start_of(init: Tensor | None, feasible: FeasibleSet, generator: torch.Genera
             raise ValueError("init must be finite, got NaN or infinity")
         return init.detach().to(feasible.lower)
     zeros = torch.zeros_like(feasible.lower, memory_format=torch.contiguous_format)
-    return zeros if generator is None else zeros.normal_(0, 0.1, generator=generator)
+    noise = zeros if generator is None else zeros.normal_(0, 0.1, generator=generator)
+    return noise if feasible.scale is None else (noise * feasible.scale).to(zeros)
 
 
 _GOLDEN = 0x9E3779B97F4A7C15

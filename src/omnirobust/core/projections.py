@@ -151,7 +151,9 @@ def _simplex_by_sorting(v: Tensor) -> Tensor:
     return (shifted - mu).clamp_min(0)
 
 
-def project_lp_box(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upper: Bound) -> Tensor:
+def project_lp_box(
+    a: Tensor, p: float, eps: float | Tensor, lower: Bound, upper: Bound, *, channels: int = 1
+) -> Tensor:
     """Project each row of ``a`` onto the lp ball of radius ``eps`` intersected with a box.
 
         minimise ||d - a||_2   subject to   ||d||_p <= eps, lower <= d <= upper                      (13), (21) to (23)
@@ -165,6 +167,8 @@ def project_lp_box(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upper
         eps: radius >= 0, one number or one a row (B,); inf leaves the box alone. For p = 0 a number of coordinates.
         lower: lower bounds <= 0, a number or a tensor that broadcasts to (B, *S); -inf is allowed.
         upper: upper bounds >= 0, likewise.
+        channels: for p = 0, how many coordinates are counted as one: channel c of a pixel with every other channel of
+            it, where each row is (channels, pixels). A pixel that is kept costs one, and gains what all of its do.
 
     Returns:
         The nearest feasible points, (B, *S), in the dtype of ``a``. They meet the box exactly and the ball to a
@@ -181,14 +185,16 @@ def project_lp_box(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upper
     """
     check_lp_box(p, eps, lower, upper, a)
     check_finite("a", a)
-    return lp_box_unchecked(a, p, eps, lower, upper)
+    if channels != 1 and (p != 0 or channels < 1 or a[:1].numel() % channels):
+        raise ValueError(f"channels must be 1 unless p is 0, and divide the row {tuple(a.shape[1:])}, got {channels}")
+    return lp_box_unchecked(a, p, eps, lower, upper, channels)
 
 
 @torch.no_grad()
-def lp_box_unchecked(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upper: Bound) -> Tensor:
+def lp_box_unchecked(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upper: Bound, channels: int = 1) -> Tensor:
     """Project as ``project_lp_box`` does, without its checks."""
     if a.dtype in (torch.float16, torch.bfloat16):
-        wide = lp_box_unchecked(a.float(), p, _widen(eps), _widen(lower), _widen(upper))
+        wide = lp_box_unchecked(a.float(), p, _widen(eps), _widen(lower), _widen(upper), channels)
         return toward_zero(wide, a.dtype)
     if a.numel() == 0:
         return a.clone()
@@ -197,7 +203,7 @@ def lp_box_unchecked(a: Tensor, p: float, eps: float | Tensor, lower: Bound, upp
     if p == math.inf:
         found = torch.clamp(flat, torch.maximum(low, -radius), torch.minimum(high, radius))
     elif p == 0:
-        found = _keep_largest(flat, torch.clamp(flat, low, high), radius)
+        found = _keep_largest(flat, torch.clamp(flat, low, high), radius, channels)
     else:
         found = solve_rows(flat, p, radius, low, high)
     return found.reshape(a.shape)
@@ -220,8 +226,8 @@ def as_rows(values: Tensor) -> Tensor:
     return values.unsqueeze(-1).flatten(1)
 
 
-def _keep_largest(a: Tensor, boxed: Tensor, eps: Tensor) -> Tensor:
-    """Keep the floor(eps) coordinates whose clipped value gains most.
+def _keep_largest(a: Tensor, boxed: Tensor, eps: Tensor, channels: int) -> Tensor:
+    """Keep the floor(eps) coordinates whose clipped value gains most; of ``channels``, the pixels that do in sum.
 
     Coordinate i costs a_i^2 when it is set to 0 and (a_i - c_i)^2 when it is set to its clipped value c_i. The
     sum over a set of kept coordinates is least when it holds the largest differences (23), (35),
@@ -230,19 +236,22 @@ def _keep_largest(a: Tensor, boxed: Tensor, eps: Tensor) -> Tensor:
 
     which is how the text's garbled square roots have to be read: eta_i = a_i^2 inside the box.
     """
-    count = eps.clamp(max=a.shape[1]).floor().long()
+    count = eps.clamp(max=a.shape[1] // channels).floor().long()
     x, c = a.double(), boxed.double()
     if a.dtype == torch.float64:
         # A power of two keeps the products from overflowing and changes no order. From float32 they are exact.
         exponent = torch.frexp(x.abs().amax(1, keepdim=True)).exponent
         x, c = torch.ldexp(x, -exponent), torch.ldexp(c, -exponent)
     gain = c * (2 * x - c)
+    if channels > 1:
+        gain = gain.view(len(gain), channels, -1).sum(1)
     least = _order_statistic(gain, count)
     above, level = gain > least, gain == least
     spare = count - above.sum(1, keepdim=True)
     if bool(((level.sum(1, keepdim=True) > spare) & (least > 0)).any()):
         level &= level.cumsum(1) <= spare
-    return torch.where((above | level) & (count > 0), boxed, 0)
+    kept = (above | level) & (count > 0)
+    return torch.where(kept if channels == 1 else kept.repeat(1, channels), boxed, 0)
 
 
 def _order_statistic(gain: Tensor, count: Tensor) -> Tensor:

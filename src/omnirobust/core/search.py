@@ -115,7 +115,7 @@ class _Searching:
             self._kept, self._losses, self._prior = self._kept[rows], self._losses[rows], self._prior[rows]
 
     def _first(self, feasible: FeasibleSet) -> Tensor:
-        return _end(feasible, feasible.lower + feasible.upper)
+        return _end(feasible, (feasible.lower + feasible.upper).nan_to_num(0.0))  # without ends there is no middle
 
     def _learn(self, delta: Tensor, weights: Tensor, evaluation: Evaluation, prior: Tensor | None) -> None:
         """Keep the proposal of those problems whose losses, at today's weights, it lowers."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,8 @@ from omnirobust.core.draws import start_of
 from omnirobust.core.history import Active, BestIterate, History, Trace
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Domains, Evaluation, WeightRule
+from omnirobust.core.units import seen_in_units
+from omnirobust.core.units import start as start_in_units
 from omnirobust.core.weights import ascend, weights_of
 
 
@@ -86,7 +89,7 @@ def solve(
         feasible: the set X around each problem's input.
         rule: how w answers the losses.
         init: first perturbations (B, *S), projected before they count as an iterate. Not given: zeros, or with a
-            ``generator`` normal noise of standard deviation 0.1.
+            ``generator`` normal noise of standard deviation 0.1, in units of the set's scale.
         steps: T >= 0.
         step_size: alpha; the direction says its units and whether it may be None.
         direction: how delta moves.
@@ -124,7 +127,9 @@ def solve(
         check_member(feasible, delta, start)
     evaluation = domains.evaluate(delta, grad=steps > 0)
     w = weights_of(rule, weights, evaluation.losses)
-    stepper = direction.start(feasible, step_size, steps)
+    plain = feasible.scale is None  # else delta moves in units of its features
+    started = direction.start if plain else partial(start_in_units, direction)
+    stepper = started(feasible, step_size, steps)
     active = Active(evaluation, stop_when_fooled)
     within = feasible  # of the problems that are still in the batch
     best, trace = BestIterate(keep, delta, w, evaluation), Trace(steps, w, evaluation)
@@ -141,7 +146,8 @@ def solve(
             stepper.select(left)
         delta = stepper.step(t, delta, w, evaluation, within)
         evaluation = domains.evaluate(delta, grad=t < steps)
-        w = sees(w, evaluation) if sees and evaluation.grads else rule.step(w, evaluation.losses)
+        seen = evaluation if plain else seen_in_units(evaluation, within)
+        w = sees(w, seen) if sees and evaluation.grads else rule.step(w, evaluation.losses)
         if getattr(stepper, "outside", False):  # of X, on a way round: it counts for nothing
             trace.pass_over(t, active, w)
         else:
@@ -174,7 +180,8 @@ def stationarity(
     """Measure how far (delta, w) is from a first-order stationary point of (4), as Theorem 1 does.
 
     The l2 norm of the projected gradient: of (delta - proj_X(delta - alpha g)) / alpha, with g the gradient of (4) in
-    delta, together with (w - proj_P(w + beta (F - gamma (w - 1/K)))) / beta. Zero exactly at stationary points.
+    delta, together with (w - proj_P(w + beta (F - gamma (w - 1/K)))) / beta. Zero exactly at stationary points. Of a
+    set with a scale, it is that of u = delta / scale.
 
     Args:
         delta: (B, *S), feasible.
@@ -188,11 +195,12 @@ def stationarity(
 
     Cost: one evaluation with gradients.
     """
-    evaluation = domains.evaluate(delta)
+    evaluation = seen_in_units(domains.evaluate(delta), feasible)
     assert evaluation.grads is not None
-    step = alpha * weighted_gradient(weights, evaluation.grads)
+    unit = 1.0 if feasible.scale is None else feasible.scale
+    step = alpha * weighted_gradient(weights, evaluation.grads) * unit
     moved = feasible.project((delta - step).to(delta.dtype))
     raised = ascend(weights, evaluation.losses, beta, gamma)
-    in_delta = torch.linalg.vector_norm((delta - moved).flatten(1), dim=1) / alpha
+    in_delta = torch.linalg.vector_norm(((delta - moved) / unit).flatten(1), dim=1) / alpha
     in_weights = torch.linalg.vector_norm(weights - raised, dim=1) / beta
     return torch.hypot(in_delta, in_weights)

@@ -49,7 +49,9 @@ class Swaps:
         share = 1.0 if t == 1 else self._first * (_LAST_SHARE / self._first) ** ((t - 1) / max(self._steps - 1, 1))
         most = (budget * share).ceil().long()
         lower, upper = feasible.lower.flatten(1), feasible.upper.flatten(1)
-        return swap_coordinates(delta.flatten(1), self._mean, lower, upper, budget, most).view_as(delta)
+        return swap_coordinates(delta.flatten(1), self._mean, lower, upper, budget, most, feasible.channels).view_as(
+            delta
+        )
 
     def select(self, rows: Tensor) -> None:
         """Keep the problems that ``rows`` lists."""
@@ -57,7 +59,9 @@ class Swaps:
             self._mean = self._mean[rows]
 
 
-def swap_coordinates(delta: Tensor, grad: Tensor, lower: Tensor, upper: Tensor, budget: Tensor, most: Tensor) -> Tensor:
+def swap_coordinates(
+    delta: Tensor, grad: Tensor, lower: Tensor, upper: Tensor, budget: Tensor, most: Tensor, channels: int = 1
+) -> Tensor:
     """Let the most valuable coordinates at rest in, for the least valuable in use; move those in use along -grad.
 
     Args:
@@ -67,15 +71,20 @@ def swap_coordinates(delta: Tensor, grad: Tensor, lower: Tensor, upper: Tensor, 
         upper: (B, n), >= 0.
         budget: how many non-zeros a row may have, (B, 1) int64.
         most: how many coordinates a row may let in, (B, 1) int64.
+        channels: how many coordinates are one pixel, where a row is (channels, pixels): then pixels are counted,
+            weighed by the sum of their coordinates' worth, and trade places as a whole.
 
     Returns:
         (B, n), at most ``budget`` non-zeros a row, inside the box.
     """
-    width = min(int(budget.max()) if len(budget) else 0, delta.shape[1])
+    width = min(int(budget.max()) if len(budget) else 0, delta.shape[1] // channels)
     if width == 0:
         return torch.zeros_like(delta)
     end = torch.where(grad < 0, upper, lower)
     worth, used = (grad * end).abs(), delta != 0
+    if channels > 1:
+        worth, used = (v.view(len(v), channels, -1) for v in (worth, used))
+        worth, used = worth.sum(1), used.any(1)
     cheap, cheap_at = torch.where(used, worth, torch.inf).topk(width, dim=1, largest=False)
     rich, rich_at = torch.where(used, -torch.inf, worth).topk(width, dim=1)
     place = torch.arange(width, device=delta.device)
@@ -85,6 +94,8 @@ def swap_coordinates(delta: Tensor, grad: Tensor, lower: Tensor, upper: Tensor, 
     enters = (rich > price) & (place < most)
     leaves = _marked(cheap_at.gather(1, leaver), enters & (place >= free), used)
     comes = _marked(rich_at, enters, used)
+    if channels > 1:
+        used, leaves, comes = (flags.repeat(1, channels) for flags in (used, leaves, comes))
     largest = grad.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
     step = grad / largest * (upper - lower)
     moved = torch.where(used & ~leaves, (delta - step).to(delta.dtype).clamp(lower, upper), 0.0)

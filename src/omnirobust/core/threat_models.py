@@ -1,17 +1,19 @@
 """What an attacker may do: an lp ball of radius eps in a data range, perhaps limited to a patch.
 
 ``ThreatModel`` states it once; ``ThreatModel.around(x)`` makes the ``FeasibleSet`` of the perturbations of given
-inputs, X = {delta : ||delta||_p <= eps, lower <= delta <= upper} with lower = lo - x and upper = hi - x.
+inputs, X = {delta : ||delta / scale||_p <= eps, lower <= delta <= upper} with lower = lo - x and upper = hi - x.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import InitVar, dataclass, field, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
+from omnirobust.core import ranges
 from omnirobust.core.arguments import Norm, is_number, norm_name
 from omnirobust.core.choices import Clip as Clip
 from omnirobust.core.projections import (
@@ -22,6 +24,10 @@ from omnirobust.core.projections import (
     row_norm,
     toward_zero,
 )
+from omnirobust.core.ranges import Bound as Bound
+from omnirobust.core.ranges import Bounds as Bounds
+
+Unit: TypeAlias = Literal["value", "pixel"]
 
 _RANGE_TOLERANCE = 1e-6
 """How far inputs may stick out of the data range, in units of its width: the rounding of one image pipeline."""
@@ -39,9 +45,12 @@ class FeasibleSet:
 
     Attributes:
         p: 0, 1, 2 or inf.
-        eps: radius >= 0, a number or one a row (B,).
+        eps: radius >= 0, a number or one a row (B,), in units of ``scale``.
         lower: lower bounds <= 0, (B, *S).
         upper: upper bounds >= 0, (B, *S).
+        scale: unit of each feature, > 0, a number or what broadcasts to *S: the ball is that of u = delta / scale, and
+            directions move in u, see ``core.units``. None: 1.
+        unit: what p = 0 counts: "value", coordinates; "pixel", places whose channels, the first axis of *S, are one.
 
     Args:
         checked: whether all of these are known to be so.
@@ -52,6 +61,8 @@ class FeasibleSet:
     lower: Tensor
     upper: Tensor
     checked: InitVar[bool] = False
+    scale: Bound | None = None
+    unit: Unit = "value"
     _low: Tensor = field(init=False, repr=False)
     _high: Tensor = field(init=False, repr=False)
 
@@ -61,10 +72,10 @@ class FeasibleSet:
         low, high = self.lower, self.upper
         if self.p == math.inf:
             # Folded once: projecting is then a single clamp.
-            reach = self.radius()
-            reach = (reach if reach.dtype == low.dtype else toward_zero(reach, low.dtype)).reshape(
-                -1, *[1] * (low.ndim - 1)
-            )
+            reach = self.radius().reshape(-1, *[1] * (low.ndim - 1))
+            if self.scale is not None:
+                reach = reach * self.scale
+            reach = reach if reach.dtype == low.dtype else toward_zero(reach, low.dtype)
             low, high = torch.maximum(low, -reach), torch.minimum(high, reach)
         object.__setattr__(self, "_low", low)
         object.__setattr__(self, "_high", high)
@@ -73,6 +84,10 @@ class FeasibleSet:
         if self.lower.shape != self.upper.shape:
             raise ValueError(f"lower and upper must share a shape, got {(*self.lower.shape,)}, {(*self.upper.shape,)}")
         check_lp_box(self.p, self.eps, self.lower, self.upper, self.lower)
+        check_unit(self.unit, self.p)
+        if self.scale is not None:
+            scale = ranges.one_input("scale", ranges.checked_scale(self.scale), self.lower)
+            object.__setattr__(self, "scale", scale)
 
     @property
     def shape(self) -> torch.Size:
@@ -88,24 +103,39 @@ class FeasibleSet:
         """Return the nearest feasible perturbations (13), (B, *S). Nothing is checked: this is the hot path."""
         if self.p == math.inf:
             return torch.clamp(delta, self._low, self._high)
-        return lp_box_unchecked(delta, self.p, self.eps, self.lower, self.upper)
+        if self.scale is not None:
+            ends = (self.lower / self.scale, self.upper / self.scale)
+            u = lp_box_unchecked(delta / self.scale, self.p, self.eps, *ends, self.channels)
+            return toward_zero(torch.clamp(u * self.scale, self.lower, self.upper), delta.dtype)
+        return lp_box_unchecked(delta, self.p, self.eps, self.lower, self.upper, self.channels)
+
+    @property
+    def channels(self) -> int:
+        """How many coordinates count as one under p = 0."""
+        return self.lower.shape[1] if self.unit == "pixel" else 1
 
     def norm(self, delta: Tensor) -> Tensor:
-        """Return the lp norm of every row of ``delta`` (B, *S), as (B,)."""
-        if self.p == math.inf and delta[:1].numel():
+        """Return the lp norm of every row of ``delta`` (B, *S) in units of ``scale``, or how many pixels, as (B,)."""
+        if self.p == math.inf and self.scale is None and delta[:1].numel():
             return delta.abs().flatten(1).amax(dim=1)
-        return row_norm(delta, self.p)
+        return row_norm(self._measured(delta), self.p)
+
+    def _measured(self, delta: Tensor) -> Tensor:
+        """Return what the norm of ``delta`` is taken of."""
+        delta = delta if self.scale is None else delta / self.scale
+        return delta.abs().amax(dim=1) if self.unit == "pixel" else delta
 
     def contains(self, delta: Tensor, tol: float = 1e-6) -> Tensor:
         """Say which rows of ``delta`` (B, *S) are feasible, (B,) bool.
 
         Args:
-            tol: relative excess allowed over eps (none for p = 0), and absolute excess allowed over the box.
+            tol: relative excess allowed over eps (none for p = 0), and excess allowed over the box, in ``scale``.
         """
-        in_box = as_rows((delta >= self.lower - tol) & (delta <= self.upper + tol)).all(1)
+        over = tol if self.scale is None else tol * self.scale
+        in_box = as_rows((delta >= self.lower - over) & (delta <= self.upper + over)).all(1)
         radius = torch.as_tensor(self.eps, dtype=torch.float64, device=delta.device)
         slack = radius.floor() if self.p == 0 else radius * (1 + tol)
-        return in_box & (row_norm(delta.double(), self.p) <= slack)
+        return in_box & (row_norm(self._measured(delta.double()), self.p) <= slack)
 
     def select(self, rows: Tensor) -> FeasibleSet:
         """Keep the rows that ``rows`` (int64 indices or a bool mask) lists, with their own radii."""
@@ -117,23 +147,39 @@ class FeasibleSet:
         return replace(self, eps=self.eps * factor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ThreatModel:
     """An lp ball of radius eps in a data range, perhaps limited to a patch.
 
     Attributes:
         p: 0, 1, 2 or inf.
-        eps: finite radius >= 0, a number or one an input (B,); in units of the data, for p = 0 a number of coordinates.
-        bounds: (lo, hi), the range of the data.
-        mask: True where the attacker may change the input, bool, broadcastable to *S; None: everywhere.
+        eps: finite radius >= 0, a number or one an input (B,); in units of ``scale``, for p = 0 a number of coordinates
+            or pixels.
+        bounds: (lo, hi), the range of the data: numbers, or tensors that broadcast to one input (*S), a range for each
+            feature; infinite where a feature has no end, which p = 0 refuses.
+        mask: True where the attacker may change the input, bool: one that broadcasts to *S for all, or one of x's
+            dimensions, (B, *S), for each example. Where E inputs share a perturbation, (B, E, *S) lets it move where
+            all of its inputs may. None: everywhere.
+        scale: the unit of each feature, > 0, a number or a tensor that broadcasts to one input: the ball is that of
+            u = delta / scale, ||u||_p <= eps, and attacks step in u; counts of p = 0 do not feel it. None: 1.
+        unit: what p = 0 counts: "value", coordinates, or "pixel", places all of whose channels (the first axis of *S)
+            are one.
         name: of the norm, l0, l1, l2 or linf.
+        ordinary: whether all features have one finite range and the unit 1, and values are counted.
+
+    Raises:
+        ValueError: if an argument is out of range.
+        TypeError: if it is of another kind.
     """
 
     p: float
     eps: float | Tensor
-    bounds: tuple[float, float] = (0.0, 1.0)
+    bounds: Bounds = (0.0, 1.0)
     mask: Tensor | None = None
+    scale: Bound | None = None
+    unit: Unit = "value"
     name: Norm = field(init=False, repr=False)
+    ordinary: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", norm_name(self.p))
@@ -149,14 +195,53 @@ class ThreatModel:
         if not isinstance(self.bounds, (tuple, list)) or len(self.bounds) != 2:
             raise TypeError(f"bounds must be (lo, hi), got {self.bounds!r}")
         low, high = self.bounds
-        if not (is_number(low) and is_number(high)):
-            raise TypeError(f"bounds must be two numbers (lo, hi), got {self.bounds!r}")
-        if not -math.inf < low < high < math.inf:
-            raise ValueError(f"bounds must be (lo, hi) with finite lo < hi, got {self.bounds}")
+        finite = is_number(low) and is_number(high) and -math.inf < low < high < math.inf
+        object.__setattr__(self, "ordinary", finite and self.scale is None and self.unit == "value")
+        if not self.ordinary:
+            self._check_features(finite)
         if self.mask is not None and not isinstance(self.mask, Tensor):
             raise TypeError(f"mask must be a bool tensor or None, got {type(self.mask).__name__}")
         if self.mask is not None and self.mask.dtype != torch.bool:
             raise ValueError(f"mask must be a bool tensor, got {self.mask.dtype}")
+
+    def _check_features(self, finite: bool) -> None:
+        """Check what differs from feature to feature, or is counted otherwise."""
+        if not finite:
+            object.__setattr__(self, "bounds", ranges.checked_bounds(self.bounds))
+            if self.p == 0 and self.mask is None:
+                self._check_ends(ranges.is_finite(self.bounds))
+        if self.scale is not None:
+            object.__setattr__(self, "scale", ranges.checked_scale(self.scale))
+        check_unit(self.unit, self.p)
+
+    def __repr__(self) -> str:
+        """Write the settings; what came later only where it is not as usual, and its tensors by their digests."""
+        bounds = self.bounds if self.ordinary else tuple(map(_short, self.bounds))
+        told = [f"p={self.p!r}", f"eps={self.eps!r}", f"bounds={bounds!r}", f"mask={self.mask!r}"]
+        told += [] if self.scale is None else [f"scale={_short(self.scale)!r}"]
+        told += [] if self.unit == "value" else [f"unit={self.unit!r}"]
+        return f"{type(self).__name__}({', '.join(told)})"
+
+    def _check_ends(self, finite: bool) -> None:
+        if not finite:
+            raise ValueError(
+                "bounds must be finite for l0, where a coordinate goes as far as its range lets it, got features "
+                "without an end: give bounds, or another norm"
+            )
+
+    def select(self, rows: Tensor | slice, axes: int) -> ThreatModel:
+        """Keep what belongs to the problems that ``rows`` lists: radii, and masks for each.
+
+        Args:
+            rows: a slice, int64 indices or bool.
+            axes: dimensions of one input, *S.
+        """
+        eps, mask = self.eps, self.mask
+        if isinstance(eps, Tensor) and eps.ndim == 1:
+            eps = eps[rows]
+        if mask is not None and mask.ndim > axes and len(mask) > 1:
+            mask = mask[rows]
+        return self if eps is self.eps and mask is self.mask else replace(self, eps=eps, mask=mask)
 
     def around(self, x: Tensor, *, shared: bool = False, clip: Clip = "image") -> FeasibleSet:
         """Make the set of perturbations allowed around ``x``.
@@ -176,17 +261,34 @@ class ThreatModel:
         """
         self._check_inputs(x, shared)
         low, high = self.bounds
+        if isinstance(low, Tensor):
+            like = x[:, 0] if shared else x
+            low, high = (torch.as_tensor(ranges.one_input("bounds", bound, like)).to(x) for bound in self.bounds)
         lower, upper = (low - x).clamp_max(0), (high - x).clamp_min(0)
         if shared and clip == "intersection":
             lower, upper = lower.amax(1), upper.amin(1)
         elif shared and clip == "image":
-            lower, upper = torch.full_like(x[:, 0], low - high), torch.full_like(x[:, 0], high - low)
+            lower, upper = torch.zeros_like(x[:, 0]) + (low - high), torch.zeros_like(x[:, 0]) + (high - low)
         elif shared:
             raise ValueError(f"clip must be 'image' or 'intersection', got {clip!r}")
         if self.mask is not None:
-            allowed = self._mask_like(lower)
+            allowed = self._mask_like(x, shared)
             lower, upper = torch.where(allowed, lower, 0), torch.where(allowed, upper, 0)
-        return FeasibleSet(self.p, self._radius_like(lower), lower, upper, checked=True)
+        eps, scale = self._radius_like(lower), self.scale
+        if scale is not None:
+            scale = ranges.one_input("scale", scale, lower)
+        if self.p == 0:
+            self._check_counted(lower, upper)
+        return FeasibleSet(self.p, eps, lower, upper, checked=True, scale=scale, unit=self.unit)
+
+    def _check_counted(self, lower: Tensor, upper: Tensor) -> None:
+        if self.mask is not None:
+            self._check_ends(bool((upper - lower).isfinite().all()))
+        if self.unit == "pixel" and lower.ndim < 3:
+            raise ValueError(
+                "unit must be 'value' where inputs have no channels before their pixels, got 'pixel' for inputs of "
+                f"shape {tuple(lower.shape[1:])}"
+            )
 
     def _check_inputs(self, x: Tensor, shared: bool) -> None:
         if not isinstance(x, Tensor):
@@ -202,7 +304,12 @@ class ThreatModel:
         x = x.detach()
         if not bool(torch.isfinite(x).all()):
             raise ValueError("x must be finite, got NaN or infinity")
-        (low, high), (least, most) = self.bounds, (float(x.min()), float(x.max()))
+        low, high = self.bounds
+        if isinstance(low, Tensor) or isinstance(high, Tensor) or not high - low < math.inf:
+            low, high = (ranges.one_input("bounds", bound, x[:, 0] if shared else x) for bound in (low, high))
+            ranges.check_within(x, (low, high))
+            return
+        least, most = float(x.min()), float(x.max())
         slack = _RANGE_TOLERANCE * (high - low)
         if least < low - slack or most > high + slack:
             raise ValueError(
@@ -210,16 +317,18 @@ class ThreatModel:
                 "normalisation belongs inside the model, so that eps keeps its meaning"
             )
 
-    def _mask_like(self, lower: Tensor) -> Tensor:
-        """Move the mask to the device of ``lower`` (B, *S) and check that it broadcasts to *S."""
+    def _mask_like(self, x: Tensor, shared: bool) -> Tensor:
+        """Move the mask to the device of ``x`` and check that it broadcasts to one input, or to x for each example."""
         assert self.mask is not None
+        mask, one = self.mask.to(x.device), x.shape[1 + shared :]
+        wanted = one if mask.ndim <= len(one) else x.shape[:1] + one if mask.ndim < x.ndim else x.shape
         try:
-            fits = torch.broadcast_shapes(self.mask.shape, lower.shape[1:]) == lower.shape[1:]
+            fits = torch.broadcast_shapes(mask.shape, wanted) == wanted
         except RuntimeError:
             fits = False
         if not fits:
-            raise ValueError(f"mask must broadcast to {tuple(lower.shape[1:])}, got {tuple(self.mask.shape)}")
-        return self.mask.to(lower.device)
+            raise ValueError(f"mask must broadcast to {tuple(wanted)}, got {tuple(self.mask.shape)}")
+        return mask.expand(wanted).all(1) if shared and mask.ndim == x.ndim else mask
 
     def _radius_like(self, lower: Tensor) -> float | Tensor:
         if not isinstance(self.eps, Tensor):
@@ -227,6 +336,56 @@ class ThreatModel:
         if self.eps.ndim == 1 and len(self.eps) != len(lower):
             raise ValueError(f"eps must be a number or have shape ({len(lower)},), got {tuple(self.eps.shape)}")
         return self.eps.to(lower.device)
+
+
+def clamped(x: Tensor, bounds: Bounds) -> Tensor:
+    """Return ``x`` (..., *S) with every feature inside its range."""
+    low, high = bounds
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return torch.clamp(x, torch.as_tensor(low).to(x), torch.as_tensor(high).to(x))
+    return x.clamp(low, high)
+
+
+def told_range(threat: ThreatModel) -> dict[str, Any]:
+    """Return the range, and what is not as usual of units, as plain values for records and comparisons."""
+    if threat.ordinary:
+        return {"bounds": list(threat.bounds)}
+    return {
+        "bounds": [ranges.described(bound) for bound in threat.bounds],
+        **({} if threat.scale is None else {"scale": ranges.described(threat.scale)}),
+        **({} if threat.unit == "value" else {"unit": threat.unit}),
+    }
+
+
+def paper_width(threat: ThreatModel) -> float:
+    """Return the width of the data range by which the paper's step sizes grow.
+
+    Raises:
+        ValueError: if a feature has no ends, or features differ in it.
+    """
+    low, high = threat.bounds
+    if threat.ordinary and not isinstance(low, Tensor) and not isinstance(high, Tensor):
+        return high - low
+    return ranges.common_width(threat.bounds, threat.scale, "preset='paper'")
+
+
+def width_of(threat: ThreatModel, like: Tensor) -> float | Tensor:
+    """Return how wide the data range is, for noise shaped as ``like`` (B, *S); without ends, ten radii of its feature.
+
+    Projected, the usual noise then lies anywhere in the ball, there as elsewhere.
+    """
+    low, high = threat.bounds
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor) and high - low < math.inf:
+        return high - low
+    return ranges.widths(threat.bounds, threat.scale, threat.eps, like)
+
+
+def check_unit(unit: object, p: float) -> None:
+    """Raise a ValueError unless ``unit`` is "value", or "pixel" where p = 0."""
+    if unit not in get_args(Unit):
+        raise ValueError(f"unit must be 'value' or 'pixel', got {unit!r}")
+    if unit == "pixel" and p != 0:
+        raise ValueError(f"unit must be 'value' unless p is 0, which counts, got 'pixel' with p {p:g}")
 
 
 def range_notes(threat: ThreatModel, x: Tensor, *, shared: bool = False) -> list[str]:
@@ -241,7 +400,9 @@ def range_notes(threat: ThreatModel, x: Tensor, *, shared: bool = False) -> list
     if not len(x):
         return []
     features = x[0, 0] if shared else x[0]
-    count = features.numel() if threat.mask is None else int(threat.mask.expand_as(features).sum())
+    if not threat.ordinary or isinstance(low, Tensor) or isinstance(high, Tensor):
+        return _notes_by_feature(threat, x.flatten(0, 1) if shared else x)
+    count = features.numel() if threat.mask is None else _changeable(threat.mask, features)
     # the norm of the largest change that the range allows
     whole = {"l0": float(count), "l1": (high - low) * count, "l2": (high - low) * count**0.5, "linf": high - low}
     of_range = f"[{low:g}, {high:g}]"
@@ -253,21 +414,65 @@ def range_notes(threat: ThreatModel, x: Tensor, *, shared: bool = False) -> list
     return notes
 
 
-def Linf(eps: float | Tensor, bounds: tuple[float, float] = (0.0, 1.0), mask: Tensor | None = None) -> ThreatModel:
-    """Limit the largest change of a coordinate to ``eps``."""
-    return ThreatModel(math.inf, eps, bounds, mask)
+def _changeable(mask: Tensor, features: Tensor) -> int:
+    """Count the features of an input (*S) that may change; of masks for each example, where most may."""
+    if mask.ndim <= features.ndim:
+        return int(mask.expand_as(features).sum())
+    return int(mask.flatten(0, mask.ndim - features.ndim - 1).expand(-1, *features.shape).flatten(1).sum(1).max())
 
 
-def L2(eps: float | Tensor, bounds: tuple[float, float] = (0.0, 1.0), mask: Tensor | None = None) -> ThreatModel:
-    """Limit the Euclidean length of the change to ``eps``."""
-    return ThreatModel(2, eps, bounds, mask)
+def _notes_by_feature(threat: ThreatModel, x: Tensor) -> list[str]:
+    """Return the notes of a threat model whose features differ, or are counted otherwise, x (N, *S)."""
+    low, high = (torch.as_tensor(bound).to(x.device, torch.float64) for bound in threat.bounds)
+    width, notes = (high - low).expand(x.shape[1:]), []
+    allowed = torch.ones_like(width, dtype=torch.bool)
+    if threat.mask is not None:
+        mask = threat.mask.to(x.device)
+        extra = mask.ndim - width.ndim
+        allowed = (mask.flatten(0, extra - 1).any(0) if extra > 0 else mask).expand_as(width)
+    free = torch.where(allowed, width, 0).unsqueeze(0)
+    scale = None if threat.scale is None else ranges.one_input("scale", threat.scale, free)
+    whole = FeasibleSet(threat.p, 1.0, torch.zeros_like(free), free, checked=True, scale=scale, unit=threat.unit)
+    if bool((torch.as_tensor(threat.eps, dtype=torch.float64).cpu() >= float(whole.norm(free)[0])).any()):
+        notes.append(f"The radius of {threat.name} reaches across the whole data range: any input may become any.")
+    filled = (x.amax(0) - x.amin(0)).double() / width
+    if bool(width.isfinite().any()) and float(filled[width.isfinite() & (width > 0)].max()) < _FILLED:
+        share = f"less than {100 * _FILLED:g} %"
+        notes.append(f"The inputs fill {share} of the bounds of every feature: are these the bounds of the data?")
+    return notes
 
 
-def L1(eps: float | Tensor, bounds: tuple[float, float] = (0.0, 1.0), mask: Tensor | None = None) -> ThreatModel:
-    """Limit the sum of absolute changes to ``eps``."""
-    return ThreatModel(1, eps, bounds, mask)
+def _short(value: Bound) -> object:
+    return f"tensor{tuple(value.shape)} {ranges.digest(value)}" if isinstance(value, Tensor) else value
 
 
-def L0(eps: float | Tensor, bounds: tuple[float, float] = (0.0, 1.0), mask: Tensor | None = None) -> ThreatModel:
-    """Limit the number of changed coordinates to floor(``eps``)."""
-    return ThreatModel(0, eps, bounds, mask)
+def Linf(
+    eps: float | Tensor, bounds: Bounds = (0.0, 1.0), mask: Tensor | None = None, scale: Bound | None = None
+) -> ThreatModel:
+    """Limit the largest change of a coordinate to ``eps``, in units of ``scale``; see ``ThreatModel``."""
+    return ThreatModel(math.inf, eps, bounds, mask, scale)
+
+
+def L2(
+    eps: float | Tensor, bounds: Bounds = (0.0, 1.0), mask: Tensor | None = None, scale: Bound | None = None
+) -> ThreatModel:
+    """Limit the Euclidean length of the change, in units of ``scale``, to ``eps``; see ``ThreatModel``."""
+    return ThreatModel(2, eps, bounds, mask, scale)
+
+
+def L1(
+    eps: float | Tensor, bounds: Bounds = (0.0, 1.0), mask: Tensor | None = None, scale: Bound | None = None
+) -> ThreatModel:
+    """Limit the sum of absolute changes, in units of ``scale``, to ``eps``; see ``ThreatModel``."""
+    return ThreatModel(1, eps, bounds, mask, scale)
+
+
+def L0(
+    eps: float | Tensor, bounds: Bounds = (0.0, 1.0), mask: Tensor | None = None, scale: Bound | None = None,
+    unit: Unit = "value",
+) -> ThreatModel:  # fmt: skip
+    """Limit the number of changed coordinates, or with unit="pixel" of changed pixels, to floor(``eps``).
+
+    A pixel is all channels of a place, and channels are the first axis of an input; see ``ThreatModel``.
+    """
+    return ThreatModel(0, eps, bounds, mask, scale, unit)

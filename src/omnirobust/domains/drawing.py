@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from omnirobust.core.draws import DrawKey, row_seeds, seeded
+from omnirobust.core.threat_models import Bounds
 from omnirobust.domains.classifier import Classifier
 from omnirobust.domains.memory import Part
 from omnirobust.domains.transforms.seeded import View
@@ -74,7 +75,12 @@ def mean_of_draws(values: Tensor, part: Part, shape: tuple[int, int, int]) -> Te
     return torch.stack([v.view(n, e, b).mean(0) for v, n in zip(blocks, repeats, strict=True)])
 
 
-def just_beyond(ends: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
-    """Return the ends of a range, each moved outwards by one float: strictly between them lies the closed range."""
+def just_beyond(ends: Bounds, dtype: torch.dtype) -> tuple[float, float] | None:
+    """Return the ends of a range, each moved outwards by one float: strictly between them lies the closed range.
+
+    None where every feature has ends of its own.
+    """
+    if isinstance(ends[0], Tensor) or isinstance(ends[1], Tensor):
+        return None
     low, high = torch.tensor(ends, dtype=dtype).to(dtype if dtype.itemsize > 2 else torch.float32).unbind()
     return float(low.nextafter(low.new_tensor(-inf))), float(high.nextafter(high.new_tensor(inf)))

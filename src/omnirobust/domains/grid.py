@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omnirobust.core.draws import DrawKey
-from omnirobust.core.threat_models import Clip, FeasibleSet
+from omnirobust.core.threat_models import Bounds, Clip, FeasibleSet, clamped
 from omnirobust.core.types import Evaluation
 from omnirobust.domains.checks import (
     as_groups,
@@ -60,7 +60,7 @@ class DomainGrid(Passes):
         samples: draws of each random transformation, and of each model known to be random (see ``_probe``), which runs
             under a seed of its own for each; F_k is their mean, and k is fooled if all of them are.
         precision: "fp32", or "bf16" for autocast in the models.
-        bounds: data range, for ``clip="image"``.
+        bounds: data range, for ``clip="image"``; numbers, or tensors that broadcast to one input.
         seed: keys the draws, with ``restart``, how often ``evaluate`` was called, and each problem's global row.
         restart: another number, other draws.
         first_row: global row of the first problem.
@@ -100,7 +100,7 @@ class DomainGrid(Passes):
         clip: Clip = "image",
         samples: int = 1,
         precision: Precision = "fp32",
-        bounds: tuple[float, float] = (0.0, 1.0),
+        bounds: Bounds = (0.0, 1.0),
         seed: int = 0,
         restart: int = 0,
         first_row: int = 0,
@@ -125,7 +125,7 @@ class DomainGrid(Passes):
         self.reach = None if reach is None else reach.expand(len(x), *self._sizes)
         self._range = bounds if shared and clip == "image" else None
         if self._range is not None:  # what sticks out by a rounding would look cut, and let no gradient through
-            self._x = self._x.clamp(*self._range)
+            self._x = clamped(self._x, self._range)
             self._beyond = just_beyond(self._range, self._x.dtype)
         self._seed, self._restart, self._calls = seed, restart, 0
         self._whole = {}

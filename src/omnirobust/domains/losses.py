@@ -22,6 +22,7 @@ from torch.nn.functional import softplus
 from omnirobust.core.arguments import check_number
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Evaluation
+from omnirobust.core.units import in_units, seen_in_units
 
 _SHARPNESS = 10.0
 
@@ -181,6 +182,9 @@ def reach_of(feasible: FeasibleSet, margins: Evaluation) -> Tensor:
     Cost: K projections.
     """
     assert margins.grads is not None
+    if feasible.scale is not None:
+        margins, feasible = seen_in_units(margins, feasible), in_units(feasible)
+        assert margins.grads is not None
     if feasible.lower.dtype.itemsize < 4:  # a long step may leave the range of half precision
         feasible = replace(feasible, lower=feasible.lower.float(), upper=feasible.upper.float(), checked=True)
     falls = torch.stack([fall_of(feasible, slope) for slope in margins.grads], 1)
@@ -195,6 +199,9 @@ def fall_of(feasible: FeasibleSet, slope: Tensor) -> Tensor:
     # to a largest entry of 1, for squares and products may leave the range of the numbers where the slope does not
     largest = flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
     shape, width = flat / largest, torch.linalg.vector_norm((feasible.upper - feasible.lower).flatten(1), dim=1)
+    if not bool(width.isfinite().all()):  # features without an end go as far as the ball does
+        ends = (feasible.upper - feasible.lower).flatten(1).minimum(2 * feasible.radius().unsqueeze(1).to(flat))
+        width = torch.where(width.isfinite(), width, torch.linalg.vector_norm(ends, dim=1))
     end = feasible.project((shape * (width * -_FAR).unsqueeze(1)).view_as(slope)).flatten(1)
     wide = torch.promote_types(slope.dtype, torch.float32)
     return (-(shape.to(wide) * end).sum(dim=1) * largest.squeeze(1)).clamp_min(0)

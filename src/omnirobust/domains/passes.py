@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omnirobust.core.draws import DrawKey
+from omnirobust.core.threat_models import Bounds, clamped
 from omnirobust.domains.checks import check_classes, check_loss, of_global_row
 from omnirobust.domains.classifier import Classifier, widened
 from omnirobust.domains.drawing import Drawing, mean_of_draws
@@ -66,8 +67,8 @@ class Passes:
     _wants_reach: bool
     _foreign: bool  # whether the loss is the caller's own
     _others: bool  # whether the labels are others than those of the attack
-    _range: tuple[float, float] | None  # that each perturbed image is clamped to
-    _beyond: tuple[float, float]
+    _range: Bounds | None  # that each perturbed image is clamped to
+    _beyond: tuple[float, float] | None
     _seed: int
     _restart: int
     _calls: int  # of ``evaluate``
@@ -201,7 +202,7 @@ class Passes:
             shifted = shifted.expand(len(part.transforms), *shifted.shape).flatten(0, 1)
         leaf, moved = classifier.arrange(shifted.flatten(0, 1).detach()), None
         if self._range is not None:
-            moved, leaf = leaf, leaf.clamp(*self._range)
+            moved, leaf = leaf, clamped(leaf, self._range)
         leaf = (widened(leaf) if leaf.dtype.itemsize < 4 else leaf).requires_grad_(grad)
         # transformations differ in what they keep: all passes of the first evaluation are watched
         watching = self._meter.watching(classifier.name, len(leaf), classifier.model) if self._meter and watch else None
@@ -225,6 +226,9 @@ class Passes:
             raise self._by_global_row(error, part) from error.__cause__
         if seen.moved is None:
             return slope
+        if self._beyond is None:
+            assert self._range is not None
+            return torch.where(clamped(seen.moved, self._range) == seen.moved, slope, 0)
         # the derivative of the clamp by hand: one pass over memory, of which autograd takes several
         return torch.ops.aten.hardtanh_backward(slope, seen.moved.to(slope), *self._beyond)
 

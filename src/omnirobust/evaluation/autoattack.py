@@ -83,7 +83,7 @@ class AutoAttack:
 
 def _attack(part: Part, problem: Problem, rows: Tensor) -> Tensor:
     x, threat = problem.x[rows], problem.threat
-    low, high = threat.bounds
+    low, high = map(float, threat.bounds)
     unit = ((x - low) / (high - low)).float()
     found = unit.clone()
     for number in range(_TRIES if problem.random else 1):
@@ -99,7 +99,7 @@ def _found(part: Part, problem: Problem, unit: Tensor, y: Tensor, seed: int) -> 
     """Run one part of AutoAttack on images in [0, 1] and return what it does."""
     from pyautoattack import AutoAttack as Peer
 
-    low, high = problem.threat.bounds
+    low, high = map(float, problem.threat.bounds)
     model = _InUnitRange(problem, low, high)
     norm = cast("Literal['Linf', 'L1', 'L2']", _NORMS[problem.threat.name])
     with _left_alone(unit, problem.tell), model.classifier.frozen():
@@ -124,6 +124,10 @@ def check_autoattack(x: Tensor, threat: ThreatModel) -> None:
         import pyautoattack  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(_MISSING, name="pyautoattack") from error
+    if not threat.ordinary:
+        raise ValueError(
+            "attacks='autoattack' needs one finite range for all features, without scale: use attacks='default'"
+        )
     if threat.mask is not None:
         raise ValueError("attacks='autoattack' knows no masks: leave the mask out, or use attacks='default'")
     if isinstance(threat.eps, Tensor) and threat.eps.ndim:

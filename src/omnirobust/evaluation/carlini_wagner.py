@@ -11,7 +11,9 @@ from torch import Tensor
 
 from omnirobust._progress import ProgressHook
 from omnirobust.core.arguments import check_count, check_flag, check_number
-from omnirobust.core.threat_models import L2, FeasibleSet
+from omnirobust.core.projections import row_norm
+from omnirobust.core.threat_models import L2, Bound, Bounds, FeasibleSet
+from omnirobust.core.units import seen_in_units
 from omnirobust.domains.classifier import Model, Models
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import signed_margin
@@ -33,7 +35,9 @@ def minimal_l2(
     binary_steps: int = 6,
     step_size: float = 2.0,
     targeted: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
+    mask: Tensor | None = None,
+    scale: Bound | None = None,
     batch_size: int | None = None,
     progress: bool | ProgressHook = False,
 ) -> Distortion:
@@ -54,7 +58,9 @@ def minimal_l2(
         binary_steps: descents, each with its c, >= 1.
         step_size: l2 length of Adam's first step, in units of the distance estimated so far, > 0.
         targeted: whether ``y`` are classes to reach rather than to leave.
-        bounds: (lo, hi), the range of the data.
+        bounds: (lo, hi), the range of the data, see ``ThreatModel``.
+        mask: what may change, see ``ThreatModel``.
+        scale: unit of each feature: norms are those of delta / scale, and Adam steps in that.
         batch_size: inputs searched together; None for all.
         progress: True draws a bar on the terminal; a callable is given (steps done, steps in all), times inputs.
 
@@ -79,7 +85,8 @@ def minimal_l2(
 
     def search(known: Models, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
         grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted, first_row=rows.start)
-        state = _Search(grid, L2(1.0, bounds).around(x[rows]), step_size)
+        around = L2(1.0, bounds, mask, scale).select(rows, x.ndim - 1).around(x[rows])
+        state = _Search(grid, around, step_size)
         for _ in range(binary_steps):
             state.note_c(state.descend(steps, advance))
         return state.result(), state.blind
@@ -109,9 +116,9 @@ class _Search:
     def __init__(self, grid: DomainGrid, feasible: FeasibleSet, step_size: float) -> None:
         self._grid, self._feasible, self._step_size = grid, feasible, step_size
         self._delta = torch.zeros_like(feasible.lower)
-        seen = grid.evaluate(self._delta)
+        seen = seen_in_units(grid.evaluate(self._delta), feasible)
         assert seen.fooled is not None and seen.grads is not None
-        value, slope = seen.losses[:, 0].abs(), feasible.norm(seen.grads[0]).to(seen.losses)
+        value, slope = seen.losses[:, 0].abs(), row_norm(seen.grads[0], 2).to(seen.losses)
         self.blind = blind_rows(seen)
         self._done = errs(grid, self._delta) if grid.random else seen.fooled[:, 0]
         self._best = torch.where(self._done, 0.0, torch.inf).to(value)
@@ -124,11 +131,11 @@ class _Search:
     def descend(self, steps: int, advance: Callable[[int], None]) -> Tensor:
         """Run Adam from zero at the present c; return which inputs were fooled on the way, (B,) bool."""
         delta, hit = torch.zeros_like(self._delta), torch.zeros_like(self._done)
-        moments = _Moments(torch.zeros_like(delta), torch.zeros_like(delta))
-        scale = torch.where(self._best.isfinite(), self._best, self._guess)
-        first = like_rows(scale * (self._step_size / max(delta[:1].numel(), 1) ** 0.5), delta)
+        moments, scale = _Moments(torch.zeros_like(delta), torch.zeros_like(delta)), self._feasible.scale
+        length = torch.where(self._best.isfinite(), self._best, self._guess)
+        first = like_rows(length * (self._step_size / max(delta[:1].numel(), 1) ** 0.5), delta)
         for t in range(steps):
-            seen = self._grid.evaluate(delta)
+            seen = seen_in_units(self._grid.evaluate(delta), self._feasible)
             assert seen.fooled is not None and seen.grads is not None
             fooled = seen.fooled[:, 0]
             if self._grid.random:  # one draw may be luck
@@ -137,8 +144,9 @@ class _Search:
                 hit |= fooled
             self._keep(delta, fooled)
             pull = torch.where(seen.losses[:, 0] > 0, self._c, 0.0)
-            gradient = 2 * delta + like_rows(pull, delta) * seen.grads[0]
-            moved = delta - first * _DECAY ** (t / steps) * moments.direction(gradient)
+            gradient = 2 * (delta if scale is None else delta / scale) + like_rows(pull, delta) * seen.grads[0]
+            step = first * _DECAY ** (t / steps) * moments.direction(gradient)
+            moved = delta - (step if scale is None else step * scale)
             delta = torch.clamp(moved.to(delta.dtype), self._feasible.lower, self._feasible.upper)
             advance(len(delta))
         return hit

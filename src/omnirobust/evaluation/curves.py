@@ -184,7 +184,7 @@ def ball_overlap(
     inside, norms, counts = [], [], []
     for name in named:
         rows = torch.arange(len(x), device=x.device) if where is None else where[name].nonzero().flatten()
-        seen = [_compare(perturbations[name][rows], x[rows], of_rows(t, rows), tolerance) for t in named.values()]
+        seen = [_compare(perturbations[name][rows], x[rows], of_rows(t, rows, x), tolerance) for t in named.values()]
         inside.append([fraction for fraction, _ in seen])
         norms.append([norm for _, norm in seen])
         counts.append(len(rows))

@@ -17,13 +17,19 @@ from torch import Tensor
 from omnirobust._progress import ProgressHook
 from omnirobust.attacks.recipes import attack_ensemble
 from omnirobust.core.arguments import NORMS, Norm, check_count, check_flag
-from omnirobust.core.threat_models import FeasibleSet, ThreatModel
+from omnirobust.core.threat_models import Bound, Bounds, FeasibleSet, ThreatModel, Unit
+from omnirobust.core.units import in_units, seen_in_units
 from omnirobust.domains.classifier import Models
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import Loss, signed_margin
 from omnirobust.domains.outputs import rows_named
 from omnirobust.evaluation.minimal import Distortion as Distortion
 from omnirobust.evaluation.minimal import blind_rows, errs, in_batches, shortened
+from omnirobust.evaluation.threats import of_rows
+
+_FURTHEST = 2.0**10
+"""Where the data range has no end, the search gives up at so many times the distance of the linearised model, and does
+not look closer than that share of it."""
 
 _SMALLEST = 2.0**-12
 """The search does not look closer than this share of the data range: smaller radii are found, but not refined."""
@@ -38,14 +44,16 @@ def minimal_linf(
     resolution: float = 0.01,
     loss: Loss | None = None,
     targeted: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
+    mask: Tensor | None = None,
+    scale: Bound | None = None,
     batch_size: int | None = None,
     progress: bool | ProgressHook = False,
 ) -> Distortion:
     """Find eps_min of the linf attack for every input: ``minimal_eps`` with norm "linf"."""
     return minimal_eps(
         model, x, y, "linf", steps=steps, resolution=resolution, loss=loss, targeted=targeted, bounds=bounds,
-        batch_size=batch_size, progress=progress,
+        mask=mask, scale=scale, batch_size=batch_size, progress=progress,
     )  # fmt: skip
 
 
@@ -59,7 +67,10 @@ def minimal_eps(
     resolution: float = 0.01,
     loss: Loss | None = None,
     targeted: bool = False,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
+    mask: Tensor | None = None,
+    scale: Bound | None = None,
+    unit: Unit = "value",
     batch_size: int | None = None,
     progress: bool | ProgressHook = False,
 ) -> Distortion:
@@ -81,7 +92,11 @@ def minimal_eps(
             neighbouring numbers of coordinates.
         loss: of the attack; not given, the tuned default.
         targeted: whether ``y`` are classes to reach rather than to leave.
-        bounds: (lo, hi), the range of the data.
+        bounds: (lo, hi), the range of the data, see ``ThreatModel``. Where a feature has no end the search gives up at
+            1,024 times the distance that the linearised model says.
+        mask: what may change, see ``ThreatModel``.
+        scale: unit of each feature: radii are those of delta / scale.
+        unit: what l0 counts, "value" or "pixel".
         batch_size: inputs searched together; None for all.
         progress: True draws a bar on the terminal; a callable is given (inputs done, inputs in all).
 
@@ -101,19 +116,20 @@ def minimal_eps(
     check_flag("targeted", targeted)
     if not isinstance(resolution, float) or not 0 < resolution < 1:
         raise ValueError(f"resolution must lie in (0, 1), got {resolution!r}")
-    threat = ThreatModel(NORMS[norm], 1.0, bounds)
+    threat = ThreatModel(NORMS[norm], 1.0, bounds, mask, scale, unit)
 
     def attack(known: Models, rows: Tensor, eps: Tensor, init: Tensor) -> Tensor:
         with rows_named(lambda row: int(rows[row])):
             found = attack_ensemble(
-                known, x[rows], y[rows], replace(threat, eps=eps), steps=steps, loss=loss, init=init,
+                known, x[rows], y[rows], replace(of_rows(threat, rows, x), eps=eps), steps=steps, loss=loss, init=init,
                 targeted=targeted, stop_when_fooled=True,
             )  # fmt: skip
         return found.delta
 
     def search(known: Models, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
         grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted, first_row=rows.start)
-        first, state = rows.start, _Search(grid, threat.around(x[rows]), norm, resolution)
+        around = threat.select(rows, x.ndim - 1).around(x[rows])
+        first, state = rows.start, _Search(grid, around, norm, resolution)
         return state.run(lambda live, eps, init: attack(known, live + first, eps, init), advance), state.blind
 
     return in_batches(search, model, x, batch_size, progress, each=1)
@@ -125,20 +141,26 @@ class _Search:
     def __init__(self, grid: DomainGrid, feasible: FeasibleSet, norm: Norm, resolution: float) -> None:
         self._grid, self._feasible, self._resolution = grid, feasible, resolution
         self._norm: Norm = norm
-        reach = torch.maximum(-feasible.lower, feasible.upper)
-        zero = torch.zeros_like(feasible.lower)
-        seen = grid.evaluate(zero)
-        self._largest = feasible.norm(reach).to(seen.losses)
+        units, zero = in_units(feasible), torch.zeros_like(feasible.lower)
+        reach = torch.maximum(-units.lower, units.upper)
+        seen = seen_in_units(grid.evaluate(zero), feasible)
+        self._largest = units.norm(reach).to(seen.losses)
+        self._closest = self._largest * _SMALLEST
         assert seen.fooled is not None and seen.grads is not None
         right = ~(errs(grid, zero) if grid.random else seen.fooled.all(1))
         self.blind = blind_rows(seen)
         self._best = torch.where(right, torch.inf, torch.zeros_like(self._largest))
+        gaps = [seen.losses[:, k].clamp_min(0) for k in range(len(seen.grads))]
+        guesses = [_linearised(v, g, reach, norm, units.channels) for v, g in zip(gaps, seen.grads, strict=True)]
+        guess = torch.stack(guesses).amax(0)
+        if not bool(self._largest.isfinite().all()):  # the range has no end: the search needs one
+            end = (guess * _FURTHEST).clamp_max(torch.finfo(guess.dtype).max / 4)
+            self._closest = torch.where(self._largest.isinf(), guess / _FURTHEST, self._closest)
+            self._largest = torch.where(self._largest.isinf(), end, self._largest)
         # Where there is no gradient no attack from here can succeed: nothing is tried.
         self._failed = torch.where(self.blind, self._largest, 0.0)
         self._delta = zero
-        guesses = [_linearised(seen.losses[:, k].clamp_min(0), g, reach, norm) for k, g in enumerate(seen.grads)]
-        least = self._largest * _SMALLEST
-        self._eps = self._whole(torch.stack(guesses).amax(0).clamp(least, self._largest))
+        self._eps = self._whole(guess.clamp(self._closest, self._largest))
 
     def run(self, attack: Callable[[Tensor, Tensor, Tensor], Tensor], advance: Callable[[int], None]) -> Distortion:
         """Attack the inputs whose gap is open, at their radii and from their best perturbation, until all are closed.
@@ -162,7 +184,7 @@ class _Search:
 
     def _open(self) -> Tensor:
         gap = self._best - self._failed
-        small = 1.0 if self._norm == "l0" else self._resolution * torch.maximum(self._best, self._largest * _SMALLEST)
+        small = 1.0 if self._norm == "l0" else self._resolution * torch.maximum(self._best, self._closest)
         closed = torch.where(self._best.isinf(), self._failed >= self._largest, gap <= small)
         return (~closed).nonzero().flatten()
 
@@ -183,11 +205,13 @@ class _Search:
         return eps.floor().clamp_min(1) if self._norm == "l0" else eps
 
 
-def _linearised(value: Tensor, gradient: Tensor, reach: Tensor, norm: Norm) -> Tensor:
+def _linearised(value: Tensor, gradient: Tensor, reach: Tensor, norm: Norm, channels: int) -> Tensor:
     """Return the distance, (B,), at which the linear model value + gradient . delta is 0 (the box counts under l0)."""
     slopes = gradient.flatten(1).abs()
     if norm == "l0":
-        gains = (slopes * reach.flatten(1)).sort(1, descending=True).values.cumsum(1)
+        gains = slopes * reach.flatten(1)
+        gains = gains if channels == 1 else gains.view(len(gains), channels, -1).sum(1)
+        gains = gains.sort(1, descending=True).values.cumsum(1)
         return ((gains < value.unsqueeze(1)).sum(1) + 1).to(value)
     dual = {"l1": math.inf, "l2": 2.0, "linf": 1.0}[norm]
     return value / torch.linalg.vector_norm(slopes, dual, dim=1).clamp_min(torch.finfo(value.dtype).tiny)

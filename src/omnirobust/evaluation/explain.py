@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -200,8 +200,7 @@ def resists_alone(
     """
     each = x.shape[1] if shared else 1
     images, labels = (x.flatten(0, 1), y.flatten()) if shared else (x, y)
-    if isinstance(threat_model.eps, Tensor) and threat_model.eps.ndim == 1:
-        threat_model = replace(threat_model, eps=threat_model.eps.repeat_interleave(each))
+    threat_model = threat_model.select(torch.arange(len(x)).repeat_interleave(each), images.ndim - 1)
     views = (None,) if transforms is None else as_views(transforms, images[:2].detach())
     found = []
     for (name, model), view in product(named_models(models).items(), views):

@@ -18,7 +18,7 @@ from omnirobust.core import choices
 from omnirobust.core.arguments import check_count, check_seed
 from omnirobust.core.contracts import check_set
 from omnirobust.core.draws import torch_forked
-from omnirobust.core.threat_models import ThreatModel, range_notes
+from omnirobust.core.threat_models import ThreatModel, range_notes, told_range
 from omnirobust.domains.classifier import Model, Precision
 from omnirobust.domains.probe import notes_of, probed
 from omnirobust.evaluation.autoattack import AutoAttack, check_autoattack
@@ -186,7 +186,7 @@ def _describe(
             name: {
                 "norm": threat.name,
                 "eps": threat.eps.tolist() if isinstance(threat.eps, Tensor) else threat.eps,
-                "bounds": list(threat.bounds),
+                **told_range(threat),
                 "masked": threat.mask is not None,
             }
             for name, threat in named.items()

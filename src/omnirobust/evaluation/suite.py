@@ -15,7 +15,7 @@ from omnirobust.core.adaptive import Adaptive, RadiusSchedule
 from omnirobust.core.arguments import check_count
 from omnirobust.core.directions import Direction
 from omnirobust.core.draws import Start, row_generator
-from omnirobust.core.threat_models import ThreatModel
+from omnirobust.core.threat_models import ThreatModel, width_of
 from omnirobust.domains import losses
 from omnirobust.domains.classifier import Model, Precision, Probed
 from omnirobust.domains.losses import Loss
@@ -148,11 +148,9 @@ class GradientAttack:
                 return descended(rows)
 
         def descended(rows: Tensor) -> Tensor:
-            x, threat = problem.x[rows], of_rows(problem.threat, rows)
+            x, threat = problem.x[rows], of_rows(problem.threat, rows, problem.x)
             first = delta = (
-                _noise(x, problem.seed, stream, rows + problem.first_row, threat.bounds)
-                if noisy
-                else torch.zeros_like(x)
+                _noise(x, problem.seed, stream, rows + problem.first_row, threat) if noisy else torch.zeros_like(x)
             )
             for factor, steps in (WIDE[threat.name] if self.wide else _STRAIGHT).phases(problem.steps):
                 if not steps and factor != 1:  # in the ball itself even no steps end: what lies outside must not count
@@ -189,10 +187,10 @@ STRONG: tuple[GradientAttack, ...] = (
 """The default: losses that fail on different models, then each of the nine likeliest wrong classes."""
 
 
-def _noise(like: Tensor, seed: int, stream: int, rows: Tensor, bounds: tuple[float, float]) -> Tensor:
+def _noise(like: Tensor, seed: int, stream: int, rows: Tensor, threat: ThreatModel) -> Tensor:
     """Draw a normal start for each of ``rows``, keyed by its own number, so that those that left change nothing.
 
     Its deviation is the width of the range: projected, it lies anywhere on the ball.
     """
     drawn = [torch.randn(like.shape[1:], generator=row_generator(seed, stream, row)) for row in rows.tolist()]
-    return torch.stack(drawn).to(like) * (bounds[1] - bounds[0])
+    return torch.stack(drawn).to(like) * width_of(threat, like)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from omnirobust.core.threat_models import ThreatModel
+from omnirobust.core.threat_models import ThreatModel, clamped
 from omnirobust.evaluation.fresh import Judge
 from omnirobust.evaluation.threats import lies_inside
 
@@ -82,7 +82,7 @@ class Standing:
         return {label: n for label, n in counts.items() if n}
 
     def _moved(self, rows: Tensor, delta: Tensor) -> Tensor:
-        return (self.x[rows] + delta).clamp(*self.threat.bounds)
+        return clamped(self.x[rows] + delta, self.threat.bounds)
 
     def _keep(self, rows: Tensor, share: Tensor, margin: Tensor, delta: Tensor, label: str) -> None:
         if label not in self.labels:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from omnirobust.core import ranges
 from omnirobust.core.threat_models import ThreatModel
 
 Threats: TypeAlias = ThreatModel | Mapping[str, ThreatModel] | Sequence[ThreatModel]
@@ -34,9 +34,11 @@ def named_threats(threats: Threats) -> dict[str, ThreatModel]:
         if name in named:
             raise ValueError(f"threats must have names that differ, got {name!r} twice: give a mapping")
         named[str(name)] = threat
-    bounds = {threat.bounds for threat in named.values()}
-    if len(bounds) > 1:
-        raise ValueError(f"threats must share their bounds, got {' and '.join(map(str, sorted(bounds)))}")
+    first, *others = named.values()
+    for other in others:
+        if not _same_bounds(first, other):
+            told = sorted(str(tuple(ranges.described(b) for b in t.bounds)) for t in (first, other))
+            raise ValueError(f"threats must share their bounds, got {' and '.join(told)}")
     return named
 
 
@@ -58,18 +60,19 @@ def lies_inside(inner: ThreatModel, outer: ThreatModel, x: Tensor) -> Tensor:
     a, b = (_radii(threat, x) for threat in (inner, outer))
     if _own(inner) or _own(outer):
         return torch.full_like(a, inner is outer, dtype=torch.bool)
-    if outer.mask is not None and (inner.mask is None or not torch.equal(inner.mask, outer.mask)):
+    if outer.mask is not None and not ranges.same(inner.mask, outer.mask):
         return torch.zeros_like(a, dtype=torch.bool)
-    if inner.p == 0 or outer.p == 0:
-        return (a <= b) & (inner.p == outer.p)
+    if inner.p == 0 or outer.p == 0:  # as many values lie in no more pixels, but not the other way round
+        return (a <= b) & (inner.p == outer.p and (inner.unit, outer.unit) != ("pixel", "value"))
+    if not ranges.same(inner.scale, outer.scale):
+        return torch.zeros_like(a, dtype=torch.bool)
     d = max(x[:1].numel(), 1)
     return a * max(1.0, d ** (1 / outer.p - 1 / inner.p)) <= b
 
 
-def of_rows(threat: ThreatModel, rows: Tensor) -> ThreatModel:
-    """Return the threat with the radii of ``rows`` (int64 indices) alone, where every input has its own."""
-    eps = threat.eps
-    return replace(threat, eps=eps[rows]) if isinstance(eps, Tensor) and eps.ndim == 1 else threat
+def of_rows(threat: ThreatModel, rows: Tensor, x: Tensor) -> ThreatModel:
+    """Return the threat with the radii and masks of ``rows`` (int64) of ``x`` alone, where every input has its own."""
+    return threat.select(rows, x.ndim - 1)
 
 
 def same_threat(a: ThreatModel, b: ThreatModel) -> bool:
@@ -77,9 +80,12 @@ def same_threat(a: ThreatModel, b: ThreatModel) -> bool:
     if _own(a) or _own(b):
         return a is b
     radii = (torch.as_tensor(t.eps, dtype=torch.float64) for t in (a, b))
-    masks = [t.mask for t in (a, b) if t.mask is not None]
-    alike = len(masks) == 0 or (len(masks) == 2 and torch.equal(*masks))
-    return (a.p, a.bounds) == (b.p, b.bounds) and alike and torch.equal(*radii)
+    alike = ranges.same(a.mask, b.mask) and ranges.same(a.scale, b.scale) and _same_bounds(a, b)
+    return (a.p, a.unit) == (b.p, b.unit) and alike and torch.equal(*radii)
+
+
+def _same_bounds(a: ThreatModel, b: ThreatModel) -> bool:
+    return all(map(ranges.same, a.bounds, b.bounds))
 
 
 def check_universal(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnirobust.core.threat_models import Clip, ThreatModel
+from omnirobust.core.threat_models import Clip, ThreatModel, clamped
 from omnirobust.domains.classifier import Model
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import margin
@@ -24,16 +25,17 @@ class Recheck:
         examples: how many perturbations were checked.
         feasible: rate of perturbations within the ball and the data range.
         asr_all: rate that fools every domain as saved in float; on draws of its own if anything is random.
-        asr_all_uint8: rate that still does once the image is rounded to 256 levels.
+        asr_all_uint8: rate that still does once the image is rounded to 256 levels; None where data has no such levels,
+            for its features differ in their ranges or have none.
         largest_norm_uint8: largest norm of a perturbation after rounding, which moves each pixel by up to 1/510 of the
-            range, and so may pass eps.
+            range, and so may pass eps; None likewise.
     """
 
     examples: int
     feasible: float
     asr_all: float
-    asr_all_uint8: float
-    largest_norm_uint8: float
+    asr_all_uint8: float | None
+    largest_norm_uint8: float | None
 
     def describe(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -77,13 +79,9 @@ def recheck(
 
     Cost: 2 ``draws`` forwards of each model under each transformation.
     """
-    low, high = threat_model.bounds
     moved = clean + (delta.unsqueeze(1) if shared else delta)
-    consistent = (adversarial == moved.clamp(low, high)).flatten(1).all(1)
+    consistent = (adversarial == clamped(moved, threat_model.bounds)).flatten(1).all(1)
     inside = threat_model.around(clean, shared=shared, clip=clip).contains(delta)
-    rounded = to_levels(adversarial, low, high)
-    flat = (clean.flatten(0, 1), rounded.flatten(0, 1)) if shared else (clean, rounded)
-    norms = threat_model.around(flat[0]).norm(flat[1] - flat[0])
 
     def fools(inputs: Tensor) -> Tensor:
         fooled, _ = success_of(
@@ -91,13 +89,31 @@ def recheck(
         )
         return fooled.all(1) if counted is None else fooled.all(1)[counted]
 
+    rounded = _rounded(threat_model, adversarial)
     return Recheck(
         examples=len(clean),
         feasible=_rate(inside & consistent),
         asr_all=_rate(fools(adversarial)),
-        asr_all_uint8=_rate(fools(rounded)),
-        largest_norm_uint8=float(norms.max()) if len(norms) else 0.0,
+        asr_all_uint8=None if rounded is None else _rate(fools(rounded)),
+        largest_norm_uint8=None if rounded is None else _largest_norm(threat_model, clean, rounded, shared),
     )
+
+
+def _rounded(threat: ThreatModel, adversarial: Tensor) -> Tensor | None:
+    """Return images as they are in a file of 8 bits; None for what is none."""
+    low, high = threat.bounds
+    if isinstance(low, Tensor) or isinstance(high, Tensor) or not high - low < math.inf:
+        return None
+    return to_levels(adversarial, low, high)
+
+
+def _largest_norm(threat: ThreatModel, clean: Tensor, rounded: Tensor, shared: bool) -> float:
+    """Return the norm of the perturbation of any image, whatever radii and masks there are."""
+    flat = (clean.flatten(0, 1), rounded.flatten(0, 1)) if shared else (clean, rounded)
+    if threat.mask is not None or isinstance(threat.eps, Tensor):  # those of one image each, of a group or none
+        threat = replace(threat, eps=0.0, mask=None)
+    norms = threat.around(flat[0]).norm(flat[1] - flat[0])
+    return float(norms.max()) if len(norms) else 0.0
 
 
 def to_levels(images: Tensor, low: float = 0.0, high: float = 1.0, levels: int = 256) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from omnirobust.core.contracts import first_weights, set_around
 from omnirobust.core.directions import Sign, Stepper
 from omnirobust.core.draws import DrawKey
-from omnirobust.core.threat_models import FeasibleSet
+from omnirobust.core.threat_models import FeasibleSet, clamped
 from omnirobust.core.types import Evaluation
+from omnirobust.core.units import start as start_in_units
 from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.outputs import RowError, rows_named
 from omnirobust.training.ampgd import Seen, attack_rows, evaluate
@@ -79,6 +80,7 @@ class PrivateAttacker:
                 f"data must yield (x, y, rows) with the number of each example in its set where {what} persist, "
                 "got pairs (x, y); persist='none' begins anew at each mini-batch"
             )
+        self.scheme.check_masks(batch.x)
         carried = None if self.carried is None else self.carried.fetch(batch)
         rows = batch.rows.to(batch.x.device)
         seeds = row_seeds(DrawKey(self.seed, epoch), rows, len(self.scheme.threats))
@@ -142,27 +144,28 @@ class UniversalAttacker:
     def attack(self, batch: Batch, epoch: int) -> Attack:
         """Take the scheme's steps on the shared perturbation."""
         threat = self.scheme.threats[0]
+        self.scheme.check_masks(batch.x)
         around = set_around(threat, batch.x.unsqueeze(0), shared=True)
         delta = torch.zeros_like(around.lower) if self.delta is None else self.delta.to(batch.x)
         size = None if self.scheme.step_sizes is None else self.scheme.step_sizes[0]
-        stepper = Sign().start(around, size, self.scheme.steps)
+        stepper = start_in_units(Sign(), around, size, self.scheme.steps)
         with rows_named(lambda row: int(batch.rows[row])), self.classifier.frozen(), torch.enable_grad():
             for r in range(1, self.scheme.steps + 1):
                 delta = self._step(stepper, r, batch, delta, around)
         self.delta = delta
-        points = (batch.x + delta).clamp(*threat.bounds)
+        points = clamped(batch.x + delta, threat.bounds)
         return Attack(points.unsqueeze(0), batch.x.new_ones(len(points), 1))
 
     def _step(self, stepper: Stepper, r: int, batch: Batch, delta: Tensor, around: FeasibleSet) -> Tensor:
-        low, high = self.scheme.threats[0].bounds
+        moved = batch.x + delta
+        cut = clamped(moved, self.scheme.threats[0].bounds)
         try:
-            seen = evaluate(self.classifier, batch.x, batch.y, [(batch.x + delta).clamp(low, high) - batch.x], 0.0)
+            seen = evaluate(self.classifier, batch.x, batch.y, [cut - batch.x], 0.0)
         except RowError:
             if self.workers.count == 1:
                 raise
             seen = Seen(batch.x.new_zeros(len(batch.x), 1), torch.full_like(batch.x, torch.nan)[None], None, None)
-        moved = batch.x + delta
-        inside = (moved >= low) & (moved <= high)  # a clamped pixel passes no gradient on
+        inside = cut == moved  # a clamped pixel passes no gradient on
         grad = self.workers.total((seen.ascent[0] * inside).sum(0, keepdim=True) * float(batch.factor > 0))
         flat = Evaluation(delta.new_zeros(1, 1), None, (-grad,))
         return stepper.step(r, delta, delta.new_ones(1, 1), flat, around)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from omnirobust.core.threat_models import ThreatModel
+from omnirobust.core.threat_models import ThreatModel, width_of
 from omnirobust.training.batches import Batch
 from omnirobust.training.workers import Workers
 
@@ -45,7 +45,7 @@ class CarriedDeltas:
 
     def __init__(self, threats: Sequence[ThreatModel], workers: Workers) -> None:
         self.workers = workers
-        self.widths = torch.tensor([threat.bounds[1] - threat.bounds[0] for threat in threats], dtype=torch.float64)
+        self.threats = tuple(threats)
         self.rows = 0  # of all processes
         self.table = torch.empty(0, dtype=STORED)
         self.marks = torch.empty(0, dtype=torch.int64)
@@ -70,15 +70,21 @@ class CarriedDeltas:
             )
         found = self._of(self.table, batch)[batch.mine].to(batch.x.device).to(batch.x.dtype)
         self._put(self.marks, marks, batch)
-        widths = self.widths.tolist()
+        widths = self._widths(batch.x)
         return Carried([found[:, k] * width for k, width in enumerate(widths)], (before != 0)[batch.mine])
 
     def keep(self, batch: Batch, deltas: Sequence[Tensor]) -> None:
         """Note what the share's perturbations have become, K times (n, *S)."""
-        scaled = [delta / width for delta, width in zip(deltas, self.widths.tolist(), strict=True)]
+        widths = self._widths(batch.x)
+        scaled = [torch.where(delta == 0, delta, delta / width) if isinstance(width, Tensor) else delta / width
+                  for delta, width in zip(deltas, widths, strict=True)]  # fmt: skip
         # sums over processes know no negative zero: there is none in a single one either
         stored = torch.stack(scaled, 1).to(STORED) + 0.0
         self._put(self.table, self.workers.join(stored, batch).cpu(), batch)
+
+    def _widths(self, x: Tensor) -> list[float | Tensor]:
+        """Return the units in which perturbations of inputs like ``x`` are kept, one a threat."""
+        return [width_of(threat, x[:1]) for threat in self.threats]
 
     def _of(self, table: Tensor, batch: Batch) -> Tensor:
         """Return what a table holds of a whole mini-batch, each row from the process that keeps it."""
@@ -108,11 +114,11 @@ class CarriedDeltas:
             return
         more = len(range(self.workers.rank, rows, self.workers.count)) - len(self.marks)
         try:
-            fresh = torch.zeros(more, len(self.widths), *shape, dtype=STORED)
+            fresh = torch.zeros(more, len(self.threats), *shape, dtype=STORED)
             self.table = torch.cat([self.table, fresh]) if len(self.marks) else fresh
             self.marks = torch.cat([self.marks, torch.zeros(more, dtype=torch.int64)])
         except RuntimeError as error:
-            size = rows * len(self.widths) * shape.numel() * STORED.itemsize / 1e9
+            size = rows * len(self.threats) * shape.numel() * STORED.itemsize / 1e9
             raise ValueError(
                 "persist must be 'none' or 'example' where perturbations do not fit into memory, got 'all' and "
                 f"{size:,.0f} GB for examples numbered up to {rows - 1}"

@@ -71,6 +71,7 @@ def check_data(scheme: Scheme, train: Batches, held_out: Batches | None) -> None
         if not bool(data.x[extremes].isfinite().all()):
             raise ValueError(f"{name} must hold finite inputs, got NaN or infinity")
         for threat in scheme.threats:
+            scheme.check_masks(data.x)
             check_set(threat, data.x[extremes])
 
 

@@ -13,7 +13,9 @@ from omnirobust.core.adaptive import Adaptive
 from omnirobust.core.arguments import norm_name
 from omnirobust.core.directions import Direction, Normalised, RawGradient, Sign, Stepper
 from omnirobust.core.draws import DrawKey, normals_from, uniforms
-from omnirobust.core.threat_models import FeasibleSet, ThreatModel
+from omnirobust.core.threat_models import FeasibleSet, ThreatModel, paper_width
+from omnirobust.core.units import in_units
+from omnirobust.core.units import start as start_in_units
 from omnirobust.training.schemes import Scheme
 
 PAPER_LINF_STEP = 1 / 6
@@ -23,7 +25,7 @@ PAPER_LINF_STEP = 1 / 6
 def steppers(scheme: Scheme, feasible: list[FeasibleSet]) -> list[Stepper]:
     """Return a fresh stepper for each of the K feasible sets, as ``scheme`` says."""
     return [
-        _direction(scheme, threat).start(around, _step_size(scheme, k), scheme.steps)
+        start_in_units(_direction(scheme, threat), around, _step_size(scheme, k), scheme.steps)
         for k, (threat, around) in enumerate(zip(scheme.threats, feasible, strict=True))
     ]
 
@@ -46,10 +48,10 @@ def _step_size(scheme: Scheme, k: int) -> float | None:
         return scheme.step_sizes[k]
     threat = scheme.threats[k]
     if scheme.preset == "paper":
-        printed, (low, high) = PAPER[norm_name(threat.p)].step_size, threat.bounds
+        printed = PAPER[norm_name(threat.p)].step_size
         assert printed is not None
         # raw gradients shrink by the width of the range, and a step in it grows by that
-        return (PAPER_LINF_STEP if threat.p == inf else printed) * (high - low) ** 2
+        return (PAPER_LINF_STEP if threat.p == inf else printed) * paper_width(threat) ** 2
     if threat.p in (0, 1):
         return None
     # falling linearly, the steps come to 2.5 radii in all
@@ -101,6 +103,9 @@ def drawn_seeds(generator: torch.Generator, size: int, count: int, device: torch
 
 def _random_start(around: FeasibleSet, seeds: Tensor) -> Tensor:
     """Draw noise of a random share of the radius and project it: for l0 that keeps random coordinates."""
+    if around.scale is not None:
+        drawn = _random_start(in_units(around), seeds) * around.scale
+        return around.project(drawn.to(around.lower))
     shape = around.shape
     noise = normals_from(seeds, shape[1:].numel()).to(around.lower.dtype)
     reach = around.radius().to(noise).unsqueeze(1)

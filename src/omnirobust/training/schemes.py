@@ -131,6 +131,15 @@ class Scheme:
             return self
         return replace(self, dpar=self.dpar * epoch / self.dpar_warmup)
 
+    def check_masks(self, x: Tensor) -> None:
+        """Raise a ValueError if a mask is one for each example (N, *S): mini-batches are drawn anew in each epoch."""
+        for threat in self.threats:
+            if threat.mask is not None and threat.mask.ndim >= x.ndim:
+                raise ValueError(
+                    f"mask must be one for all examples of a training, got shape {tuple(threat.mask.shape)} for "
+                    f"inputs {tuple(x.shape[1:])}"
+                )
+
     def fingerprint(self) -> str:
         """Return a text that differs for schemes that train differently.
 
@@ -205,5 +214,7 @@ def _full(value: Any) -> str:
         return f"({', '.join(_full(part) for part in value)}{',' * (len(value) == 1)})"
     if isinstance(value, ThreatModel):
         mask = None if value.mask is None else value.mask.tolist()
-        return f"ThreatModel(p={value.p}, eps={float(value.eps)!r}, bounds={value.bounds}, mask={mask})"
+        later = "" if value.scale is None else f", scale={_full(value.scale)}"
+        later += "" if value.unit == "value" else f", unit={value.unit}"
+        return f"ThreatModel(p={value.p}, eps={float(value.eps)!r}, bounds={_full(value.bounds)}, mask={mask}{later})"
     return repr(value)

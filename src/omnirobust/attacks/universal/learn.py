@@ -26,8 +26,9 @@ from omnirobust.core.arguments import check_count, check_flag, check_number, che
 from omnirobust.core.contracts import check_answers_losses, set_around
 from omnirobust.core.directions import Direction, Normalised, Sign
 from omnirobust.core.draws import DrawKey, row_seeds, torch_forked
-from omnirobust.core.threat_models import FeasibleSet, ThreatModel, range_notes
+from omnirobust.core.threat_models import FeasibleSet, ThreatModel, range_notes, told_range
 from omnirobust.core.types import WeightRule, described
+from omnirobust.core.units import start as start_in_units
 from omnirobust.core.weights import ExponentiatedGradient, Uniform
 from omnirobust.domains.classifier import Models, Precision, Probed, widened
 from omnirobust.domains.grid import DomainGrid, Transforms
@@ -126,7 +127,7 @@ def learn_universal(
     weighing = Weighing(y, over, learner.pairs, rule or _RULE, widened(x[:1]), already)
     delta = feasible.project(torch.zeros_like(feasible.lower) if init is None else init.to(x).unsqueeze(0))
     steps, t, rows = epochs * -(-len(x) // batch_size), 0, []
-    stepper, masked = direction.start(feasible, step_size, steps), MaskedImages()
+    stepper, masked = start_in_units(direction, feasible, step_size, steps), MaskedImages()
     with torch_forked(x), bar(progress, total=steps) as advance:
         reach = learner.reach(x, y, feasible, batch_size)
         for epoch in range(epochs):
@@ -246,7 +247,7 @@ class _Learner:
         """Return the settings as plain values."""
         threat = self.threat_model
         return {
-            "norm": threat.name, "eps": float(threat.eps), "bounds": list(threat.bounds),
+            "norm": threat.name, "eps": float(threat.eps), **told_range(threat),
             "masked": threat.mask is not None, "loss": getattr(self.loss, "__name__", repr(self.loss)),
             "transforms": None if self.views is None else {view.name: repr(view) for view in self.views},
             "samples": self.samples, "targeted": self.targeted, "seed": self.seed, "precision": self.precision,
@@ -266,6 +267,11 @@ def _feasible(x: object, y: Tensor, threat_model: ThreatModel) -> FeasibleSet:
     """Return the set of one perturbation for all images, and check them on the way."""
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) == 0:
         raise ValueError(f"x must be a float tensor of shape (N, *S) with N >= 1, got {described(x)}")
+    if threat_model.mask is not None and threat_model.mask.ndim >= x.ndim:
+        raise ValueError(
+            f"mask must be one for the data set, got shape {tuple(threat_model.mask.shape)} for inputs "
+            f"{tuple(x.shape[1:])}"
+        )
     if y.shape != x.shape[:1]:
         raise ValueError(f"y must have shape ({len(x)},), got {tuple(y.shape)}")
     sets = [set_around(threat_model, part.unsqueeze(0), shared=True) for part in x.split(_CHECKED_AT_ONCE)]

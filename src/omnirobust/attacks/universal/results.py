@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnirobust.core.threat_models import Bounds, clamped
+
 
 @dataclass(frozen=True)
 class UniversalPerturbation:
@@ -18,7 +20,7 @@ class UniversalPerturbation:
         delta: (*S), feasible.
         weights: the final weights of the domains, (K,).
         axes: the factors whose product the domains are, row-major: models, transforms, and classes or images.
-        bounds: range of the data.
+        bounds: range of the data, as the threat model has it.
         history: one row an epoch: epoch (from 1), loss and fooled, means over the images as they went by, and
             worst_loss, the largest mean of a domain. Towards a class, fooled leaves out images of which a model says it
             as they are.
@@ -30,7 +32,7 @@ class UniversalPerturbation:
     delta: Tensor
     weights: Tensor
     axes: dict[str, tuple[str, ...]]
-    bounds: tuple[float, float]
+    bounds: Bounds
     history: tuple[Mapping[str, float], ...]
     gradient_evaluations: int
     settings: dict[str, Any]
@@ -38,7 +40,7 @@ class UniversalPerturbation:
 
     def apply(self, x: Tensor) -> Tensor:
         """Return clip(x + delta) for images (N, *S)."""
-        return (x + self.delta.to(x)).clamp(*self.bounds)
+        return clamped(x + self.delta.to(x), self.bounds)
 
     def marginal(self, axis: str) -> Tensor:
         """Return the weights summed over all factors but ``axis``, (n,).

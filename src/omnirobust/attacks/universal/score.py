@@ -9,6 +9,7 @@ from omnirobust.attacks.labels import already_notes, already_there
 from omnirobust.attacks.universal.results import UniversalPerturbation, UniversalScore
 from omnirobust.core.arguments import check_count, check_flag, check_seed
 from omnirobust.core.draws import torch_forked
+from omnirobust.core.threat_models import Bounds, clamped
 from omnirobust.domains.classifier import Models
 from omnirobust.domains.grid import DomainGrid, Transforms
 from omnirobust.domains.losses import neg_cross_entropy
@@ -27,7 +28,7 @@ def score_universal(
     y: Tensor,
     perturbation: UniversalPerturbation | Tensor,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     transforms: Transforms | None = None,
     draws: int | None = None,
     targeted: bool = False,
@@ -73,7 +74,7 @@ def score_universal(
     for begin in range(0, max(len(x), 1), batch_size):
         rows = slice(begin, begin + batch_size)
         grid = DomainGrid(
-            known, (x[rows] + delta.to(x)).clamp(*bounds), y[rows], loss=neg_cross_entropy, transforms=views,
+            known, clamped(x[rows] + delta.to(x), bounds), y[rows], loss=neg_cross_entropy, transforms=views,
             targeted=targeted, seed=seed, restart=_SCORING, first_row=begin,
         )  # fmt: skip
         with torch_forked(x):
@@ -87,9 +88,7 @@ def score_universal(
     return UniversalScore(torch.cat(parts), y, names, (*told, *already_notes(already)), already)
 
 
-def _parts(
-    perturbation: UniversalPerturbation | Tensor, bounds: tuple[float, float]
-) -> tuple[Tensor, tuple[float, float]]:
+def _parts(perturbation: UniversalPerturbation | Tensor, bounds: Bounds) -> tuple[Tensor, Bounds]:
     if isinstance(perturbation, UniversalPerturbation):
         return perturbation.delta, perturbation.bounds
     return perturbation, bounds

@@ -249,9 +249,10 @@ def _saved(record: AttackRecord) -> list[str]:
     anew = ", on other draws" if record.metrics.get("draws", 1) > 1 else ""
     for name, result in record.metrics["attacks"].items():
         r = result["recheck"]
+        levels = r["asr_all_uint8"]
+        rounded = "" if levels is None else f", {percent(levels)} % rounded to 8 bits a pixel"
         lines.append(
-            f"Saved and read back, {name}: {percent(r['asr_all'])} % {beats(record, 2)} in float{anew}, "
-            f"{percent(r['asr_all_uint8'])} % rounded to 8 bits a pixel; "
+            f"Saved and read back, {name}: {percent(r['asr_all'])} % {beats(record, 2)} in float{anew}{rounded}; "
             f"{percent(r['feasible'])} % lie in the ball and the data range."
         )
     return lines
