@@ -175,8 +175,8 @@ def test_radius_mask_and_box_must_fit_the_inputs() -> None:
         L2(torch.ones(2)).around(torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"mask must broadcast to \(4,\), got \(3,\)"):
         L2(1.0, mask=torch.ones(3, dtype=torch.bool)).around(torch.zeros(3, 4))
-    with pytest.raises(ValueError, match=r"mask must broadcast to \(4,\), got \(3, 4\)"):
-        L2(1.0, mask=torch.ones(3, 4, dtype=torch.bool)).around(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"mask must broadcast to \(3, 4\), got \(2, 4\)"):
+        L2(1.0, mask=torch.ones(2, 4, dtype=torch.bool)).around(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="lower and upper must share a shape"):
         FeasibleSet(2, 1.0, torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="lower must be <= 0"):

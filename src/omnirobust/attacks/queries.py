@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, cast
+
+from torch import Tensor
 
 from omnirobust.attacks.options import AttackOptions
 from omnirobust.attacks.presets import AttackSettings
@@ -43,6 +46,9 @@ def options_of(
     """
     if task != "ensemble":
         raise ValueError("a BlackBox can be a model of attack_ensemble alone")
+    low, high = threat_model.bounds
+    if isinstance(low, Tensor) or isinstance(high, Tensor) or not high - low < inf:
+        raise ValueError("bounds must be two finite numbers beside a BlackBox, whose questions are as far apart")
     chosen: dict[str, Any] = {"stop_when_fooled": True, **given}
     linf, labels = threat_model.name == "linf", [name for name, box in boxes.items() if box.output == "labels"]
     if (linf or labels) and chosen.get("direction") is None and chosen.get("preset") is None:
