@@ -46,9 +46,7 @@ def options_of(
     """
     if task != "ensemble":
         raise ValueError("a BlackBox can be a model of attack_ensemble alone")
-    low, high = threat_model.bounds
-    if isinstance(low, Tensor) or isinstance(high, Tensor) or not high - low < inf:
-        raise ValueError("bounds must be two finite numbers beside a BlackBox, whose questions are as far apart")
+    _check_range(threat_model)
     chosen: dict[str, Any] = {"stop_when_fooled": True, **given}
     linf, labels = threat_model.name == "linf", [name for name, box in boxes.items() if box.output == "labels"]
     if (linf or labels) and chosen.get("direction") is None and chosen.get("preset") is None:
@@ -74,6 +72,12 @@ def options_of(
             most = (min(limits) if limits else _STEPS) // each
             chosen["steps"] = max(1, most - bool(labels))  # its last asks for the best in the ball
     return cast(AttackOptions, chosen)
+
+
+def _check_range(threat_model: ThreatModel) -> None:
+    low, high = threat_model.bounds
+    if isinstance(low, Tensor) or isinstance(high, Tensor) or not high - low < inf:
+        raise ValueError("bounds must be two finite numbers beside a BlackBox, whose questions are as far apart")
 
 
 def grid_maker(settings: AttackSettings, options: AttackOptions) -> Callable[..., QueryGrid]:
