@@ -20,7 +20,7 @@ def test_every_piece_of_the_page_on_models_runs(timm, digits, tmp_path, monkeypa
     for name, piece in files.items():
         Path(name).write_text(piece)
     pieces = [piece for piece in pieces if piece not in files.values()]
-    assert len(pieces) == 8
+    assert len(pieces) == 9
     space: dict[str, object] = {"orb": orb}
     for piece in pieces:
         exec(compile(piece, "models.md", "exec"), space)

@@ -10,6 +10,7 @@ from omnirobust.zoo.checkpoints import MissingWeightsError, card, load, load_mod
 from omnirobust.zoo.preprocessing import Preprocessed, Preprocessing
 from omnirobust.zoo.recipes import RECIPES, Recipe, RecipeName
 from omnirobust.zoo.sources import load_model
+from omnirobust.zoo.straight import StraightThrough
 
 if TYPE_CHECKING:
     from omnirobust.jobs.train_zoo import train as train
@@ -23,6 +24,7 @@ __all__ = [
     "Preprocessing",
     "Recipe",
     "RecipeName",
+    "StraightThrough",
     "build",
     "cache_dir",
     "card",
