@@ -32,6 +32,10 @@ SLIPS = [
 BROKEN = [
     ({"shows": lambda r: r.nope}, "'odd': AttributeError: 'Rates' object has no attribute 'nope'"),
     ({"holds": lambda: True}, "'odd': TypeError: .*takes 0 positional arguments but 1 was given"),
+    (
+        {"holds": lambda r: r.asr_all("linf", "never") > 0},
+        "must ask for keys of its rows, got .'linf', 'never'. in 'odd'",
+    ),
     ({"holds": lambda r: undefined}, "'odd': NameError: name 'undefined' is not defined"),  # noqa: F821
 ]
 
@@ -63,13 +67,18 @@ def test_so_it_is_at_judging_where_only_what_was_measured_shows_it(functions, se
     [
         lambda r: torch.tensor(r.asr_all("linf", "avg") > 2),
         lambda r: np.bool_(False),
-        lambda r: r.asr_all("linf", "never") > 0,  # a row that is not there is "not measured", and no slip
+        lambda r: {}["a key of no row, nor of the shape of one"],
         lambda r: next(k for k in r.keys() if r.asr_all(*k) > 0.99),  # noqa: SIM118 - not a mapping
         lambda r: 1 / (r.asr_all("linf", "avg") - r.asr_all("linf", "avg")) > 0,
     ],
 )
 def test_what_only_numbers_made_up_may_spoil_is_let_through(holds):
     dry_run(study(holds))
+
+
+def test_a_row_of_another_version_is_not_measured_and_no_slip():
+    rows = (ROWS[0], replace(ROWS[1], variant="yours"))
+    dry_run(replace(study(lambda r: r.asr_all("linf", "half") > 0), rows=rows))
 
 
 @pytest.mark.parametrize(

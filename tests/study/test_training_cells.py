@@ -114,9 +114,14 @@ def test_an_edited_network_of_ones_own_is_another_training(tmp_path):
         (lambda: replace(MINMAX, epochs=0), "epochs must be >= 1, got 0"),
         (lambda: replace(MINMAX, network="z"), "arch must be one of a, b, .*, got 'z'"),
         (lambda: replace(MINMAX, images=0), "images must be >= 1 or None, got 0"),
-        (lambda: replace(JUDGED, threats=()), "threats must name at least one threat model, got none"),
+        (lambda: replace(JUDGED, threats=()), "threats must hold at least one threat model, got none"),
+        (lambda: replace(JUDGED, threats=("linf",)), "threats must be threat models such as .*, got 'linf'"),
+        (lambda: replace(MINMAX, scheme="minmax"), "scheme must be a Scheme such as .*, got 'minmax'"),
         (lambda: replace(JUDGED, steps=0), "steps must be >= 1, got 0"),
-        (lambda: check_experiment(replace(STUDY, kind="table"), ()), "cells of mine must be of Cell for kind 'table'"),
+        (
+            lambda: check_experiment(replace(STUDY, kind="table"), ()),
+            "kind of mine must be 'robustness' for rows of Robustness, got 'table'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(make, sentence):
@@ -141,5 +146,6 @@ def test_a_training_that_another_process_is_at_is_left_to_it(tmp_path):
 
 def test_a_mapping_of_threats_is_as_good():
     assert Robustness(MINMAX, THREATS, 3) == JUDGED
+    assert Robustness(MINMAX, Linf(0.03)) == Robustness(MINMAX, {"linf:0.03": Linf(0.03)})
     assert JUDGED.columns == ("clean", "linf", "l2")
     assert JUDGED.needs == (MINMAX,)

@@ -111,10 +111,12 @@ def _check_rows(experiment: Experiment) -> None:
         if (row.variant, row.key) in seen:
             raise ValueError(f"rows of {name} must differ in variant or key, got {row.variant!r}, {row.key!r} twice")
         seen.add((row.variant, row.key))
-    asked = Robustness if experiment.kind == "robustness" else Cell
-    if found := [row.cell for row in rows if not isinstance(row.cell, asked)]:
-        told = f"{asked.__name__} for kind {experiment.kind!r}, got {_kind(found[0])}"
-        raise ValueError(f"cells of {name} must be of {told}")
+    trained = experiment.kind == "robustness"
+    if found := [row.cell for row in rows if not isinstance(row.cell, Robustness if trained else Cell)]:
+        if isinstance(found[0], Robustness):
+            raise ValueError(f"kind of {name} must be 'robustness' for rows of Robustness, got {experiment.kind!r}")
+        told = "Robustness" if trained else "Cell"
+        raise ValueError(f"cells of {name} must be of {told} for kind {experiment.kind!r}, got {_kind(found[0])}")
     if experiment.kind == "groups" and any(row.cell.group == 1 for row in rows):
         raise ValueError(f"rows of {name} must attack groups of images, kind {experiment.kind!r}; got single images")
 
@@ -186,12 +188,18 @@ def dry_run(experiment: Experiment) -> None:
         made_up = {row.key: _made_up(row.cell, seed) for seed, row in enumerate(rows)}
         rates = Rates(made_up, {row.key: row.cell.columns for row in rows})
         for claim in experiment.claims:
-            _try(experiment.name, claim, rates)
+            _try(experiment, claim, rates)
 
 
-def _try(name: str, claim: Claim, rates: Rates) -> None:
+def _try(experiment: Experiment, claim: Claim, rates: Rates) -> None:
+    name = experiment.name
     try:
         held, shown = claim.holds(rates), claim.shows(rates)
+    except KeyError as error:  # a row that another variant has is "not measured" in this one; one of none never will be
+        key = error.args[0] if error.args else None
+        if isinstance(key, tuple) and all(row.key != key for row in experiment.rows):
+            raise ValueError(f"claims of {name} must ask for keys of its rows, got {key} in {claim.name!r}") from error
+        return
     except _SLIPS as error:
         told = f"{claim.name!r}: {type(error).__name__}: {error}"
         raise ValueError(f"claims of {name} must be functions of rates that run, got {told}") from error

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from omnirobust.core.arguments import check_count
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.domains.classifier import Precision
 from omnirobust.evaluation import evaluate_robustness
+from omnirobust.evaluation.threats import Threats, named_threats
 from omnirobust.study.protocol import AnyCell, Span, WorkHook, Workplace
 from omnirobust.study.store import Measured, fingerprint, joined, plain
 from omnirobust.training import Scheme, fit
@@ -147,6 +148,8 @@ class Training(TrainingCell):
             check_count(name, getattr(self, name), least, whole=False)
         if self.images is not None and self.images < 1:
             raise ValueError(f"images must be >= 1 or None, got {self.images}")
+        if not isinstance(self.scheme, Scheme):
+            raise ValueError(f"scheme must be a Scheme such as Scheme('minmax', (Linf(0.1),)), got {self.scheme!r}")
         if ":" not in self.network:
             architecture_letter(self.network)
 
@@ -169,27 +172,27 @@ class Robustness(AnyCell[Measured]):
 
     Attributes:
         training: of the model.
-        threats: name to threat model, K of them; kept as pairs.
+        threats: threat models, or name to threat model, K of them; kept as pairs.
         steps: of every attack of ``evaluate_robustness``, >= 1.
         seed: keys the starts of the attacks.
     """
 
     training: TrainingCell
-    threats: Mapping[str, ThreatModel] | tuple[tuple[str, ThreatModel], ...]
+    threats: Threats | tuple[tuple[str, ThreatModel], ...]
     steps: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.threats, Mapping):
-            object.__setattr__(self, "threats", tuple(self.threats.items()))
-        if not self.threats:
-            raise ValueError("threats must name at least one threat model, got none")
+        given: Any = self.threats
+        pairs = isinstance(given, tuple) and all(isinstance(pair, tuple) for pair in given)
+        named = named_threats(dict(given) if pairs else given)
+        object.__setattr__(self, "threats", tuple(named.items()))
         check_count("steps", self.steps, whole=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What accuracy is counted for: clean images, and those under each threat."""
-        return ("clean", *dict(self.threats))
+        return ("clean", *self._threats)
 
     @property
     def data(self) -> str:
@@ -211,7 +214,7 @@ class Robustness(AnyCell[Measured]):
 
     def describe(self, cache: Workplace) -> dict[str, Any]:
         """Return all settings, and a hash of the trained weights."""
-        threats = {name: repr(threat) for name, threat in dict(self.threats).items()}
+        threats = {name: repr(threat) for name, threat in self._threats.items()}
         settings = {"threats": threats, "steps": self.steps, "seed": self.seed, "data": self.data}
         return {
             "judged": settings,
@@ -229,9 +232,7 @@ class Robustness(AnyCell[Measured]):
         if span.end > len(test):
             raise ValueError(f"images must be at most {len(test)}, the test images of {test.name}, got {span.end}")
         x, y = (t[span.begin : span.end].to(cache.device) for t in (test.x, test.y))
-        report = evaluate_robustness(
-            model, x, y, dict(self.threats), steps=self.steps, seed=self.seed, first_row=span.begin
-        )
+        report = evaluate_robustness(model, x, y, self._threats, steps=self.steps, seed=self.seed, first_row=span.begin)
         right = torch.cat([report.clean_correct.unsqueeze(1), report.correct], 1)
         return Chunk({"fooled": ~right.cpu(), "labels": y.cpu()}, {})
 
@@ -239,6 +240,10 @@ class Robustness(AnyCell[Measured]):
         """Join chunks."""
         found = joined([part.tensors for part in parts])
         return Measured.alone(found["fooled"], found["labels"].unsqueeze(1).expand_as(found["fooled"]))
+
+    @property
+    def _threats(self) -> dict[str, ThreatModel]:
+        return dict(cast("tuple[tuple[str, ThreatModel], ...]", self.threats))
 
     def _model(self, cache: Workplace) -> nn.Module:
         found = cache.recall(self.training, 0)
