@@ -104,8 +104,11 @@ def _attack(
         raise ValueError("stop_when_fooled must be False without success, which says when a loss is reached")
     tuned = found.options["rule"] is None and found.options["preset"] is None
     unit: Unit = "own" if normalise else "common" if tuned else "none"
-    plan = LossPlan(found.task, threat_model, found.settings, found.options, found.clip, None, tuple(named), unit)
     as_groups(x, shared=False)
+    plan = LossPlan(
+        found.task, threat_model, found.settings, found.options, found.clip, axes=x.ndim - 1, names=tuple(named),
+        unit=unit,
+    )  # fmt: skip
     feasible, o = plan.feasible(x), plan.options
     plan.check_rows(len(x), tuple(feasible.shape))
     grid = LossGrid(
