@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,7 @@ def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the names in their annotations
     spec.loader.exec_module(module)
     return module
 
@@ -68,3 +70,46 @@ def test_a_target_is_left_out_of_the_score(digits, tmp_path, capsys) -> None:
     script("patch").main(command.split())
     grey = float(next(line for line in capsys.readouterr().out.splitlines() if "as is" in line).split("|")[2])
     assert grey < 50  # of images of other classes, a grey square makes few look like eights
+
+
+def test_photographs_says_what_is_missing(monkeypatch) -> None:
+    example = script("photographs")
+    monkeypatch.setattr(example, "PACKAGES", {"torch": "torch", "no_such_package_at_all": "no-such-package==0.1.0"})
+    with pytest.raises(SystemExit) as left:
+        example.main([])
+    assert left.value.code == "this example needs 1 more package: pip install --no-deps no-such-package==0.1.0"
+
+
+def test_photographs(monkeypatch, tmp_path, capsys) -> None:
+    example = script("photographs")
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 3, 26, 26, generator=g)
+    nets = {}
+    for k, name in enumerate(example.SIDES):
+        torch.manual_seed(k)
+        nets[name] = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 5, stride=4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 6)
+        )
+    y = torch.tensor([0, 1, 2])
+    for name, value in (("PACKAGES", {}), ("FRAME", 26), ("networks", lambda: nets), ("photographs", lambda n: (x, y))):
+        monkeypatch.setattr(example, name, value)
+    command = ["--steps", "2", "--out", str(tmp_path)]
+    example.main(command)
+    first = capsys.readouterr().out
+    tables = dict(re.findall(r"^([a-z-]+) \(\d+ s of processor time\)\n\n((?:\|.*\n)+)", first, re.MULTILINE))
+    assert list(tables) == list(example.PARTS)
+    assert len(tables["smallest"].splitlines()) == 5
+    rows = [line.split(" | ") for line in tables["targeted"].splitlines()[2:]]
+    folder = tmp_path / "3-photographs-2-steps-fp32"
+    for row, eps, rule in zip(rows, (1, 1, 2, 2), ("average", "min-max") * 2, strict=True):
+        found = example.load_file(folder / f"targeted-{eps}-{rule}.safetensors")["x"]
+        assert (found - x).abs().max() <= eps / 255 + 1e-6
+        with torch.no_grad():
+            hit = torch.stack([net(found).argmax(1) == y.roll(-1) for net in nets.values()])
+        assert [int(n.strip(" |")) for n in row[1:]] == [*hit.sum(1).tolist(), int(hit.all(0).sum())]
+    assert Image.open(folder / "patch-min-max.png").size == (590, 590)
+    assert first.splitlines()[-1] == f"results: {folder}"
+    nets.clear()  # nothing is attacked again
+    example.main(command)
+    told = [line for line in first.splitlines() if "100%" not in line]
+    assert capsys.readouterr().out.splitlines() == told
