@@ -161,3 +161,42 @@ def test_every_piece_of_the_page_on_data_runs(tmp_path) -> None:
     }
     given = zip(space["labels"], space["pixels"], strict=True)
     assert seen == {(int(label), picture.tobytes()) for label, picture in given}
+
+
+def pieces_of(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_every_recipe_of_the_page_on_losses_does_what_it_says() -> None:
+    space: dict = {}
+    pieces = pieces_of("losses.md")
+    recipes = [piece for piece in pieces if "orb.attack_losses(" in piece]
+    assert len(recipes) == 6 and all(len(piece.strip().splitlines()) < 10 for piece in recipes)
+    with torch.random.fork_rng(devices=[]):
+        for piece in pieces:
+            exec(compile(piece, "losses.md", "exec"), space)
+    y, names = space["y"], ("quarters", "tags", "named", "above", "hidden", "both")
+    found = {name: space[name] for name in names}
+    with torch.no_grad():
+        seen = {
+            "quarters": [
+                (net(found["quarters"].adversarial).argmax(1) != space["ink"]).float().mean((1, 2)) >= 0.25
+                for net in space["nets"].values()
+            ],
+            "tags": list(((space["tagger"](found["tags"].adversarial) > 0) != (space["truth"] > 0.5)).T),
+            "named": [
+                torch.cdist(torch.nn.functional.normalize(encode(found["named"].adversarial), dim=1), text)
+                .gather(1, torch.stack([y, space["wanted"]], 1)).diff(dim=1)[:, 0] < 0
+                for encode, text in zip(space["encoders"].values(), space["texts"].values(), strict=True)
+            ],
+            "above": [m(found["above"].adversarial)[:, 0] - space["share"] > 0.1 for m in space["meters"].values()],
+            "hidden": [~(d(found["hidden"].adversarial) >= 0).any(1) for d in space["detectors"].values()],
+            "both": [
+                space["teller"](found["both"].adversarial).argmax(1) != y,
+                space["meters"]["32 wide"](found["both"].adversarial)[:, 0] > space["share"] + 0.05,
+            ],
+        }  # fmt: skip
+    for name, result in found.items():
+        assert torch.equal(result.fooled, torch.stack(seen[name], 1)), name
+        assert not result.notes, (name, result.notes)
+        assert result.fooled.float().mean() > 0.5, name

@@ -368,3 +368,29 @@ def test_vectors_serve_as_well_as_images(x, y) -> None:
     result = orb.attack_ensemble(linear, x.flatten(1), linear(x.flatten(1)).argmax(1), orb.L1(2.0), steps=10)
     assert result.delta.shape == (9, 36)
     assert result.asr_all > 0
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.zeros(9, 6, 6, dtype=torch.int64), torch.zeros(9, 1, 6, 6, dtype=torch.int64), torch.zeros(9, 4),
+        torch.zeros(9, 4, dtype=torch.bool), torch.zeros(9, 4, dtype=torch.int64),
+    ],
+    ids=["of pixels", "of pixels with a channel", "several, floats", "several, bool", "several, whole"],
+)  # fmt: skip
+def test_labels_of_no_single_class_are_sent_to_their_page(models, x, labels: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"for attack_losses, see docs/losses\.md"):
+        orb.attack_ensemble(models, x, labels, orb.Linf(0.1), steps=1)
+
+
+def test_other_labels_are_not(models, x, y) -> None:
+    for labels in (y[:5], y.float(), y[:8].view(2, 4)):
+        with pytest.raises(ValueError, match="y must") as refused:
+            orb.attack_ensemble(models, x, labels, orb.Linf(0.1), steps=1)
+        assert "docs/losses.md" not in str(refused.value)
+
+
+def test_a_model_of_pixels_is_sent_to_their_page(x, y) -> None:
+    dense = nn.Conv2d(1, 4, 1).double()
+    with pytest.raises(ValueError, match=r"got \(9, 4, 6, 6\): scores of pixels.*see docs/losses.md"):
+        orb.attack_ensemble({"dense": dense}, x, y, orb.Linf(0.1), steps=1)

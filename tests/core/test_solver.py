@@ -420,3 +420,31 @@ def test_a_nan_on_the_way_names_the_domain_and_the_step() -> None:
             domains, orb.FeasibleSet(2, 9.0, -box, box), orb.Uniform(), steps=5, step_size=0.7,
             direction=orb.RawGradient(),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("feasible", orb.Linf, r"feasible must be the set.* such as Linf\(0.1\).around\(x\), got Linf itself"),
+        ("feasible", orb.ThreatModel, "feasible must be the set around given inputs.*got ThreatModel itself"),
+        ("feasible", orb.Linf(0.1), r"feasible must be the set around given inputs.*got ThreatModel\(p=inf, eps=0.1"),
+        ("rule", "minmax", r"rule must be a weight rule such as ExponentiatedGradient\(0.5\), got 'minmax'"),
+        ("rule", orb.Uniform, "rule must be a weight rule.*got Uniform itself"),
+        ("rule", None, "rule must be a weight rule.*got None"),
+        ("direction", "sign", r"direction must be a direction such as Adaptive\(\), got 'sign'"),
+        ("direction", orb.Sign, "direction must be a direction.*got Sign itself"),
+        ("domains", "minmax", r"domains must be such as FunctionDomains\(\{name: f\}\), got 'minmax'"),
+        ("domains", lambda delta: delta, "domains must be such as FunctionDomains.*got <lambda> itself"),
+    ],
+)  # fmt: skip
+def test_what_is_no_part_of_a_problem_is_refused_in_one_sentence(name: str, given: object, told: str) -> None:
+    parts = {
+        "domains": orb.FunctionDomains({"a": lambda delta, rows: delta.sum(1)}),
+        "feasible": orb.Linf(0.1).around(torch.full((2, 3), 0.5)),
+        "rule": orb.Uniform(),
+        "direction": orb.Sign(),
+    }
+    orb.solve(**parts, steps=1)
+    with pytest.raises(ValueError, match=told) as refused:
+        orb.solve(**(parts | {name: given}), steps=1)
+    assert "\n" not in str(refused.value)

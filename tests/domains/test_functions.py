@@ -97,3 +97,24 @@ def test_one_signal_is_brought_near_a_target_in_every_embedding() -> None:
     assert minmax.fooled is None and start.fooled is None
     assert bool((minmax.losses.amax(1) < start.losses.amax(1)).all())
     assert float(minmax.losses.amax(1).mean()) < float(average.losses.amax(1).mean())
+
+
+@pytest.mark.parametrize(
+    ("functions", "told"),
+    [
+        ({"a": lambda delta: delta.sum(1)}, r"must be callable as f\(delta, rows\), got 'a', which takes \(delta\)"),
+        ({"a": lambda delta, rows, more: delta}, r"got 'a', which takes \(delta, rows, more\)"),
+        (lambda delta, rows: delta, r"functions must map names to callables f\(delta, rows\), got a function alone"),
+        ({"a": None}, "got NoneType for 'a'"),
+    ],
+)  # fmt: skip
+def test_functions_that_cannot_be_called_with_rows_are_refused(functions, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        orb.FunctionDomains(functions)
+
+
+def test_whatever_takes_two_arguments_will_do() -> None:
+    forms = {"default": lambda delta, rows, more=1: delta.sum(1), "any": lambda *both: both[0].sum(1)}
+    losses = orb.FunctionDomains({**forms, "built in": torch.mul}).evaluate
+    with pytest.raises(ValueError, match="'built in' must return shape"):  # it is called: its signature says nothing
+        losses(torch.ones(2, 2, dtype=torch.float64))

@@ -60,7 +60,7 @@ def attack_losses(
     all of them, so that multiplying all losses by one positive factor changes neither perturbations nor weights (a
     power of two not a bit of them; ``success`` sees the losses as they are). The unit is a quarter of a sum at the
     input itself: the largest loss less the smallest, and how far one of them can fall in the set at most, to first
-    order. A ``rule`` or ``preset`` that is given answers the losses as they are.
+    order. A ``rule`` that is given, or the paper's, answers the losses as they are.
 
     Args:
         losses: name to f(adversarial (n, *S), rows (n,) int64) -> (n,) floating, one value an input that depends on no
@@ -102,7 +102,7 @@ def _attack(
     found = Plan.of("losses", threat_model, options)
     if found.options["stop_when_fooled"] and success is None:
         raise ValueError("stop_when_fooled must be False without success, which says when a loss is reached")
-    tuned = found.options["rule"] is None and found.options["preset"] is None
+    tuned = found.options["rule"] is None and found.options["preset"] != "paper"
     unit: Unit = "own" if normalise else "common" if tuned else "none"
     as_groups(x, shared=False)
     plan = LossPlan(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf, isfinite
 from numbers import Real
+from types import FunctionType
 from typing import Any, TypeGuard, cast
 
 from omnirobust.core.choices import Norm as Norm
@@ -79,8 +80,21 @@ def is_ours(part: object) -> bool:
     return type(part).__module__.startswith("omnirobust.")
 
 
-def check_run(steps: int, step_size: float | None, keep: str, history: str) -> None:
-    """Raise a ValueError that names a setting of ``solve`` that is out of range."""
+_PARTS = (
+    ("domains", "evaluate", "such as FunctionDomains({name: f})"),
+    ("feasible", "project", "the set around given inputs, such as Linf(0.1).around(x)"),
+    ("rule", "step", "a weight rule such as ExponentiatedGradient(0.5)"),
+    ("direction", "start", "a direction such as Adaptive()"),
+)
+"""What ``solve`` is made of: the argument, a method that tells it, and what it is."""
+
+
+def check_run(steps: int, step_size: float | None, keep: str, history: str, *parts: object) -> None:
+    """Raise a ValueError that names a setting of ``solve`` that is out of range, or a part that is none."""
+    for part, (name, method, told) in zip(parts, _PARTS, strict=True):
+        if isinstance(part, type) or not hasattr(part, method):
+            got = f"{part.__name__} itself" if isinstance(part, type | FunctionType) else repr(part)
+            raise ValueError(f"{name} must be {told}, got {got}")
     check_count("steps", steps, 0)
     if steps >= 2**31:  # what is kept of each would fit no memory, nor its number a tensor
         raise ValueError(f"steps must be < 2147483648, got {steps}")

@@ -113,7 +113,7 @@ def solve(
 
     Reference: the paper, Section 3.1, Algorithm 1.
     """
-    check_run(steps, step_size, keep, history)
+    check_run(steps, step_size, keep, history, domains, feasible, rule, direction)
     # Losses may have a unit that belongs to the set: it is fixed here, for the whole run.
     scaled: Any = getattr(domains, "scaled", None)
     domains = scaled(feasible) if scaled else domains

@@ -48,7 +48,7 @@ def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool, n
         ValueError: if ``y`` does not fit.
     """
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        raise ValueError(f"{name} must be an int64 tensor of class indices, got {described(y)}")
+        raise ValueError(f"{name} must be an int64 tensor of class indices, got {described(y)}{_elsewhere(x, y)}")
     if y.device != x.device:
         raise ValueError(f"{name} is on {y.device} but x is on {x.device}: move one of them")
     B, (models, transforms, examples) = len(x), sizes
@@ -66,7 +66,14 @@ def as_labels(x: Tensor, y: object, sizes: tuple[int, int, int], shared: bool, n
     if not shared and transforms > 1:
         fits += f" or ({B}, {models * transforms})"
     grid = "" if sizes[1:] == (1, 1) else f", or broadcast to {(B, *sizes)}"
-    raise ValueError(f"{name} must have shape {fits}{grid}, got {tuple(y.shape)}")
+    raise ValueError(f"{name} must have shape {fits}{grid}, got {tuple(y.shape)}{_elsewhere(x, y)}")
+
+
+def _elsewhere(x: Tensor, y: object) -> str:
+    """Name the page for labels that are of no single class: of pixels or boxes, or several at once."""
+    if not isinstance(y, Tensor) or y.ndim < 2 or len(y) != len(x):
+        return ""
+    return ": labels of pixels, or of several classes at once, are for attack_losses, see docs/losses.md"
 
 
 def axes_of(

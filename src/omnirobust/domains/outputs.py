@@ -128,9 +128,10 @@ def read_logits(output: Any, rows: int, label: str) -> Read:
         how = f"{label} returns one logit z for each input: it was taken as (0, z), the logits of labels 0 and 1."
         return Read(torch.cat([torch.zeros_like(z), z], 1), f"{said.format(label)} {how}".strip(), single=True)
     if found.ndim != 2 or len(found) != rows or found.shape[1] < 2:
+        dense = ": scores of pixels or boxes are for attack_losses, see docs/losses.md" if found.ndim > 2 else ""
         raise ValueError(
             f"{label} must return logits of shape ({rows}, C) with C >= 2, or ({rows},) for two classes, "
-            f"got {tuple(found.shape)}"
+            f"got {tuple(found.shape)}{dense}"
         )
     return Read(found, said.format(label))
 
