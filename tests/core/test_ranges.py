@@ -199,6 +199,7 @@ WRONG = [
     (lambda: L0(3, bounds=(torch.zeros(2), torch.tensor([1.0, inf]))), "bounds must be finite for l0"),
     (lambda: L0(3, unit="pixels"), "unit must be 'value' or 'pixel', got 'pixels'"),
     (lambda: ThreatModel(2, 1.0, unit="pixel"), "unit must be 'value' unless p is 0, .* got 'pixel' with p 2"),
+    (lambda: Linf(0.1, unit="pixel"), "unit must be 'value' unless p is 0, .* got 'pixel' with p inf"),
     (lambda: L0(3, unit="pixel").around(torch.zeros(2, 5)), "unit must be 'value' where inputs have no channels"),
     (lambda: project_lp_box(torch.zeros(1, 6), 0, 1, -1, 1, channels=4), "channels must be 1 unless p is 0, and"),
 ]  # fmt: skip

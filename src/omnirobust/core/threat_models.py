@@ -447,24 +447,36 @@ def _short(value: Bound) -> object:
 
 
 def Linf(
-    eps: float | Tensor, bounds: Bounds = (0.0, 1.0), mask: Tensor | None = None, scale: Bound | None = None
+    eps: float | Tensor,
+    bounds: Bounds = (0.0, 1.0),
+    mask: Tensor | None = None,
+    scale: Bound | None = None,
+    unit: Unit = "value",
 ) -> ThreatModel:
     """Limit the largest change of a coordinate to ``eps``, in units of ``scale``; see ``ThreatModel``."""
-    return ThreatModel(math.inf, eps, bounds, mask, scale)
+    return ThreatModel(math.inf, eps, bounds, mask, scale, unit)
 
 
 def L2(
-    eps: float | Tensor, bounds: Bounds = (0.0, 1.0), mask: Tensor | None = None, scale: Bound | None = None
+    eps: float | Tensor,
+    bounds: Bounds = (0.0, 1.0),
+    mask: Tensor | None = None,
+    scale: Bound | None = None,
+    unit: Unit = "value",
 ) -> ThreatModel:
     """Limit the Euclidean length of the change, in units of ``scale``, to ``eps``; see ``ThreatModel``."""
-    return ThreatModel(2, eps, bounds, mask, scale)
+    return ThreatModel(2, eps, bounds, mask, scale, unit)
 
 
 def L1(
-    eps: float | Tensor, bounds: Bounds = (0.0, 1.0), mask: Tensor | None = None, scale: Bound | None = None
+    eps: float | Tensor,
+    bounds: Bounds = (0.0, 1.0),
+    mask: Tensor | None = None,
+    scale: Bound | None = None,
+    unit: Unit = "value",
 ) -> ThreatModel:
     """Limit the sum of absolute changes, in units of ``scale``, to ``eps``; see ``ThreatModel``."""
-    return ThreatModel(1, eps, bounds, mask, scale)
+    return ThreatModel(1, eps, bounds, mask, scale, unit)
 
 
 def L0(
