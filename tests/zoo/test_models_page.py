@@ -20,13 +20,14 @@ def test_every_piece_of_the_page_on_models_runs(timm, digits, tmp_path, monkeypa
     for name, piece in files.items():
         Path(name).write_text(piece)
     pieces = [piece for piece in pieces if piece not in files.values()]
-    assert len(pieces) == 9
+    assert len(pieces) == 10
     space: dict[str, object] = {"orb": orb}
     for piece in pieces:
         exec(compile(piece, "models.md", "exec"), space)
     assert space["attacked"].shape == (20, 1, 8, 8) and space["success"].shape == (2, 20)  # type: ignore[attr-defined]
     assert space["both"].names == ("8 pixels", "28 pixels")  # type: ignore[attr-defined]
-    assert space["result"].names == ("theirs", "c")  # type: ignore[attr-defined]
+    assert space["result"].names == ("asked", "c")  # type: ignore[attr-defined]
+    assert len(space["moved"]) == 20  # type: ignore[arg-type]
     assert capsys.readouterr().out.splitlines()[-1] == "True"
 
 

@@ -13,6 +13,9 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from omnirobust.attacks.maite import MaiteAttack as MaiteAttack
+from omnirobust.attacks.maite import from_maite as from_maite
+from omnirobust.attacks.maite import maite_data as maite_data
 from omnirobust.attacks.recipes import attack_ensemble
 from omnirobust.attacks.results import AttackResult
 from omnirobust.core.threat_models import ThreatModel
