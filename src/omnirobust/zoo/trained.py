@@ -236,15 +236,34 @@ def load_own_model(name: str, argument: str) -> tuple[str, nn.Module]:
         ValueError: if the code fails, or returns something else.
         FileNotFoundError: if there is no such file.
     """
+    attribute, model = load_own_source(name, argument)
+    if not isinstance(model, nn.Module):
+        raise ValueError(_no_module(model, name, argument))
+    return attribute, model
+
+
+def load_own_source(name: str, argument: str) -> tuple[str, Any]:
+    """Load a module of one's own code as ``load_own_model`` does, or a ``BlackBox``, known by its mark.
+
+    Raises:
+        ValueError: if the code fails, or returns something else.
+        FileNotFoundError: if there is no such file.
+    """
     attribute, found = load_own(name, argument)
     try:
-        model = found() if callable(found) and not isinstance(found, nn.Module) else found
+        model = found if _is_model(found) or not callable(found) else found()
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise ValueError(broken(name, argument, error)) from error
     if isinstance(model, torch.export.ExportedProgram):
         model = model.module()
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"{argument} must be torch modules or functions that return one, got {type(model).__name__} from {name}"
-        )
+    if not _is_model(model):
+        raise ValueError(_no_module(model, name, argument))
     return attribute, model
+
+
+def _is_model(found: object) -> bool:
+    return isinstance(found, nn.Module) or getattr(found, "answers_only", None) is True
+
+
+def _no_module(found: object, name: str, argument: str) -> str:
+    return f"{argument} must be torch modules or functions that return one, got {type(found).__name__} from {name}"

@@ -123,7 +123,7 @@ def _labels(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def as_logits(said: Tensor, output: Output, classes: int = 2) -> Tensor:
-    """Return answers (n, C) float64 as logits: of probabilities the logarithm, of labels (n, 1) a one in their place.
+    """Return answers (n, C) float64 as logits: of probabilities the logarithm, of labels (n, 1) 0 in their place.
 
     Args:
         said: what was answered.
@@ -132,7 +132,8 @@ def as_logits(said: Tensor, output: Output, classes: int = 2) -> Tensor:
     """
     if output == "labels":
         places = said.long().flatten()
-        return torch.nn.functional.one_hot(places, max(classes, int(places.max()) + 1 if len(places) else 0)).to(said)
+        count = max(classes, int(places.max()) + 1 if len(places) else 0)
+        return torch.nn.functional.one_hot(places, count).to(said) - 1  # of 1 and 0 one would say: probabilities
     return said if output == "logits" else said.clamp_min(_LEAST).log()
 
 

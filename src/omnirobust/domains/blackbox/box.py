@@ -15,6 +15,9 @@ from omnirobust.domains.blackbox.asked import Asked
 from omnirobust.domains.blackbox.asking import Oracle, Output
 from omnirobust.domains.classifier import Model, Models, named_models
 
+_CLASSES = 1000
+"""Logits, at least, that stand for labels outside of attacks, where nothing says how many classes there are."""
+
 
 @dataclass(frozen=True)
 class BlackBox:
@@ -88,8 +91,8 @@ class BlackBox:
 
     @cached_property
     def _outside(self) -> Asked:
-        return self.asked("of a black box")
+        return self.asked("of a black box", classes=_CLASSES)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Return the logits of ``batch`` (n, *S), (n, C); of labels a one in their place."""
+        """Return the logits of ``batch`` (n, *S), (n, C); of labels 0 in their place, and -1."""
         return self._outside(batch)

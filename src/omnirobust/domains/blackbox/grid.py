@@ -189,14 +189,6 @@ class QueryGrid(DomainGrid):
             super().evaluate(delta, grad=False)  # what is asked here is not asked again
         return super().logits(delta)
 
-    def _try(self, m: int, logits: Tensor, grad: bool) -> None:
-        """Check a model's first answer; labels do not say how many classes there are."""
-        for classifier in filter(self._says_labels, self._classifiers):
-            classifier.classes = None
-        if not self._says_labels(self._classifiers[m]):
-            super()._try(m, logits, grad)
-        self._tried |= {(m, False), (m, grad and self._foreign)}
-
     def _says_labels(self, classifier: Classifier) -> bool:
         return classifier.name in self._boxes and self._boxes[classifier.name].output == "labels"
 
