@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -164,8 +164,7 @@ class AttackResult:
 
     def to(self, device: torch.device | str) -> AttackResult:
         """Move all tensors to ``device``; ``zero_gradient`` stays on the processor."""
-        names = ("adversarial", "delta", "weights", "losses", "fooled", "success", "right", "already", "queries")
-        moved = {name: value.to(device) for name in names if (value := getattr(self, name)) is not None}
+        moved = {name: value.to(device) for name, value in _of_rows(self).items()}
         return replace(self, history=self.history.to(device), **moved)
 
     def save(self, out: str | Path, *, average: AttackResult | None = None, data: ImageData | None = None) -> Path:
@@ -239,17 +238,10 @@ def join_results(parts: Sequence[AttackResult]) -> AttackResult:
     if len(parts) == 1:
         return parts[0]
     total = max(sum(len(p.losses) for p in parts), 1)
+    rows = [_of_rows(part) for part in parts]
     return replace(
         parts[0],
-        adversarial=torch.cat([p.adversarial for p in parts]),
-        delta=torch.cat([p.delta for p in parts]),
-        weights=torch.cat([p.weights for p in parts]),
-        losses=torch.cat([p.losses for p in parts]),
-        fooled=_joined([p.fooled for p in parts]),
-        success=_joined([p.success for p in parts]),
-        right=_joined([p.right for p in parts]),
-        already=_joined([p.already for p in parts]),
-        queries=_joined([p.queries for p in parts]),
+        **{name: torch.cat([of[name] for of in rows if name in of]) for name in rows[0]},
         history=join_histories([p.history for p in parts]),
         zero_gradient=torch.stack([p.zero_gradient * (len(p.losses) / total) for p in parts]).sum(0),
         notes=joined_notes(p.notes for p in parts),
@@ -261,9 +253,10 @@ def joined_notes(notes: Iterable[Iterable[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for of_part in notes for note in of_part))
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    found = [part for part in parts if part is not None]
-    return torch.cat(found) if found else None
+def _of_rows(result: AttackResult) -> dict[str, Tensor]:
+    """Return the fields that have a row for each problem: every tensor but ``zero_gradient``, which is of domains."""
+    values = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "zero_gradient"}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _mean(flags: Tensor) -> float:

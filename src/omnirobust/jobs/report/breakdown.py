@@ -95,39 +95,31 @@ def pairs(record: AttackRecord) -> Pairs | None:
 
 
 def _of_axis(record: AttackRecord, axis: str) -> Breakdown:
-    attacks = list(record.metrics["attacks"].values())
-    members = [
-        Member(
-            name,
-            record.metrics["clean_by"][axis][name],
-            tuple(a["by"][axis][name]["accuracy"] for a in attacks),
-            attacks[-1]["by"][axis][name]["weight"],
-            tuple(attacks[-1]["by"][axis][name]["weight_interval"]),
-            _measured(record, [a["by"][axis][name] for a in attacks]),
-        )
-        for name in record.axes[axis]
-    ]
-    return Breakdown(_KINDS[axis], _told(members), record.target is not None)
+    found = [a["by"][axis] for a in record.metrics["attacks"].values()]
+    return _breakdown(record, _KINDS[axis], record.metrics["clean_by"][axis], found)
 
 
 def _of_classes(record: AttackRecord) -> Breakdown:
-    attacks = list(record.metrics["attacks"].values())
+    found = [a["by_class"] for a in record.metrics["attacks"].values()]
+    return _breakdown(record, "class", record.metrics["clean_by"]["classes"], found)
+
+
+def _breakdown(
+    record: AttackRecord, kind: str, clean: Mapping[str, float], found: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> Breakdown:
+    """Return the members of a factor, of which each attack of the run has found something: see ``jobs.rates``."""
     members = [
         Member(
             name,
-            clean,
-            tuple(a["by_class"][name]["accuracy"] for a in attacks),
-            attacks[-1]["by_class"][name]["weight"],
-            None,
-            _measured(record, [a["by_class"][name] for a in attacks]),
+            accuracy,
+            tuple(of[name]["accuracy"] for of in found),
+            found[-1][name]["weight"],
+            tuple(found[-1][name].get("weight_interval", ())) or None,
+            () if record.measure is None else tuple(of[name][record.measure] for of in found),
         )
-        for name, clean in record.metrics["clean_by"]["classes"].items()
+        for name, accuracy in clean.items()
     ]
-    return Breakdown("class", _told(members), record.target is not None)
-
-
-def _measured(record: AttackRecord, of_attacks: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
-    return () if record.measure is None else tuple(found[record.measure] for found in of_attacks)
+    return Breakdown(kind, _told(members), record.target is not None)
 
 
 def _told(members: list[Member]) -> tuple[Member, ...]:
