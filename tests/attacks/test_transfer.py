@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust.domains import losses
+from omnirobust.domains.consensus import Consensus
+from omnirobust.domains.grid import DomainGrid
 
 
 class Counting(nn.Module):
@@ -44,10 +46,11 @@ def test_steps_are_gradients_of_each_model(models, x, y, threat, targeted):
 @pytest.mark.parametrize("threat", [orb.Linf(0.1), orb.L2(0.5)])
 def test_it_is_its_parts(models, x, y, threat):
     whole = orb.attack_ensemble(models, x, y, threat, preset="transfer", steps=6)
-    parts = orb.attack_ensemble(
-        models, x, y, threat, steps=6, rule=orb.ExponentiatedGradient(0.5), loss=losses.standardised_margin,
-        direction=orb.Momentum(blur=1.5), keep="last",
-    )  # fmt: skip
+    settings: Any = orb.settings.TRANSFER[threat.name]
+    grid = DomainGrid(models, x, y, loss=losses.consensus_margin).through(settings.seen)
+    parts = orb.solve(
+        Consensus.of(grid), threat.around(x), orb.ExponentiatedGradient(0.5), steps=6, direction=settings.direction
+    )
     assert torch.equal(whole.delta, parts.delta) and torch.equal(whole.weights, parts.weights)
     assert threat.around(x).contains(whole.delta).all()
 
@@ -76,3 +79,24 @@ def test_norms_without_it(models, x, y, threat):
 def test_a_training_has_none_of_it():
     with pytest.raises(ValueError, match="preset must be one of paper, got 'transfer'"):
         orb.training.Scheme("single", (orb.Linf(0.1),), preset="transfer")  # type: ignore[arg-type]
+
+
+def test_what_models_see_is_drawn_anew_and_they_are_judged_without(models, x, y):
+    seen: list[Tensor] = []
+    keep = models["a"].forward
+    models["a"].forward = lambda z: (seen.append(z.detach().clone()), keep(z))[1]  # type: ignore[method-assign]
+    result = orb.attack_ensemble(models, x, y, orb.Linf(0.1), preset="transfer", steps=3)
+    attacked = [z for z in seen if len(z) == len(x)]
+    assert not any(torch.allclose(z, x, atol=0.1 + 1e-9) for z in attacked[-5:-1]), "bent by more than the radius"
+    assert torch.equal(attacked[-1], result.adversarial)
+    again = orb.attack_ensemble(models, x, y, orb.Linf(0.1), preset="transfer", steps=3)
+    assert torch.equal(result.delta, again.delta)
+    other = orb.attack_ensemble(models, x, y, orb.Linf(0.1), preset="transfer", steps=3, seed=1)
+    assert not torch.equal(result.delta, other.delta)
+    assert result.settings["seen"] == "warp:1"
+
+
+def test_inputs_that_are_no_images(x, y):
+    model = nn.Linear(36, 4, dtype=torch.float64)
+    result = orb.attack_ensemble(model, x.flatten(1), y, orb.L2(0.5), preset="transfer", steps=3)
+    assert bool((result.losses < result.history.losses[0]).any())

@@ -16,7 +16,7 @@ from omnirobust.attacks import option_table as _option_table
 from omnirobust.attacks.option_table import OPTIONS as OPTIONS
 from omnirobust.attacks.option_table import AttackOptions as AttackOptions
 from omnirobust.attacks.option_table import Option as Option
-from omnirobust.attacks.presets import DEFAULT_CLIP, PAPER_CLIP, PRESETS, AttackSettings, Task
+from omnirobust.attacks.presets import DEFAULT_CLIP, PAPER_CLIP, PRESETS, AttackSettings, Seen, Task
 from omnirobust.attacks.results import BatchStore
 from omnirobust.core.arguments import check_number, check_seed
 from omnirobust.core.choices import Precision
@@ -193,6 +193,7 @@ class Plan:
             "rule": repr(s.rule),
             "direction": repr(s.direction),
             "loss": getattr(s.loss, "__name__", repr(s.loss)),
+            **({"seen": str(s.seen)} if isinstance(s, Seen) else {}),
             "start": s.start,
             "keep": s.keep,
             "mask": None if threat.mask is None else int(threat.mask.sum()),

@@ -16,6 +16,7 @@ from omnirobust.core.types import WeightRule
 from omnirobust.core.weights import ExponentiatedGradient, ProjectedAscent
 from omnirobust.domains import losses
 from omnirobust.domains.losses import Loss
+from omnirobust.domains.transforms import ImageTransform, Warp
 
 Task: TypeAlias = Literal["ensemble", "universal", "transforms", "losses"]
 
@@ -30,6 +31,16 @@ class AttackSettings:
     loss: Loss
     start: Start
     keep: Keep
+
+
+@dataclass(frozen=True)
+class Seen(AttackSettings):
+    """Settings of attacks on models that see images through a random transformation while they are attacked.
+
+    They are judged without. Apart from ``AttackSettings``, whose fields are part of the keys of kept results.
+    """
+
+    seen: ImageTransform
 
 
 def _paper(alpha: float, beta: float, gamma: float) -> AttackSettings:
@@ -94,8 +105,8 @@ PAPER_OF: dict[Task, dict[str, AttackSettings]] = {
 }
 """The paper's settings of each of its tasks, by norm."""
 
-_TRANSFER = AttackSettings(
-    ExponentiatedGradient(0.5), Momentum(blur=1.5), None, losses.standardised_margin, "zero", "last"
+_TRANSFER = Seen(
+    ExponentiatedGradient(0.5), Momentum(blur=1.5), None, losses.consensus_margin, "zero", "last", Warp(1.0)
 )
 
 TRANSFER: dict[str, AttackSettings] = {"l2": _TRANSFER, "linf": _TRANSFER}

@@ -21,6 +21,7 @@ from omnirobust.attacks.choosing import beats, better_of, chosen
 from omnirobust.attacks.labels import already_notes, labels_of
 from omnirobust.attacks.masking import GradientMaskingWarning, Masking, masked_rows, masking_notes
 from omnirobust.attacks.options import Plan, label_notes
+from omnirobust.attacks.presets import Seen
 from omnirobust.attacks.results import AttackResult, join_results
 from omnirobust.core.draws import normal_start
 from omnirobust.core.solver import Progress, Solution, solve
@@ -28,6 +29,7 @@ from omnirobust.core.threat_models import FeasibleSet, clamped, range_notes, wid
 from omnirobust.core.types import Evaluation
 from omnirobust.domains.checks import as_labels
 from omnirobust.domains.classifier import Probed
+from omnirobust.domains.consensus import Consensus
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.loss_grid import LossGrid
 from omnirobust.domains.probe import doubted, notes_of
@@ -143,6 +145,7 @@ class _Batch:
 
     def _solve(self, grid: Grid, init: Tensor, left: Tensor | None, watch: _Watch) -> Solution:
         plan, s, o = self._plan, self._plan.settings, self._plan.options
+        grid = Consensus.of(grid.through(s.seen)) if isinstance(s, Seen) else grid
         found = solve(
             grid if left is None else grid.select(left),
             self._feasible if left is None else self._feasible.select(left),

@@ -30,6 +30,7 @@ from omnirobust.domains.memory import SMALL, Meter
 from omnirobust.domains.passes import Passes
 from omnirobust.domains.probe import ROWS as PROBED_ROWS
 from omnirobust.domains.probe import probed
+from omnirobust.domains.transforms import ImageTransform
 from omnirobust.domains.transforms.seeded import Transforms as Transforms
 from omnirobust.domains.transforms.seeded import as_views
 
@@ -213,6 +214,18 @@ class DomainGrid(Passes):
         if any(c.random for c in new._classifiers):
             new._draw(self._samples)
         new._whole = {}
+        return new
+
+    def through(self, seen: ImageTransform) -> DomainGrid:
+        """Return the same domains of models that see every image through one draw of ``seen``, anew each evaluation.
+
+        Itself where there are transformations already, where inputs are no images, and for models that only answer.
+        """
+        if self._views is not None or self._x.ndim != 5 or self.asked is not None:
+            return self
+        new = copy(self)
+        new._views, new._whole = as_views({str(seen): seen}, self._x.flatten(0, 1)[:2]), {}
+        new._draw(1)
         return new
 
     def select(self, rows: Tensor | slice) -> DomainGrid:

@@ -26,6 +26,9 @@ from omnirobust.core.units import in_units, seen_in_units
 
 _SHARPNESS = 10.0
 
+_AGREEMENT = 3.0
+"""How much of ``consensus_margin`` goes to the wrong class that is ahead: per standard deviation, in logits."""
+
 _LEAST_SLOPE = 2.0**-100
 """What is added to the slope of the cross-entropy in its margin, 1 - p_y: that leaves the range of float32 at a margin
 of 103 and, a factor of the gradient, would take its direction along."""
@@ -125,6 +128,34 @@ def standardised_margin(logits: Tensor, labels: Tensor, *, targeted: bool = Fals
     logits = _lifted(logits)
     scale = _deviation(logits.detach()).clamp_min(torch.finfo(logits.dtype).eps)
     return smooth_margin(logits * (_SHARPNESS / scale), labels, targeted=targeted) / _SHARPNESS
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Return logits (B, C) in units of the standard deviation of their row, which is held constant in the gradient."""
+    logits = _lifted(logits)
+    return logits / _deviation(logits.detach()).clamp_min(torch.finfo(logits.dtype).eps)
+
+
+def consensus_margin(logits: Tensor, labels: Tensor, *, said: Tensor | None = None, targeted: bool = False) -> Tensor:
+    """Return z_y - sum_{j != y} q_j z_j of standardised logits z, or its negative when ``targeted``.
+
+    q is the softmax over the wrong classes of three times what all models say, and held constant: all of them push
+    towards the same classes, which is what carries over to a model that is not attacked.
+
+    Args:
+        logits: (B, C).
+        labels: (B,) int64.
+        said: (B, C), the mean over the models of their standardised logits; attacks give those of the step before
+            (``domains.consensus``). None: the row's own.
+
+    Returns:
+        (B,), in standard deviations of the logits. Unchanged by an offset and by a factor, as ``standardised_margin``;
+        classes at minus infinity do not count.
+    """
+    z = standardised(logits)
+    scores = (z.detach() if said is None else said.to(z)) * _AGREEMENT
+    q = scores.scatter(1, labels.unsqueeze(1), -torch.inf).softmax(dim=1)
+    return _signed(_pick(z, labels) - (q * z.masked_fill(q == 0, 0.0)).sum(dim=1), targeted)
 
 
 def _deviation(logits: Tensor) -> Tensor:

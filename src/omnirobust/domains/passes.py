@@ -24,7 +24,7 @@ from omnirobust.domains.outputs import RowError, beyond_doubt, check_ruled_in
 from omnirobust.domains.transforms.seeded import View
 
 
-class _Cut(NamedTuple):
+class Cut(NamedTuple):
     """A part of the images that goes through a model at once, and what belongs to each of them, (n,)."""
 
     part: Part
@@ -73,7 +73,7 @@ class Passes:
     _restart: int
     _calls: int  # of ``evaluate``
     _meter: Meter | None
-    _whole: dict[int, _Cut]  # of models whose images all go through them at once
+    _whole: dict[int, Cut]  # of models whose images all go through them at once
     _tried: set[tuple[int, bool]]  # models that have answered once, and whether the loss was tried
 
     def logits(self, delta: Tensor) -> tuple[Tensor, ...]:
@@ -142,7 +142,7 @@ class Passes:
         chosen = range(self._sizes[1]) if transforms is None else transforms
         return parts_of(len(self._rows), self._sizes[2], chosen, self._slots[m], limit)
 
-    def _cut(self, m: int, part: Part) -> _Cut:
+    def _cut(self, m: int, part: Part) -> Cut:
         """Gather the labels and reaches of the images of ``part``, in the order in which the model sees them."""
 
         def each(values: Tensor) -> Tensor:
@@ -151,11 +151,9 @@ class Passes:
             return torch.cat([of_part[:, r].T.flatten().repeat(len(slots)) for r, slots in drawn])
 
         reach = self.reach if self._wants_reach else None
-        return _Cut(part, each(self._y), None if reach is None else each(reach))
+        return Cut(part, each(self._y), None if reach is None else each(reach))
 
-    def _piece(
-        self, m: int, cut: _Cut, delta: Tensor, grad: bool, watch: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _piece(self, m: int, cut: Cut, delta: Tensor, grad: bool, watch: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         classifier, (part, labels, reach) = self._classifiers[m], cut
         with classifier.held, torch.set_grad_enabled(grad):
             seen = self._forward(classifier, part, delta, grad=grad, watch=watch)

@@ -21,7 +21,7 @@ from omnirobust.domains.transforms import (
 TEXTS = [
     *NAMES, "flh:p=0.8", "bri:-0.2..0.2", "bri:0.4:bounds=0..1", "gam:0.5..2", "crop:0.6..1", "rot:-30..30",
     "rot:-7:fill=0.5", "shift:-2..2", "shift:1.5:down=-0.5", "scale:0.7..1.4", "scale:1.3:fill=1", "noise:0..0.2",
-    "blur:0.3..2", "jpeg:30..90", "rot:-20..20:p=0.5+bri:0..0.3+shift:-1..1",
+    "blur:0.3..2", "warp:0.5..2:nodes=3", "jpeg:30..90", "rot:-20..20:p=0.5+bri:0..0.3+shift:-1..1",
 ]  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def test_texts_that_are_read(text: str, expected: ImageTransform) -> None:
 
 def test_every_name_stands_for_its_default_and_writes_itself() -> None:
     assert list(NAMES) == [
-        "ori", "flh", "flv", "bri", "gam", "crop", "rot", "shift", "scale", "noise", "blur", "jpeg",
+        "ori", "flh", "flv", "bri", "gam", "crop", "rot", "shift", "scale", "noise", "blur", "jpeg", "warp",
     ]  # fmt: skip
     for short, kind in NAMES.items():
         assert named(short)[1] == kind() == named(str(kind()))[1]

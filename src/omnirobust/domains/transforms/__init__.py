@@ -19,3 +19,4 @@ from omnirobust.domains.transforms.names import NAMES as NAMES
 from omnirobust.domains.transforms.names import PAPER_DETERMINISTIC as PAPER_DETERMINISTIC
 from omnirobust.domains.transforms.names import PAPER_STOCHASTIC as PAPER_STOCHASTIC
 from omnirobust.domains.transforms.names import named as named
+from omnirobust.domains.transforms.warp import Warp as Warp

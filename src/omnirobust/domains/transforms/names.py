@@ -12,10 +12,11 @@ from omnirobust.domains.transforms.base import Amount, Chain, ImageTransform
 from omnirobust.domains.transforms.blur import Blur, Jpeg
 from omnirobust.domains.transforms.colour import Brightness, Gamma, Identity, Noise
 from omnirobust.domains.transforms.geometry import CentralCrop, FlipHorizontal, FlipVertical, Rotate, Scale, Translate
+from omnirobust.domains.transforms.warp import Warp
 
 _KINDS: tuple[type[ImageTransform], ...] = (
     Identity, FlipHorizontal, FlipVertical, Brightness, Gamma, CentralCrop, Rotate,
-    Translate, Scale, Noise, Blur, Jpeg,
+    Translate, Scale, Noise, Blur, Jpeg, Warp,
 )  # fmt: skip
 
 NAMES: Mapping[str, type[ImageTransform]] = MappingProxyType({kind.short: kind for kind in _KINDS})

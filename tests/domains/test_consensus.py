@@ -1,0 +1,90 @@
+"""Models that agree on where to push, against the formula on logits that are taken apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import omnirobust as orb
+from omnirobust.domains.consensus import Consensus
+from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.losses import consensus_margin, margin
+
+
+def _unit(logits: Tensor) -> Tensor:
+    return logits / (logits - logits.mean(1, keepdim=True)).square().mean(1, keepdim=True).sqrt()
+
+
+def _by_hand(logits: Tensor, labels: Tensor, said: Tensor) -> list[float]:
+    out = []
+    for z, y, scores in zip(_unit(logits), labels.tolist(), said, strict=True):
+        wrong = [j for j in range(len(z)) if j != y]
+        q = (3 * scores[wrong]).softmax(0)
+        out.append(float(z[y] - (q * z[wrong]).sum()))
+    return out
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_loss_by_hand(targeted):
+    g = torch.Generator().manual_seed(0)
+    logits, said = (torch.randn(5, 4, generator=g, dtype=torch.float64) for _ in range(2))
+    labels, sign = torch.tensor([0, 3, 1, 2, 2]), -1 if targeted else 1
+    found = consensus_margin(logits, labels, said=said, targeted=targeted)
+    assert torch.allclose(sign * found, torch.tensor(_by_hand(logits, labels, said)).double())
+    alone = consensus_margin(logits, labels, targeted=targeted)
+    assert torch.allclose(alone, consensus_margin(logits, labels, said=_unit(logits), targeted=targeted))
+    assert torch.allclose(alone, consensus_margin(7 * logits + 3, labels, targeted=targeted))
+
+
+def test_a_class_that_is_ruled_out_does_not_count():
+    logits = torch.tensor([[1.0, 2.0, 0.5, -torch.inf]], requires_grad=True)
+    loss = consensus_margin(logits, torch.tensor([1]))
+    assert bool(loss.isfinite().all())
+    assert bool(torch.autograd.grad(loss.sum(), logits)[0][:, :3].isfinite().all())
+
+
+@pytest.mark.parametrize("memory", [None, 1], ids=["whole", "in pieces"])
+def test_each_step_takes_what_all_models_said_the_step_before(models, x, y, memory):
+    grid: Any = Consensus.of(DomainGrid(models, x, y, loss=consensus_margin, memory=memory))
+    assert isinstance(grid, Consensus)
+    deltas = [torch.zeros_like(x), torch.full_like(x, 0.1), 0.2 * x]
+    said = None
+    for at in deltas:
+        leaf = (x + at).requires_grad_()
+        logits = [m(leaf) for m in models.values()]
+        found = grid.evaluate(at)
+        for k, z in enumerate(logits):
+            want = consensus_margin(z, y, said=said)
+            assert torch.allclose(found.losses[:, k], want)
+            assert torch.allclose(found.grads[k], torch.autograd.grad(want.sum(), leaf, retain_graph=True)[0])
+        said = torch.stack([_unit(z.detach()) for z in logits]).mean(0)
+    rows = torch.tensor([4, 0])
+    kept = grid.select(rows).evaluate(deltas[0][rows], grad=False).losses
+    assert torch.allclose(kept, grid.evaluate(deltas[0], grad=False).losses[rows])
+
+
+def test_draws_examples_and_transformations_are_kept_apart(models, x, y):
+    """Under a transformation that draws, groups that share a perturbation: what was said is of the same image."""
+    groups, labels = x.unflatten(0, (3, 3)), y.unflatten(0, (3, 3))
+    transforms = {"as it is": orb.transforms.Identity(), "darker": orb.transforms.Brightness(-0.3)}
+    one = {k: models[k] for k in "ab"}
+    grid = DomainGrid(
+        one, groups, labels, loss=consensus_margin, transforms=transforms, shared=True, clip="intersection"
+    )
+    both: Any = Consensus.of(grid)
+    delta = torch.zeros_like(groups[:, 0])
+    both.evaluate(delta)
+    found = both.evaluate(delta).losses.view(3, 2, 2, 3)  # groups, models, transformations, images
+    for r, shift in enumerate((0.0, -0.3)):
+        logits = [m(x + shift) for m in one.values()]
+        said = torch.stack([_unit(z) for z in logits]).mean(0)
+        for k, z in enumerate(logits):
+            assert torch.allclose(found[:, k, r], consensus_margin(z, y, said=said).view(3, 3))
+
+
+def test_other_losses_stay_as_they_are(models, x, y):
+    grid = DomainGrid(models, x, y, loss=margin)
+    assert Consensus.of(grid) is grid
