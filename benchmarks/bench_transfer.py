@@ -59,6 +59,7 @@ def _ours(**options: Any) -> Measure:
 
 
 OURS: dict[str, Measure] = {
+    "transfer": _ours(preset="transfer"),
     "default": _ours(),
     "average": _ours(rule=orb.Uniform()),
 }

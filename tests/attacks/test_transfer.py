@@ -47,10 +47,8 @@ def test_steps_are_gradients_of_each_model(models, x, y, threat, targeted):
 def test_it_is_its_parts(models, x, y, threat):
     whole = orb.attack_ensemble(models, x, y, threat, preset="transfer", steps=6)
     settings: Any = orb.settings.TRANSFER[threat.name]
-    grid = DomainGrid(models, x, y, loss=losses.consensus_margin).through(settings.seen)
-    parts = orb.solve(
-        Consensus.of(grid), threat.around(x), orb.ExponentiatedGradient(0.5), steps=6, direction=settings.direction
-    )
+    grid = Consensus.of(DomainGrid(models, x, y, loss=losses.consensus_margin), settings.seen)
+    parts = orb.solve(grid, threat.around(x), orb.ExponentiatedGradient(0.5), steps=6, direction=settings.direction)
     assert torch.equal(whole.delta, parts.delta) and torch.equal(whole.weights, parts.weights)
     assert threat.around(x).contains(whole.delta).all()
 
@@ -93,7 +91,7 @@ def test_what_models_see_is_drawn_anew_and_they_are_judged_without(models, x, y)
     assert torch.equal(result.delta, again.delta)
     other = orb.attack_ensemble(models, x, y, orb.Linf(0.1), preset="transfer", steps=3, seed=1)
     assert not torch.equal(result.delta, other.delta)
-    assert result.settings["seen"] == "warp:1"
+    assert result.settings["seen"] == "warp:0.7"
 
 
 def test_inputs_that_are_no_images(x, y):

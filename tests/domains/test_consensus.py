@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust.domains.consensus import Consensus
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import consensus_margin, margin
+from omnirobust.domains.soften import Softened
+
+SEEN = orb.transforms.Identity()
 
 
 def _unit(logits: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ def test_a_class_that_is_ruled_out_does_not_count():
 
 @pytest.mark.parametrize("memory", [None, 1], ids=["whole", "in pieces"])
 def test_each_step_takes_what_all_models_said_the_step_before(models, x, y, memory):
-    grid: Any = Consensus.of(DomainGrid(models, x, y, loss=consensus_margin, memory=memory))
+    grid: Any = Consensus.of(DomainGrid(models, x, y, loss=consensus_margin, memory=memory), SEEN)
     assert isinstance(grid, Consensus)
     deltas = [torch.zeros_like(x), torch.full_like(x, 0.1), 0.2 * x]
     said = None
@@ -74,7 +77,7 @@ def test_draws_examples_and_transformations_are_kept_apart(models, x, y):
     grid = DomainGrid(
         one, groups, labels, loss=consensus_margin, transforms=transforms, shared=True, clip="intersection"
     )
-    both: Any = Consensus.of(grid)
+    both: Any = Consensus.of(grid, SEEN)
     delta = torch.zeros_like(groups[:, 0])
     both.evaluate(delta)
     found = both.evaluate(delta).losses.view(3, 2, 2, 3)  # groups, models, transformations, images
@@ -85,6 +88,23 @@ def test_draws_examples_and_transformations_are_kept_apart(models, x, y):
             assert torch.allclose(found[:, k, r], consensus_margin(z, y, said=said).view(3, 3))
 
 
-def test_other_losses_stay_as_they_are(models, x, y):
-    grid = DomainGrid(models, x, y, loss=margin)
-    assert Consensus.of(grid) is grid
+def test_other_losses_keep_their_values_and_kinks_are_rounded(x, y):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 4)).double()
+    found = Consensus.of(DomainGrid(model, x, y, loss=margin), SEEN).evaluate(torch.zeros_like(x))
+    leaf = x.clone().requires_grad_()
+    with Softened():
+        want = margin(model(leaf), y)
+        slope = torch.autograd.grad(want.sum(), leaf)[0]
+    assert found.grads is not None
+    assert torch.equal(found.losses[:, 0], margin(model(x), y)) and torch.allclose(found.grads[0], slope)
+    assert not torch.allclose(slope, torch.autograd.grad(margin(model(leaf), y).sum(), leaf)[0])
+
+
+def test_models_see_images_bent(models, x, y):
+    bent: Any = Consensus.of(DomainGrid(models, x, y, loss=margin), orb.transforms.Warp(0.7))
+    plain = DomainGrid(models, x, y, loss=margin, transforms={"warp": orb.transforms.Warp(0.7)})
+    for _ in range(2):
+        found, want = bent.evaluate(torch.zeros_like(x)), plain.evaluate(torch.zeros_like(x))
+        assert torch.equal(found.losses, want.losses)
+    assert bent.names == tuple(models) and bent.random and bent.images == len(models)

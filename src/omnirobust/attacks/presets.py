@@ -35,9 +35,10 @@ class AttackSettings:
 
 @dataclass(frozen=True)
 class Seen(AttackSettings):
-    """Settings of attacks on models that see images through a random transformation while they are attacked.
+    """Settings for models that are not attacked: those attacked are seen as ``domains.consensus`` says.
 
-    They are judged without. Apart from ``AttackSettings``, whose fields are part of the keys of kept results.
+    ``seen`` is what they see images through; judged they are without. It stands apart from
+    ``AttackSettings``, whose fields are part of the keys of kept results.
     """
 
     seen: ImageTransform
@@ -106,7 +107,7 @@ PAPER_OF: dict[Task, dict[str, AttackSettings]] = {
 """The paper's settings of each of its tasks, by norm."""
 
 _TRANSFER = Seen(
-    ExponentiatedGradient(0.5), Momentum(blur=1.5), None, losses.consensus_margin, "zero", "last", Warp(1.0)
+    ExponentiatedGradient(0.5), Momentum(blur=1.2), None, losses.consensus_margin, "zero", "last", Warp(0.7)
 )
 
 TRANSFER: dict[str, AttackSettings] = {"l2": _TRANSFER, "linf": _TRANSFER}

@@ -1,46 +1,52 @@
-"""Domains whose models agree on where to push: each is told what all of them said of an image the step before."""
+"""Models as an attack for others sees them: kinks rounded, images bent, and each told what all said the step before."""
 
 from __future__ import annotations
 
-import inspect
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from omnirobust.core.types import Evaluation
 from omnirobust.domains.grid import DomainGrid
-from omnirobust.domains.losses import standardised
+from omnirobust.domains.losses import standardised, wants
 from omnirobust.domains.memory import Part
 from omnirobust.domains.passes import Cut
+from omnirobust.domains.soften import Softened
+from omnirobust.domains.transforms import ImageTransform
 
 
 class Consensus(DomainGrid):
-    """A grid whose loss is given ``said`` (n, C): the mean over all models of their standardised logits of each image.
+    """A grid of models whose kinks are rounded (``Softened``), and whose loss may want to know what all of them say.
 
-    They are those of the evaluation before, so that models still go one by one; at the first there are none.
+    A loss with a keyword ``said`` is given it, (n, C): the mean over all models of their standardised logits of each
+    image. They are those of the evaluation before, so that models still go one by one; at the first there are none.
     """
 
+    _plain: Any
+    _asks: bool  # whether the loss wants to know
     _said: Tensor | None  # of the evaluation before, (R, E, B, C)
     _saying: list[Tensor]  # in this one, of each model
 
     @classmethod
-    def of(cls, grid: DomainGrid) -> DomainGrid:
-        """Return the domains of ``grid``, as a consensus where its loss has a keyword ``said`` and models are several.
+    def of(cls, grid: DomainGrid, seen: ImageTransform) -> DomainGrid:
+        """Return the domains of ``grid`` so, of models that see images through ``seen`` (``DomainGrid.through``).
 
         Models that only answer are left alone.
         """
-        if grid.asked is not None or "said" not in inspect.signature(grid._loss).parameters:
+        if grid.asked is not None:
             return grid
         new = cls.__new__(cls)
-        new.__dict__.update(grid.__dict__)
+        new.__dict__.update(grid.through(seen).__dict__)
         new._said, new._plain, new._whole = None, grid._loss, {}
+        new._asks = wants(grid._loss, "said")
         return new
 
     def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
         """Evaluate as any grid does, and remember what was said."""
         self._saying = []
         found = super().evaluate(delta, grad)
-        self._said = torch.stack(self._saying).mean(0)
+        self._said = torch.stack(self._saying).mean(0) if self._asks else None
         return found
 
     def select(self, rows: Tensor | slice) -> DomainGrid:
@@ -55,8 +61,9 @@ class Consensus(DomainGrid):
             self._hear(m, cut.part, standardised(logits.detach()), len(delta))
             return self._plain(logits, labels, targeted=targeted, said=self._heard(cut.part))
 
-        self._loss = loss
-        return super()._piece(m, cut, delta, grad, watch)
+        self._loss = loss if self._asks else self._plain
+        with Softened():
+            return super()._piece(m, cut, delta, grad, watch)
 
     def _hear(self, m: int, part: Part, z: Tensor, B: int) -> None:
         """Keep what model ``m`` says of a part (n, C), averaged over its draws."""

@@ -240,8 +240,13 @@ def fall_of(feasible: FeasibleSet, slope: Tensor) -> Tensor:
 
 def wants_reach(loss: object) -> bool:
     """Say whether a loss has a keyword ``reach`` that defaults to None, as ``relative_margin``: grids then give it."""
+    return wants(loss, "reach")
+
+
+def wants(loss: object, name: str) -> bool:
+    """Say whether a loss has a keyword of that name that defaults to None."""
     try:
-        parameter = inspect.signature(loss).parameters.get("reach")  # pyright: ignore[reportArgumentType]
+        parameter = inspect.signature(loss).parameters.get(name)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):
         return False
     return parameter is not None and parameter.kind is parameter.KEYWORD_ONLY and parameter.default is None
