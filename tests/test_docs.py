@@ -137,13 +137,15 @@ def test_every_piece_of_the_page_on_training_runs(tmp_path) -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4))
     data = torch.rand(40, 1, 6, 6, generator=g), torch.randint(0, 4, (40,), generator=g)
     space = {
-        "orb": orb, "model": model, "x": data[0][:24], "y": data[1][:24], "x_val": data[0][24:], "y_val": data[1][24:],
+        "orb": orb, "torch": torch,
+        "model": model, "x": data[0][:24], "y": data[1][:24], "x_val": data[0][24:], "y_val": data[1][24:],
         "folder": tmp_path, "batches_of_group_losses": [torch.rand(1, 3, requires_grad=True) for _ in range(4)],
     }  # fmt: skip
     pieces = re.findall(r"```python\n(.*?)```", (DOCS / "training.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(pieces) == 2
+    assert len(pieces) == 3
     for piece in pieces:
         exec(compile(piece, "training.md", "exec"), space)
+    assert space["own"].examples == 24 and "the mean of the radii" in " ".join(space["each"].notes)
     assert space["result"].weights.shape == (24, 2) and (tmp_path / "checkpoint.pt").exists()
     assert space["report"].correct.shape == (16, 2)
     assert space["w"].shape == (1, 3) and space["w"][0].argmax() == space["batches_of_group_losses"][-1].grad.argmax()

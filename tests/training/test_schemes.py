@@ -53,7 +53,11 @@ def test_sensible_schemes() -> None:
             r"step_sizes must be 2 numbers > 0, .* got \(0.1,\)",
         ),
         ({"kind": "average", "threats": BOTH, "step_sizes": (0.1, 0.0)}, "step_sizes must be 2 numbers > 0"),
-        ({"kind": "single", "threats": (Linf(torch.tensor([0.1, 0.2])),)}, "threats must have one radius for all"),
+        ({"kind": "universal", "threats": (Linf(torch.tensor([0.1, 0.2])),)}, "threats must have one radius for all"),
+        (
+            {"kind": "average", "threats": (Linf(torch.tensor([0.1, 0.2])), L2(torch.ones(3)))},
+            "threats must have radii for as many examples, got 2 and 3",
+        ),
         (
             {"kind": "minmax", "threats": BOTH, "adversarial_ratio": 1.5},
             r"adversarial_ratio must be in \[0, 1\], got 1.5",

@@ -72,8 +72,8 @@ class Sign:
 
     decay: Decay = "constant"
 
-    def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
-        """Return the stepper; ``step_size`` is alpha, in units of the input; eps/4 if not given (l0: width/4)."""
+    def start(self, feasible: FeasibleSet, step_size: float | Tensor | None, steps: int) -> Stepper:
+        """Return the stepper; ``step_size`` is alpha, in units of the input, or (B,); else eps/4 (l0: width/4)."""
         return _Plain(torch.sign, step_size, steps, self.decay)
 
 
@@ -83,8 +83,8 @@ class Normalised:
 
     decay: Decay = "constant"
 
-    def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
-        """Return the stepper; ``step_size`` is alpha, an l2 length; eps/4 if not given (l0: width/4)."""
+    def start(self, feasible: FeasibleSet, step_size: float | Tensor | None, steps: int) -> Stepper:
+        """Return the stepper; ``step_size`` is alpha, an l2 length, or (B,); else eps/4 (l0: width/4)."""
         return _Plain(unit_l2, step_size, steps, self.decay)
 
 
@@ -103,7 +103,9 @@ def unit_l2(g: Tensor) -> Tensor:
 class _Plain:
     """A step along a function of the weighted gradient, its size constant or decayed linearly to 1/T of itself."""
 
-    def __init__(self, shape: Callable[[Tensor], Tensor], step_size: float | None, steps: int, decay: Decay) -> None:
+    def __init__(
+        self, shape: Callable[[Tensor], Tensor], step_size: float | Tensor | None, steps: int, decay: Decay
+    ) -> None:
         if decay not in ("constant", "linear"):
             raise ValueError(f"decay must be 'constant' or 'linear', got {decay!r}")
         self._shape, self._size, self._steps, self._decay = shape, step_size, steps, decay
@@ -112,6 +114,9 @@ class _Plain:
         assert evaluation.grads is not None
         move = self._shape(weighted_gradient(weights, evaluation.grads))
         fraction = 1.0 if self._decay == "constant" else 1.0 - (t - 1) / self._steps
+        if isinstance(self._size, Tensor):
+            size = (self._size * fraction).view((-1,) + (1,) * (delta.ndim - 1))
+            return feasible.project((delta - move * size).to(delta.dtype))
         if self._size is not None:
             return feasible.project(delta.sub(move, alpha=self._size * fraction).to(delta.dtype))
         reach = feasible.radius()
@@ -121,4 +126,6 @@ class _Plain:
         return feasible.project((delta - move * (reach * (fraction / 4))).to(delta.dtype))
 
     def select(self, rows: Tensor) -> None:
-        """Nothing is kept between steps."""
+        """Nothing is kept between steps but sizes of each row's own."""
+        if isinstance(self._size, Tensor):
+            self._size = self._size[rows]

@@ -62,6 +62,8 @@ class TrainingJob:
             if (value := getattr(self, name)) is not None:
                 check_count(name, value, least, whole=False)
         check_count("epochs", self.recipe.epochs, whole=False)
+        if self.scheme.examples is not None:
+            raise ValueError("scheme of a job must have one radius for all examples: fit takes one for each of them")
         for name in ("patience", "keep"):
             value = getattr(self, name)
             if value not in (None, "last") and not self.recipe.holdout:

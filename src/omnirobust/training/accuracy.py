@@ -96,6 +96,15 @@ def ranges_of(scheme: Scheme, data: Batches) -> list[str]:
     return [f"{name}: {note}" for name, threat in threats for note in range_notes(threat, data.x)]
 
 
+def radii_of(scheme: Scheme, held_out: Batches | None) -> list[str]:
+    """Say what radius validation data is judged at where each training example has its own."""
+    if scheme.examples is None or held_out is None:
+        return []
+    names = zip(scheme.names, scheme.common().names, strict=True)
+    shown = ", ".join(f"{mean} for {name}" for name, mean in names if name != mean)
+    return [f"Validation was attacked at the mean of the radii of the training examples: {shown}."]
+
+
 def accuracy(model: nn.Module, data: Data, *, batch_size: int = 512) -> float:
     """Return the share of examples that ``model`` classifies right, in eval mode, which is restored afterwards.
 
@@ -153,13 +162,14 @@ def robust_rates_of(
     """Return union accuracy and the mean accuracy over the threat models of ``scheme``, in eval mode.
 
     Each attack takes ``scheme.steps`` normalised steps for itself, whatever the scheme trains with: a scheme of weak
-    attacks is not judged by them. The starts are the same at every call.
+    attacks is not judged by them. The starts are the same at every call. Radii of single training examples say nothing
+    of others: their mean is taken.
 
     Cost: K ``scheme.steps`` forward and backward passes of the whole of ``data``.
     """
     workers = workers or Alone()
     device = next(model.parameters()).device
-    plain = Scheme("average", scheme.threats, scheme.steps)
+    plain = Scheme("average", scheme.common().threats, scheme.steps)
     classifier = Classifier("model", model, precision)
     counts = torch.zeros(3, dtype=torch.float64)
     with restored_modes(model):

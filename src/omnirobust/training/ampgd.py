@@ -59,7 +59,7 @@ def attack_batch(
         deltas: the first perturbations, K times (B, *S), which are projected onto their sets; None for those that the
             scheme starts with. A loop of one's own that hands the last ones over again, with the last weights, is
             what ``Scheme.persist`` "all" does.
-        rows: numbers of the examples, (B,) int64; None for 0, ..., B - 1.
+        rows: numbers of the examples, (B,) int64, by which radii (N,) are looked up; None for 0, ..., B - 1.
         seed: of the random starts without ``generator``.
         precision: "bf16" runs the model under autocast.
 
@@ -81,6 +81,7 @@ def attack_batch(
         )
     rows = torch.arange(len(x), device=x.device) if rows is None else rows
     check_shape("rows", rows, y.shape)
+    scheme = scheme.of_rows(rows)
     if generator is None:
         seeds = row_seeds(DrawKey(seed), rows, len(scheme.threats))
     else:

@@ -81,13 +81,14 @@ class PrivateAttacker:
                 "got pairs (x, y); persist='none' begins anew at each mini-batch"
             )
         self.scheme.check_masks(batch.x)
+        scheme = self._of_batch(batch, epoch)
         carried = None if self.carried is None else self.carried.fetch(batch)
         rows = batch.rows.to(batch.x.device)
         seeds = row_seeds(DrawKey(self.seed, epoch), rows, len(self.scheme.threats))
         try:
             with rows_named(lambda row: int(batch.rows[row])):
                 deltas, weights = attack_rows(
-                    self.classifier, batch.x, batch.y, self.scheme.at(epoch), seeds, self._first(batch), carried
+                    self.classifier, batch.x, batch.y, scheme, seeds, self._first(batch), carried
                 )
         except RowError:
             if self.workers.count == 1:
@@ -102,6 +103,19 @@ class PrivateAttacker:
         if self.carried is not None:
             self.carried.keep(batch, deltas)
         return Attack(torch.stack([batch.x + delta for delta in deltas]), weights)
+
+    def _of_batch(self, batch: Batch, epoch: int) -> Scheme:
+        """Return the scheme of an epoch, with the radii of a mini-batch's examples where each has its own."""
+        scheme = self.scheme.at(epoch)
+        if scheme.examples is None:
+            return scheme
+        if not batch.known:
+            raise ValueError(
+                "data must yield (x, y, rows) with the number of each example in its set where each has a radius of "
+                "its own, got pairs (x, y)"
+            )
+        scheme.check_rows(batch.all_rows)  # in all processes at once
+        return scheme.of_rows(batch.rows)
 
     def _first(self, batch: Batch) -> Tensor | None:
         if self.scheme.persisting == "none":

@@ -70,7 +70,9 @@ def check_data(scheme: Scheme, train: Batches, held_out: Batches | None) -> None
         extremes = torch.stack([flat.amin(1).argmin(), flat.amax(1).argmax()])
         if not bool(data.x[extremes].isfinite().all()):
             raise ValueError(f"{name} must hold finite inputs, got NaN or infinity")
-        for threat in scheme.threats:
+        if name == "data" and scheme.examples not in (None, len(data.x)):
+            raise ValueError(f"eps must have a radius for each of {len(data.x)} examples, got {scheme.examples}")
+        for threat in scheme.common().threats:
             scheme.check_masks(data.x)
             check_set(threat, data.x[extremes])
 

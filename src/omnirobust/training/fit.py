@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from omnirobust.domains.classifier import Precision as Precision
-from omnirobust.training.accuracy import before_of, classes_apart, ranges_of, restored_modes, told_of
+from omnirobust.training.accuracy import before_of, classes_apart, radii_of, ranges_of, restored_modes, told_of
 from omnirobust.training.attackers import PrivateAttacker, attacker_of
 from omnirobust.training.batches import Batches, Data, LoaderBatches, batches, generators
 from omnirobust.training.checks import Keep as Keep
@@ -112,8 +112,8 @@ def fit(
             mode, but for modules that are in evaluation mode inside a model in training mode (a frozen BatchNorm, say);
             the mode of each module is restored afterwards.
         data: (x, y) with x (N, *S) float and y (N,) int64; ImageData; a DataLoader that yields (x, y), or (x, y, rows)
-            with the number of each example in its set, which is needed where examples carry something; or the name of
-            a set, whose training split is taken.
+            with the number of each example in its set, which is needed where examples carry something or have radii of
+            their own; or the name of a set, whose training split is taken.
         scheme: what to train against.
         epochs: passes over the data, >= 1, a resumed run's earlier ones included.
         optimizer: makes the optimizer of the parameters; None for Adam at 1e-3.
@@ -200,7 +200,7 @@ def fit(
             log(listening, run.history[-1])
             if progress is not None and workers.rank == 0:
                 progress(run.epoch, epochs, run.history[-1])
-    told = (*classes_apart(train, held_out), *ranges_of(scheme, train))
+    told = (*classes_apart(train, held_out), *ranges_of(scheme, train), *radii_of(scheme, held_out))
     return _result(run, stopped, keep, told, train if held_out is None else held_out)
 
 

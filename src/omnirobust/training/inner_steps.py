@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
 
 import torch
@@ -30,6 +31,17 @@ def steppers(scheme: Scheme, feasible: list[FeasibleSet]) -> list[Stepper]:
     ]
 
 
+@dataclass(frozen=True)
+class _OfRadius:
+    """A direction whose first step is a share of each row's own radius."""
+
+    direction: Sign | Normalised
+    share: float
+
+    def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
+        return self.direction.start(feasible, feasible.radius() * self.share, steps)
+
+
 def _direction(scheme: Scheme, threat: ThreatModel) -> Direction:
     """Return the paper's raw gradient, or what suits the norm.
 
@@ -40,7 +52,15 @@ def _direction(scheme: Scheme, threat: ThreatModel) -> Direction:
         return RawGradient()
     if threat.p in (0, 1):
         return Adaptive()
-    return Sign("linear") if threat.p == inf else Normalised("linear")
+    plain = Sign("linear") if threat.p == inf else Normalised("linear")
+    if isinstance(threat.eps, Tensor) and threat.eps.ndim and scheme.step_sizes is None:
+        return _OfRadius(plain, _share(scheme))
+    return plain
+
+
+def _share(scheme: Scheme) -> float:
+    """Return the first step in radii: falling linearly, the steps come to 2.5 radii in all."""
+    return min(5.0 / scheme.steps, 1.25)
 
 
 def _step_size(scheme: Scheme, k: int) -> float | None:
@@ -52,10 +72,9 @@ def _step_size(scheme: Scheme, k: int) -> float | None:
         assert printed is not None
         # raw gradients shrink by the width of the range, and a step in it grows by that
         return (PAPER_LINF_STEP if threat.p == inf else printed) * paper_width(threat) ** 2
-    if threat.p in (0, 1):
+    if threat.p in (0, 1) or (isinstance(threat.eps, Tensor) and threat.eps.ndim):
         return None
-    # falling linearly, the steps come to 2.5 radii in all
-    return float(threat.eps) * min(5.0 / scheme.steps, 1.25) or None
+    return float(threat.eps) * _share(scheme) or None
 
 
 def starts(scheme: Scheme, feasible: list[FeasibleSet], seeds: list[Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 from omnirobust.core.arguments import check_number, check_whole, is_number
@@ -17,6 +18,7 @@ from omnirobust.core.contracts import check_answers_losses
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.core.types import WeightRule
 from omnirobust.core.weights import ProjectedAscent, Uniform, WorstCase
+from omnirobust.zoo.chunks import fingerprint
 
 DEFAULT_RULE = ProjectedAscent(1 / 50, 4.0)
 """How the weights answer the losses for "minmax": beta and gamma of the paper's Table A8."""
@@ -43,7 +45,9 @@ class Scheme:
             (10), the MAX strategy of Tramer and Boneh. "universal": one perturbation for all examples, which persists
             over the mini-batches, the uSGD of Shafahi et al.
         threats: the threat models trained against, one or more except for "natural", exactly one for "single" and
-            "universal". Any mix of norms and radii.
+            "universal". Any mix of norms and radii. A radius eps (N,) has one for each of N training examples, by its
+            number, which data must yield (not for "universal"). Validation data, whose examples are others, is judged
+            at its mean, as the notes of ``fit`` say.
         steps: ascent steps R of the attacker on each mini-batch.
         rule: how the weights answer the losses for "minmax"; None for ``DEFAULT_RULE``.
         dpar: weight lambda >= 0 of the diversity-promoting attack regulariser (17); the paper's is 0.1.
@@ -113,7 +117,7 @@ class Scheme:
     @property
     def names(self) -> tuple[str, ...]:
         """One name a threat model, such as "linf:0.2"; those that would be equal are numbered."""
-        plain = [f"{threat.name}:{float(threat.eps):g}" for threat in self.threats]
+        plain = [f"{threat.name}:{_told_radius(threat.eps)}" for threat in self.threats]
         return tuple(
             name if plain.count(name) == 1 else f"{name}#{plain[: k + 1].count(name)}" for k, name in enumerate(plain)
         )
@@ -130,6 +134,28 @@ class Scheme:
         if epoch >= self.dpar_warmup:
             return self
         return replace(self, dpar=self.dpar * epoch / self.dpar_warmup)
+
+    @property
+    def examples(self) -> int | None:
+        """How many examples the radii are given for; None where each is one for all."""
+        return next((len(t.eps) for t in self.threats if isinstance(t.eps, Tensor) and t.eps.ndim), None)
+
+    def of_rows(self, rows: Tensor) -> Scheme:
+        """Return the scheme of the examples that ``rows`` (int64) numbers, each with its own radii."""
+        if self.examples is None:
+            return self
+        self.check_rows(rows)
+        return replace(self, threats=tuple(_cut(threat, rows) for threat in self.threats))
+
+    def check_rows(self, rows: Tensor) -> None:
+        """Raise a ValueError if there is a number among ``rows`` that no radius is given for."""
+        if self.examples is not None and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.examples:
+            worst = int(rows.max()) if int(rows.min()) >= 0 else int(rows.min())
+            raise ValueError(f"eps must have a radius for every example, got {self.examples} and an example {worst}")
+
+    def common(self) -> Scheme:
+        """Return the scheme with the mean radius in the place of one for each example, for other examples."""
+        return self if self.examples is None else replace(self, threats=tuple(map(_mean_radius, self.threats)))
 
     def check_masks(self, x: Tensor) -> None:
         """Raise a ValueError if a mask is one for each example (N, *S): mini-batches are drawn anew in each epoch."""
@@ -153,9 +179,14 @@ class Scheme:
         for threat in self.threats:
             if not isinstance(threat, ThreatModel):
                 raise ValueError(f"threats must be threat models such as Linf(0.2), got {threat!r}")
-            if isinstance(threat.eps, Tensor) and threat.eps.ndim:
+            if isinstance(threat.eps, Tensor) and threat.eps.ndim and self.kind == "universal":
                 raise ValueError(
-                    f"threats must have one radius for all examples, got eps of shape {(*threat.eps.shape,)}"
+                    f"threats must have one radius for all examples with kind universal, got eps of shape "
+                    f"{(*threat.eps.shape,)}"
+                )
+            if isinstance(threat.eps, Tensor) and threat.eps.ndim and len(threat.eps) != self.examples:
+                raise ValueError(
+                    f"threats must have radii for as many examples, got {self.examples} and {len(threat.eps)}"
                 )
         count = len(self.threats)
         if self.kind == "natural" and count:
@@ -206,6 +237,22 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
+def _told_radius(eps: float | Tensor) -> str:
+    if not isinstance(eps, Tensor) or not eps.ndim:
+        return f"{float(eps):g}"
+    return f"{float(eps.min()):g}..{float(eps.max()):g}"
+
+
+def _cut(threat: ThreatModel, rows: Tensor) -> ThreatModel:
+    if not isinstance(threat.eps, Tensor) or not threat.eps.ndim:
+        return threat
+    return replace(threat, eps=threat.eps[rows.to(threat.eps.device)])
+
+
+def _mean_radius(threat: ThreatModel) -> ThreatModel:
+    return replace(threat, eps=float(torch.as_tensor(threat.eps, dtype=torch.float64).mean()))
+
+
 def _full(value: Any) -> str:
     """Return a repr that shows every element of the tensors in it."""
     if isinstance(value, Tensor):
@@ -216,5 +263,7 @@ def _full(value: Any) -> str:
         mask = None if value.mask is None else value.mask.tolist()
         later = "" if value.scale is None else f", scale={_full(value.scale)}"
         later += "" if value.unit == "value" else f", unit={value.unit}"
-        return f"ThreatModel(p={value.p}, eps={float(value.eps)!r}, bounds={_full(value.bounds)}, mask={mask}{later})"
+        eps = value.eps
+        eps = fingerprint({"eps": eps}) if isinstance(eps, Tensor) and eps.ndim else repr(float(eps))
+        return f"ThreatModel(p={value.p}, eps={eps}, bounds={_full(value.bounds)}, mask={mask}{later})"
     return repr(value)
