@@ -46,6 +46,17 @@ def test_every_piece_of_the_page_on_extending_runs(digits, tmp_path, monkeypatch
     assert space["Momentum"]().start(None, 0.1, 5).step_size == 0.1
 
 
+def test_the_page_on_models_that_only_answer_runs() -> None:
+    space = {}
+    (piece,) = re.findall(r"```python\n(.*?)```", (DOCS / "blackbox.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(piece, "blackbox.md", "exec"), space)
+    test = space["test"]
+    for found in (space["first"], space["second"]):
+        assert found.asr_all > 0.5 and found.queries.max() <= 100
+        said = torch.as_tensor(space["classes"](found.adversarial))
+        assert torch.equal(said != test.y, found.fooled[:, 0])
+
+
 def test_every_piece_of_the_page_on_ensembles_runs(digits, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     space = {}

@@ -34,18 +34,25 @@ def boxes_of(models: Models) -> dict[str, BlackBox]:
 
 
 def options_of(
-    boxes: Mapping[str, BlackBox], models: Models, threat_model: ThreatModel, given: AttackOptions, task: str
+    boxes: Mapping[str, BlackBox],
+    models: Models,
+    threat_model: ThreatModel,
+    given: AttackOptions,
+    task: str,
+    views: int = 1,
 ) -> AttackOptions:
     """Return the options of an attack on models of which ``boxes`` only answer: what is not given is chosen for them.
 
     Under linf a search moves, unless a direction or a preset is given; problems stop once they are fooled, and steps
-    are as many as the questions allow.
+    are as many as the questions allow: one for each of ``views`` transformations, which are seen once more by the end.
 
     Raises:
-        ValueError: if the attack is none of an ensemble, or the questions do not suffice for one step.
+        ValueError: if inputs share a perturbation, or the questions do not suffice for one step.
     """
-    if task != "ensemble":
-        raise ValueError("a BlackBox can be a model of attack_ensemble alone")
+    if task == "universal":
+        raise ValueError(
+            "a BlackBox can be no model of perturbations that inputs share, of attack_universal: ask for one each"
+        )
     _check_range(threat_model)
     chosen: dict[str, Any] = {"stop_when_fooled": True, **given}
     linf, labels = threat_model.name == "linf", [name for name, box in boxes.items() if box.output == "labels"]
@@ -63,14 +70,17 @@ def options_of(
     if len(set(stores)) < len(stores):
         raise ValueError(f"store must belong to one model alone, got {stores[0]} for several")
     for name, box in boxes.items():
-        if box.queries is not None and box.queries < 2:
-            raise ValueError(f"queries of model {name!r} must be >= 2, one step's, got {box.queries}")
+        least = 2 if views == 1 and task == "ensemble" else 3 * views
+        if box.queries is not None and box.queries < least:
+            raise ValueError(f"queries of model {name!r} must be >= {least}, one step's, got {box.queries}")
     if "steps" not in chosen:
         limits = [box.queries for box in boxes.values() if box.queries is not None]
         each = 1 if searching else 1 + min(box.samples // 2 * 2 for box in boxes.values())
         if limits or searching:
-            most = (min(limits) if limits else _STEPS) // each
-            chosen["steps"] = max(1, most - bool(labels))  # its last asks for the best in the ball
+            most = min(limits) // (each * views) if limits else _STEPS // each
+            chosen["steps"] = max(
+                1, most - bool(labels) - 2 * (task == "transforms")
+            )  # its last asks for the best in the ball
     return cast(AttackOptions, chosen)
 
 
@@ -80,9 +90,10 @@ def _check_range(threat_model: ThreatModel) -> None:
         raise ValueError("bounds must be two finite numbers beside a BlackBox, whose questions are as far apart")
 
 
-def grid_maker(settings: AttackSettings, options: AttackOptions) -> Callable[..., QueryGrid]:
+def grid_maker(settings: AttackSettings, options: AttackOptions, views: int = 0) -> Callable[..., QueryGrid]:
     """Return what makes the domains of models of which some only answer, from what ``DomainGrid`` takes."""
-    searching, spare = isinstance(settings.direction, _SEARCHES), 0 if settings.keep == "best" else 1
+    searching, spare = isinstance(settings.direction, _SEARCHES), 0 if settings.keep == "best" and not views else 1
+    spare *= max(views, 1)  # a view of what is judged may differ by a rounding from that of what was asked
     decides = isinstance(settings.direction, _DECIDE)
     return partial(QueryGrid, search=searching, decides=decides, stop=options["stop_when_fooled"], spare=spare)
 

@@ -202,9 +202,10 @@ def _attack(
         from omnirobust.attacks import queries  # who has no BlackBox enters no file for it
 
         boxes = queries.boxes_of(named)
-        options = queries.options_of(boxes, named, threat_model, options, task)
+        count = 1 if transforms is None or callable(transforms) else len(transforms)
+        options = queries.options_of(boxes, named, threat_model, options, task, count)
         if "init" not in options and (known := queries.transfer(boxes, named)):
-            options = {**options, "init": _of_known(known, x, y, threat_model, options)}
+            options = {**options, "init": _of_known(known, x, y, threat_model, options, transforms)}
     plan = Plan.of(task, threat_model, options, clip)
     shared = plan.shared
     as_groups(x, shared)  # what is wrong with the inputs is not blamed on what sees them
@@ -212,7 +213,7 @@ def _attack(
     plan.check_rows(len(x), tuple(feasible.shape))
     views = None if transforms is None else as_views(transforms, (x.flatten(0, 1) if shared else x)[:2].detach())
     plan = replace(plan, views=views, axes=feasible.lower.ndim - 1)
-    make = queries.grid_maker(plan.settings, plan.options) if queries else DomainGrid
+    make = queries.grid_maker(plan.settings, plan.options, len(views or ())) if queries else DomainGrid
     grid = make(
         models, x, y, loss=plan.settings.loss, transforms=views, shared=shared,
         targeted=plan.options["targeted"], clip=plan.clip, samples=plan.options["samples"],
@@ -228,9 +229,17 @@ def _attack(
     return replace(as_asked(found, plan.options["history"]), origin=origin)
 
 
-def _of_known(known: Models, x: Tensor, y: Tensor, threat_model: ThreatModel, options: AttackOptions) -> Tensor:
+def _of_known(
+    known: Models,
+    x: Tensor,
+    y: Tensor,
+    threat_model: ThreatModel,
+    options: AttackOptions,
+    transforms: Transforms | None,
+) -> Tensor:
     """Return the perturbations that fool the differentiable models, where the search among the others starts."""
     own: AttackOptions = {"targeted": options.get("targeted", False), "seed": options.get("seed", 0)}
     if y.ndim > 1:  # each model its own labels: those of the surrogates are not among them
         y = y[:, 0]
-    return _attack("ensemble", known, x, y, threat_model, own).delta
+    task: Task = "ensemble" if transforms is None else "transforms"
+    return _attack(task, known, x, y, threat_model, own, transforms=transforms).delta

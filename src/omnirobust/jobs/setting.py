@@ -161,7 +161,7 @@ def _for_boxes(job: AttackJob, models: dict[str, Source]) -> tuple[AttackJob, di
         boxes = {name: replace(box, queries=job.queries) for name, box in boxes.items()}
     said = cast(AttackOptions, {k: v for k, v in job.options.items() if v is not None and v != OPTIONS[k].default})
     found = models | boxes
-    chosen = queries.options_of(boxes, found, job.threat_model, said, job.plan.task)
+    chosen = queries.options_of(boxes, found, job.threat_model, said, job.plan.task, max(len(job.transforms), 1))
     return replace(job, options={**job.options, **chosen}), found
 
 

@@ -169,7 +169,7 @@ def test_what_cannot_be_read_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=told):
             orb.attack_ensemble({"m": orb.BlackBox(f)}, X, Y, LINF)
-    with pytest.raises(ValueError, match="a BlackBox can be a model of attack_ensemble alone"):
+    with pytest.raises(ValueError, match="a BlackBox can be no model of perturbations that inputs share"):
         orb.attack_universal(orb.BlackBox(Service()), X.unsqueeze(1), Y.unsqueeze(1), LINF)
 
 
@@ -371,3 +371,48 @@ def test_of_a_model_without_weights_one_answer_is_compared(tmp_path: Path) -> No
     assert first.queries is not None and again.queries is not None and torch.equal(first.queries, again.queries)
     with pytest.raises(ValueError, match="holds the answers of another model"):
         orb.attack_ensemble([made(other)], X, y, LINF)  # pyright: ignore[reportArgumentType]
+
+
+VIEWS = {"as it is": lambda x: x, "mirrored": lambda x: x.flip(-1), "darker": lambda x: 0.9 * x - 0.05}
+
+
+class Anywhere(Service):
+    """A service that takes inputs outside of [0, 1] too."""
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        self.seen.update(row.numpy().tobytes() for row in batch)
+        return self.model(batch)
+
+
+@pytest.mark.parametrize(
+    ("threat", "output"), [(orb.Linf(0.3), "logits"), (orb.L2(2.5), "logits"), (orb.Linf(0.3), "labels")]
+)
+def test_views_are_asked_counted_and_judged_each(threat: orb.ThreatModel, output: str) -> None:
+    x = X[:1]
+    y = torch.tensor([[int(net(1)(view(x)).argmax(1)) for view in VIEWS.values()]])
+    service = Anywhere()
+    box = orb.BlackBox(
+        service if output == "logits" else lambda b: service(b).argmax(1), output=output, queries=240, samples=8
+    )  # pyright: ignore[reportArgumentType]
+    result = orb.attack_transforms(box, x, y, VIEWS, threat)
+    assert result.queries is not None and result.queries.shape == (1, 3)
+    assert int(result.queries.sum()) == service.seen.total() <= 240 and max(service.seen.values()) == 1
+    judged = [bool(net(1)(view(result.adversarial)).argmax(1) != y[0, k]) for k, view in enumerate(VIEWS.values())]
+    assert result.fooled[0].tolist() == judged and any(judged)
+
+
+def test_estimates_go_through_a_view_to_the_input() -> None:
+    matrix = torch.randn(3, 4, generator=torch.Generator().manual_seed(3))
+    box = orb.BlackBox(lambda v: v @ matrix.T, samples=8)
+    model, x = nn.Linear(4, 3, bias=False), torch.full((2, 4), 0.5)
+    model.weight.data = matrix
+    y = model(0.5 * x).argmax(1)
+    plain, through = (
+        orb.attack_transforms(
+            m, x, y, {"half": lambda z: 0.5 * z.flip(-1)}, orb.L2(0.2), steps=8, stop_when_fooled=False
+        )
+        for m in (model, box)
+    )
+    assert float(torch.cosine_similarity(plain.delta, through.delta).min()) > 0.99  # in whatever units losses are
+    with pytest.raises(ValueError, match="transforms must not be random where a model only answers, got 'noise'"):
+        orb.attack_transforms(box, x, y, {"noise": lambda z, g: z + torch.rand(z.shape, generator=g)}, orb.L2(0.2))

@@ -49,7 +49,7 @@ class Asked:
         self.counts = np.zeros(size, np.int64)  # no tensor: a model's tensors are put back after each call
         self.prior: Tensor | None = None  # of the inputs that are being differentiated: gradients of other models
         self._known: dict[bytes, np.ndarray] = {}
-        self._seen: set[tuple[int, int, bytes]] = set()
+        self._seen: set[tuple[int, bytes]] = set()
         self.seed, self._estimates = seed, Counter[tuple[int, int]]()
         self._at: tuple[list[int], list[int]] | None = None
 
@@ -77,8 +77,8 @@ class Asked:
             rows = [places[key] for key in new]
             self._known |= self._oracle.answers(batch if len(rows) == len(batch) else batch[rows], new)
         for key, row, column in zip(keys, *(at or ([], [])), strict=False):
-            if (row, column, key) not in self._seen:
-                self._seen.add((row, column, key))
+            if (row, key) not in self._seen:  # what two views of a row have in common counts for the first
+                self._seen.add((row, key))
                 self.counts[row - self.first_row, column] += 1
         said = np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, 2))
         logits = as_logits(torch.from_numpy(said), self.output, self.classes)

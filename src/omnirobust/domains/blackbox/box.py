@@ -29,7 +29,8 @@ class BlackBox:
     the border of what fools all of them: ``Rays`` under linf, ``Hops`` under other norms, one question a step; its loss
     is 1, or -1 where it is fooled. Gradients of ``surrogates`` and of the differentiable models of the ensemble tell
     all of them where to look first, and the start is what fools these. Problems stop once all their models are fooled,
-    unless ``stop_when_fooled=False``. For ``attack_ensemble`` alone.
+    unless ``stop_when_fooled=False``. For ``attack_ensemble``, and ``attack_transforms`` of what is not
+    random: there every view of an input is a question, and estimates go through it.
 
     Args:
         f: maps inputs (n, *S), float, detached, to (n, C) numbers, C >= 2, or to (n,) labels: a tensor, an array or

@@ -41,7 +41,7 @@ def estimated(
     if asked.limit is not None and at is not None:
         rows = torch.tensor(at[0]) - asked.first_row
         # an estimate that leaves no question for where it leads is worth nothing
-        short = asked.left(rows) - 1 < 2 * pairs * torch.bincount(rows)[rows]
+        short = asked.left(rows) - asked.counts.shape[1] < 2 * pairs * torch.bincount(rows)[rows]
         if bool(short.any()):
             return _where_asked(asked, batch, at, direction, priors, ~short)
     n, size = len(batch), batch[0].numel()

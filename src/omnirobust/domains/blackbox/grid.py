@@ -33,7 +33,7 @@ class _Seen:
 
 
 class QueryGrid(DomainGrid):
-    """Domains of models alone, of which some are a ``BlackBox``; problems that are done ask nothing.
+    """Domains of models, of which some are a ``BlackBox``, perhaps under transformations; who is done asks nothing.
 
     Where only decisions are known, points outside of the set are asked, too: what is said of them goes into ``hits`` of
     the evaluation, and not into its losses.
@@ -52,9 +52,13 @@ class QueryGrid(DomainGrid):
     def __init__(
         self, models: Models, x: Tensor, y: Tensor, *, search: bool, decides: bool, stop: bool, spare: int, **given: Any
     ) -> None:
+        views = given.get("transforms")
+        if random := [view.name for view in views or () if view.random]:
+            raise ValueError(f"transforms must not be random where a model only answers, got {random[0]!r}")
         setting: dict[str, Any] = {
-            "search": search, "bounds": given["bounds"], "size": (len(x), 1), "first_row": given["first_row"],
-            "seed": given["seed"], "classes": 1 + int(y.max()) if y.numel() and not y.is_floating_point() else 2,
+            "search": search, "bounds": None if views else given["bounds"], "size": (len(x), len(views or (0,))),
+            "first_row": given["first_row"], "seed": given["seed"],
+            "classes": 1 + int(y.max()) if y.numel() and not y.is_floating_point() else 2,
         }  # fmt: skip
         self._boxes = {n: m.asked(n, **setting) for n, m in named_models(models).items() if isinstance(m, BlackBox)}
         held = {
@@ -72,11 +76,10 @@ class QueryGrid(DomainGrid):
     def asked(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """How many inputs each model was asked for each row, (B, K) int64; 0 of those that are differentiable."""
         rows = self._local
-        none = torch.zeros(len(rows), dtype=torch.int64)
+        none = torch.zeros(len(rows), self._sizes[1], dtype=torch.int64)
         names = [c.name for c in self._classifiers]
-        return torch.stack(
-            [torch.from_numpy(self._boxes[n].counts[rows.numpy()].sum(1)) if n in self._boxes else none for n in names],
-            1,
+        return torch.cat(
+            [torch.from_numpy(self._boxes[n].counts[rows.numpy()]) if n in self._boxes else none for n in names], 1
         )
 
     @property
@@ -135,7 +138,8 @@ class QueryGrid(DomainGrid):
         if self._exact:
             return super().evaluate(delta, grad)
         rows, key = self._local, DrawKey(self._seed, self._restart)
-        spent = torch.stack([box.left(rows) - self._spare < 1 for box in self._boxes.values()]).any(0)
+        need = self._sizes[1] + self._spare
+        spent = torch.stack([box.left(rows) < need for box in self._boxes.values()]).any(0)
         if self._past.last:  # of the start something must be known
             self._past.closed[rows] |= spent
         going = (~self._past.closed[rows]).nonzero().flatten()
@@ -206,7 +210,7 @@ class QueryGrid(DomainGrid):
         white = [m for m, c in enumerate(self._classifiers) if c.name not in self._boxes]
         self._slopes = {m: super(QueryGrid, self)._one(m, delta, grad) for m in white}
         prior = None
-        if grad and white:
+        if grad and white and self._views is None:  # what is asked is a view: those of other models are of the input
             slopes = [self._slopes[m][2].sum((0, 1)) for m in white]
             norms = [torch.linalg.vector_norm(s.flatten(1), dim=1).clamp_min(1e-30) for s in slopes]
             prior = sum(s / n.view(-1, *[1] * (s.ndim - 1)) for s, n in zip(slopes, norms, strict=True))
@@ -227,9 +231,9 @@ class QueryGrid(DomainGrid):
         box: Asked | None = self._boxes.get(classifier.name)
         if box is None:
             return super()._forward(classifier, part, delta, grad=grad, watch=watch)
-        rows = self._rows[part.rows].repeat(len(part.slots[0]))
+        rows, views = self._rows[part.rows], torch.tensor(list(part.transforms), device=delta.device)
         try:
-            with box.on(rows, torch.zeros_like(rows)):
+            with box.on(rows.repeat(len(views)), views.repeat_interleave(len(rows))):
                 return super()._forward(classifier, part, delta, grad=grad, watch=watch)
         except ValueError as error:
             raise _named(classifier.name, error) from error
