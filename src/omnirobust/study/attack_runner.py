@@ -201,7 +201,7 @@ class AttackRunner:
     def fooled(self, cell: Cell, trial: Trial, rows: Tensor, result: AttackResult) -> Tensor:
         """Return whether each column is fooled, judged by its label, (n, columns) bool: on every draw, where drawn."""
         if cell.labels != "released" and cell.judged == cell.models:
-            return result.fooled
+            return result.fooled  # the attack itself has judged these models by these labels
         labels = self.labels(cell, trial, judged=True)[rows]
         draws = cell.task.draws if isinstance(cell.task, Transformed) else 1
         hit = torch.ones_like(labels, dtype=torch.bool)
@@ -237,6 +237,7 @@ class AttackRunner:
         found: list[Tensor] = []
         for x in seen:
             models = {name: self.model(name) for name in names}
+            # a grid for how it calls models: frozen and in evaluation mode; labels do not matter to logits
             labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
             grid = DomainGrid(models, x, labels, loss=losses.margin)
             found += [logits.cpu() for logits in grid.logits(torch.zeros_like(x))]
@@ -284,7 +285,7 @@ def _measured(result: AttackResult, fooled: Tensor, labels: Tensor) -> Measured:
         any_iterate=rows.fooled.all(2).any(0),
         weights=result.weights.float(),
         fooled_path=rows.fooled.transpose(0, 1).contiguous(),
-        weights_path=rows.weights.transpose(0, 1).half().contiguous(),
+        weights_path=rows.weights.transpose(0, 1).half().contiguous(),  # most of the file, and only drawn
         labels=labels.contiguous(),
         distortion=result.weights.new_empty(len(labels), 0),
     )

@@ -90,13 +90,14 @@ class CellCache:
             DataUnavailableError: if the images cannot be had.
             ValueError: if there are too few images, or more are asked for than there are.
         """
-        for need in self._missing(cell):
+        for need in self._missing(cell):  # what decides this one: another's weights, or the model that it judges
             self.measure(need, images)
         ready = cell.resolved(self, images)
         assert ready is not None
         folder, spans = self._folder(ready), ready.spans(images)
         if not spans:
             raise ValueError(f"images must be >= {cell.group}, the size of a group, got {images}")
+        # Whole cells never change: who only reads them neither waits nor needs the right to write a lock.
         with nullcontext() if folder.complete(spans) else self._lock(folder):
             parts = [self._part(ready, span, folder, on_work) for span in spans]
         return self._kept(ready, parts)
@@ -122,6 +123,7 @@ class CellCache:
         for count in cell.counts(images):
             ready = cell.resolved(self, count)
             if ready is not None:
+                # up to the first gap: claims compare rows image by image, so that they are to be of the first images
                 found = takewhile(bool, (self.known(ready, span) for span in ready.spans(count)))
                 if parts := [part for part in found if part is not None]:
                     return self._kept(ready, parts)
@@ -189,14 +191,15 @@ class CellCache:
 
         found = _fitting(cell, span, folder)
         if found is None:
-            note_machine(self.cells, self.device)
+            note_machine(self.cells, self.device)  # before: of a killed cell parts may be kept
             began = time.monotonic()
             part = cell.measure(span, self, count)
+            # beside what was measured, not in the key: the same cell on another machine is the same cell
             facts = {"seconds": round(time.monotonic() - began, 3), "torch": torch.__version__}
             found = Chunk(part.tensors, facts | part.facts)
             folder.put(span, found)
         rmtree(folder.path / "fit", ignore_errors=True)  # also of a process that was killed as it ended
-        if (left := cell.work(span) - told) > 0:
+        if (left := cell.work(span) - told) > 0:  # what was kept, or stopped early, is work done too
             on_work(left)
         return found
 

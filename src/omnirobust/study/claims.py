@@ -54,6 +54,7 @@ class Rates:
             counts: number of images N of a row to how often each of them is drawn, (N,) int64; rows of other numbers of
                 images stay as they are.
         """
+        # Rows and flags are shared, only the shares of images differ: a resample costs a product a row asked for.
         drawn = object.__new__(Rates)
         drawn.__dict__.update(self.__dict__)
         drawn._counts, drawn._means, drawn._asked = dict(counts), {}, set()
@@ -133,6 +134,7 @@ class Rates:
 def _flags(row: Measured) -> Tensor:
     """Return whether all judges and each are fooled, the weights, and whether any is, side by side, (N, 2 + J + K)."""
     fooled = row.fooled.float()
+    # all that means are taken of, side by side: a resample of them is then one product
     together, some = fooled.amin(1, keepdim=True), fooled.amax(1, keepdim=True)
     return torch.cat([together, fooled, row.weights.float(), some], 1)
 
@@ -219,7 +221,7 @@ def judge(claim: Claim, variant: str, rates: Rates, drawn: Sequence[Rates]) -> J
     Raises:
         ValueError: if the code of the claim fails, or returns something else than it should.
     """
-    seen = rates.resampled({})
+    seen = rates.resampled({})  # a copy that notes which rows this claim asks for: these decide what is enough
     try:
         held, shown = claim.holds(seen), claim.shows(rates)
         again = [claim.holds(some) for some in drawn]

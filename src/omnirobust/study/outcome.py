@@ -110,6 +110,7 @@ class Outcome:
     def _rates_of(self, variant: str) -> Rates:
         rows = [row for row in self.experiment.rows if row.variant == variant]
         measured = [row for row in rows if self.images(row)]
+        # On the images that all have: differences are paired, and a claim on unequal sets may be due to the sets.
         shared: dict[str, int] = {}
         for row in measured:
             data = row.cell.data

@@ -119,6 +119,7 @@ def write_site(page: Path) -> Path:
 
 def _sections(text: str, folder: Path) -> tuple[str, list[dict[str, str]]]:
     """Return the page's title, and name, heading and HTML of each part that a second-level heading begins."""
+    # no HTML: titles and notes are of the user's own code, and the page may be sent on
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
     starts = [i for i, token in enumerate(tokens) if token.type == "heading_open" and token.tag in ("h1", "h2")]

@@ -52,6 +52,7 @@ class RowStudy(Study[Outcome]):
         jobs, trainings = list[Job](), list[TrainingCell]()
         for row in experiment.rows:
             rank, told = (0, self.variants.index(row.variant)), _told(row)
+            # A training is a job of its own: its epochs count as progress, and another process may take the next one.
             if isinstance(row.cell, Robustness) and row.cell.training not in trainings:
                 trainings.append(row.cell.training)
                 jobs.append(Job(row.cell.training, images, rank, told))

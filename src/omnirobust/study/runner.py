@@ -94,7 +94,7 @@ def reproduce(
         DataUnavailableError: if the images cannot be had.
     """
     given, shelf = tuple(names), experiments or Collection()
-    asked, own = with_own(given, shelf.members)
+    asked, own = with_own(given, shelf.members)  # all checks come before anything is measured, which may take days
     chosen = _chosen(asked, variants, shelf.members, own)
     scale = _scale(budget, images, training_budget)
     if docs is not None and Path(docs).exists() and not Path(docs).is_dir():
@@ -163,7 +163,7 @@ def _measure(
     done = dict.fromkeys(totals, 0)
     # Sorting is stable: within a rank the order of experiments and rows stands.
     left = sorted(jobs, key=lambda one: one[1].rank)
-    while left:
+    while left:  # cells that another process is at are passed over, and looked at again when one of them is there
         busy = []
         for name, job in left:
 

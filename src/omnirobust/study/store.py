@@ -172,6 +172,7 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, partial):
         return {"name": plain(value.func), "args": plain(value.args), "keywords": plain(value.keywords)}
+    # Names without modules: files may move between rooms, and nothing is measured again.
     if hasattr(value, "__qualname__"):
         return f"{value.__qualname__}, source {source_digest(value)}" if is_own(value) else value.__qualname__
     own = is_own(type(value))
@@ -186,6 +187,7 @@ def plain(value: Any) -> Any:
 def note_machine(cells: str | Path, device: torch.device | str = "cpu") -> None:
     """Remember beside the cells that this machine measured some of them."""
     text = machine(device)
+    # one file a kind of machine, called by its content: many processes may write it, and none has to read first
     file = Path(cells) / "machines" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +202,7 @@ def machines(cells: str | Path) -> tuple[str, ...]:
     for file in sorted((Path(cells) / "machines").glob("*.json")):
         try:
             found.append(str(json.loads(file.read_text(encoding="utf-8"))["machine"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):  # a note is for the reader: no number depends on it
             continue
     return tuple(found)
 

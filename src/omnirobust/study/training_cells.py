@@ -90,7 +90,7 @@ class TrainingCell(AnyCell[Trained]):
             plan.scheme,
             epochs=plan.epochs,
             validation=(images.x[-plan.holdout :], images.y[-plan.holdout :]) if plan.holdout else None,
-            out=cache.scratch(self),
+            out=cache.scratch(self),  # its checkpoints, from which a killed training goes on
             seed=plan.seed,
             precision=plan.precision,
             progress=lambda *_: on_work(1),
