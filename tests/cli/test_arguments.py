@@ -34,7 +34,7 @@ def test_a_list_without_values_is_told(given):
 
 
 def test_names_become_the_objects_of_the_library():
-    assert [args.threat_model(n, 2.0).name for n in get_args(Norm)] == ["linf", "l2", "l1", "l0"]
+    assert [args.PLAIN.threat_model(n, 2.0).name for n in get_args(Norm)] == ["linf", "l2", "l1", "l0"]
     assert args.weight_rule("minmax", None, None, None) is None
     assert args.weight_rule("average", None, None, None) == orb.Uniform()
     assert args.weight_rule("worst", None, None, None) == orb.WorstCase()

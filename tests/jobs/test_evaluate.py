@@ -125,7 +125,7 @@ def test_a_run_of_another_kind_is_told(done, tmp_path):
         ({"images": 0}, "images must be >= 1, got 0"),
         ({"batch_size": -2}, "batch_size must be >= 1, got -2"),
         ({"start": -1}, "start must be >= 0, got -1"),
-        ({"threats": {"a": orb.L2(torch.ones(3))}}, "threats must have one radius each and no mask"),
+        ({"threats": {"a": orb.L2(torch.ones(3))}}, "threats must have one radius each, for"),
     ],
 )
 def test_errors_name_the_setting(changes, message):

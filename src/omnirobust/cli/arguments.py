@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import typer
 
@@ -20,7 +22,20 @@ if TYPE_CHECKING:
     from omnirobust.domains.losses import Loss
     from omnirobust.jobs import Grouping
 
+DATA = (
+    "digits, mnist, cifar10, hub:ORG/NAME, a folder of images, a table FILE.parquet, or tensors x and y of "
+    "FILE.safetensors."
+)
 LABEL = typer.Option(help="Column of the classes, where the data has several: fine_label, say.")
+BOUNDS = typer.Option(
+    metavar="LOW..HIGH|FILE",
+    help="Range of the data: 0..255, -inf..inf; or a csv, npy or safetensors file of two rows, a value a feature.",
+    show_default="0..1",
+)
+SCALE = typer.Option(
+    metavar="NUMBER|FILE", help="Unit of the features, which radii and steps are in; or a file, a value a feature."
+)
+MASK = typer.Option(metavar="FILE", help="What may change: a file of 1 and 0, one a feature.")
 RESIZE = typer.Option(metavar="H W", help="Height and width that images are resized to.")
 DEVICE = typer.Option(
     metavar="DEVICE", help="Where to compute: auto, cpu, cuda, cuda:N or mps; auto takes cuda where there is one."
@@ -93,12 +108,94 @@ def _is_value(following: Sequence[str]) -> bool:
     return bool(following) and not following[0].startswith("-")
 
 
-def threat_model(norm: Norm, eps: float) -> ThreatModel:
-    """Make the threat model of a norm's name and a radius."""
-    from omnirobust.core.arguments import NORMS
-    from omnirobust.core.threat_models import ThreatModel
+@dataclass(frozen=True)
+class Features:
+    """What features are: their ranges, units, and which may change, as the command line has them.
 
-    return ThreatModel(NORMS[norm], eps)
+    Attributes:
+        data: name of the data.
+        split: of it.
+        label: column of its classes.
+        bounds: LOW..HIGH or a file.
+        scale: a number or a file.
+        mask: a file.
+    """
+
+    data: str
+    split: str = "test"
+    label: str | None = None
+    bounds: str | None = None
+    scale: str | None = None
+    mask: str | None = None
+
+    def threat_model(self, norm: Norm, eps: float) -> ThreatModel:
+        """Make the threat model of a norm's name and a radius.
+
+        Raises:
+            ValueError: if a file is not there, or does not have a value a feature.
+        """
+        from omnirobust.core.arguments import NORMS
+        from omnirobust.core.threat_models import ThreatModel
+
+        return ThreatModel(NORMS[norm], eps, **self._ranges)
+
+    @cached_property
+    def _ranges(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.bounds is not None:
+            found["bounds"] = self._ends(self.bounds)
+        if self.scale is not None:
+            number = _number(self.scale)
+            found["scale"] = self._rows("scale", self.scale, 1)[0] if number is None else number
+        if self.mask is not None:
+            (mask,) = self._rows("mask", self.mask, 1)
+            if not bool(((mask == 0) | (mask == 1)).all()):
+                raise ValueError(f"mask must be a file of 1 and 0, got other numbers in {self.mask}")
+            found["mask"] = mask != 0
+        return found
+
+    def _ends(self, text: str) -> tuple[Any, Any]:
+        low, dots, high = text.partition("..")
+        if dots and _number(low) is not None and _number(high) is not None:
+            return float(low), float(high)
+        low, high = self._rows("bounds", text, 2)
+        return low, high
+
+    def _rows(self, argument: str, text: str, count: int) -> list[torch.Tensor]:
+        """Return the rows of a file, each shaped to broadcast to one input."""
+        from omnirobust.zoo.data import load
+        from omnirobust.zoo.tables import feature_names, read_values
+
+        rows = read_values(text, argument, feature_names(self.data, self.label))
+        if len(rows) == 1 and count == 2 and len(rows[0]) == 2:
+            rows = list(rows[0].unbind())
+        if len(rows) != count:
+            raise ValueError(f"{argument} must be a file of {count} row{'s' * (count > 1)}, got {len(rows)} in {text}")
+        shape = load(self.data, self.split, limit=1, label=self.label, labelled=False).shape
+        return [_shaped(argument, row, shape) for row in rows]
+
+
+PLAIN = Features("")
+"""Features in [0, 1], all of the unit 1."""
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _shaped(argument: str, row: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Shape a row of values to an input: one a value, or one a channel, the first axis."""
+    if row.ndim > 1 or row.numel() == 1:
+        return row
+    if row.numel() == prod(shape):
+        return row.view(shape)
+    if row.numel() == shape[0]:
+        return row.view(-1, *[1] * (len(shape) - 1))
+    wanted = f"{prod(shape)}, one a value" + (f", or {shape[0]}, one a channel" if len(shape) > 1 else "")
+    raise ValueError(f"{argument} must have as many values as inputs of shape {shape} have: {wanted}, got {len(row)}")
 
 
 def radius(text: str) -> float:
@@ -114,7 +211,7 @@ def radius(text: str) -> float:
         raise ValueError(f"eps must be a number or a fraction such as 8/255, got {text!r}") from None
 
 
-def threats(texts: Sequence[str]) -> dict[str, ThreatModel]:
+def threats(texts: Sequence[str], features: Features = PLAIN) -> dict[str, ThreatModel]:
     """Make threat models of texts such as "linf:0.2" or "linf:8/255", by these texts.
 
     Raises:
@@ -130,7 +227,7 @@ def threats(texts: Sequence[str]) -> dict[str, ThreatModel]:
         above, below = float(matched[1]), float(matched[2] or 1)
         if below == 0:
             raise ValueError(f"threat must have a finite radius, got {text!r}")
-        found[text] = threat_model(cast(Norm, norm), above / below)
+        found[text] = features.threat_model(cast(Norm, norm), above / below)
     return found
 
 

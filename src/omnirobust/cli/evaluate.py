@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @configurable
 def evaluate(
     given: Given,
-    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder of images.")],
+    data: Annotated[str, typer.Option(help=args.DATA)],
     models: Annotated[
         list[str],
         typer.Option(
@@ -46,6 +46,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
     label: Annotated[str | None, args.LABEL] = None,
     resize: Annotated[tuple[int, int] | None, args.RESIZE] = None,
+    bounds: Annotated[str | None, args.BOUNDS] = None,
+    scale: Annotated[str | None, args.SCALE] = None,
+    mask: Annotated[str | None, args.MASK] = None,
     seed: Annotated[int, typer.Option(help="Seed of noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images attacked together, and saved together.")] = 250,
     precision: Annotated[Precision, typer.Option(help="During our attacks.")] = "fp32",
@@ -57,9 +60,10 @@ def evaluate(
     from omnirobust.jobs import EvaluationJob, run_evaluation
     from omnirobust.jobs.shards import workers
 
+    features = args.Features(data, split, label, bounds, scale, mask)
     job = EvaluationJob(
-        data, tuple(models), args.threats(threat), attacks=attack, steps=steps, restarts=restarts, images=images,
-        start=start, split=split, label=label, resize=resize, seed=seed, batch_size=batch_size,
+        data, tuple(models), args.threats(threat, features), attacks=attack, steps=steps, restarts=restarts,
+        images=images, start=start, split=split, label=label, resize=resize, seed=seed, batch_size=batch_size,
         precision=precision, device=device, samples=samples, draws=draws,
     )  # fmt: skip
     args.chosen_device(device)

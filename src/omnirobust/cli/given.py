@@ -14,8 +14,13 @@ from omnirobust.cli.yaml_files import dump
 COMMAND = "command"
 """The key under which a file says which command its settings are for."""
 
-_OF_FILES = ("data", "model", "models", "transfer", "transforms", "from", "rule")
+_OF_FILES = ("data", "model", "models", "transfer", "transforms", "from", "rule", "bounds", "scale", "mask")
 """Options whose values may name files and folders."""
+
+_VALUES = ("bounds", "scale", "mask")
+"""Those whose values are numbers or files of them."""
+
+_TABLES = (".parquet", ".safetensors", ".csv", ".npy")
 
 _MODELS = ("models", "transfer", "from")
 """Those whose values may be NAME=SOURCE."""
@@ -69,6 +74,8 @@ def anywhere(option: str, value: Any) -> Any:
         name, value = split_name(value)
         if name:
             return f"{name}={anywhere(option, value)}"
+    if option in _VALUES or (option == "data" and value.endswith((".parquet", ".safetensors"))):
+        return str(from_home(value).absolute()) if Path(value).suffix in _TABLES else value
     file, colon, rest = value.partition(":")
     if file == "hf" and Path(rest).is_dir():
         return f"hf:{Path(rest).resolve()}"
@@ -81,7 +88,7 @@ def code_named(option: str, value: Any) -> list[str]:
     """Return the code that the value of an option names, as FILE.py:NAME or package.module:NAME; it would be run."""
     if isinstance(value, list):
         return [code for part in value for code in code_named(option, part)]
-    if option not in _OF_FILES or option == "data" or not isinstance(value, str) or ":" not in value:
+    if option not in _OF_FILES or option in ("data", *_VALUES) or not isinstance(value, str) or ":" not in value:
         return []
     from omnirobust.jobs.names import named_code
     from omnirobust.jobs.transforms import is_own_code

@@ -27,7 +27,7 @@ class CommonOptions:
 
     data: Annotated[
         str,
-        typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder of images."),
+        typer.Option(help=args.DATA),
     ]
     models: Annotated[
         list[str],
@@ -46,6 +46,9 @@ class CommonOptions:
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test"
     label: Annotated[str | None, args.LABEL] = None
     resize: Annotated[tuple[int, int] | None, args.RESIZE] = None
+    bounds: Annotated[str | None, args.BOUNDS] = None
+    scale: Annotated[str | None, args.SCALE] = None
+    mask: Annotated[str | None, args.MASK] = None
     rule: Annotated[
         str,
         typer.Option(
@@ -76,10 +79,11 @@ class CommonOptions:
         from omnirobust.jobs import AttackJob
 
         domains = args.Domains() if domains is None else domains
+        features = args.Features(self.data, self.split, self.label, self.bounds, self.scale, self.mask)
         return AttackJob(
             data=self.data,
             models=tuple(self.models),
-            threat_model=args.threat_model(self.norm, self.eps),
+            threat_model=features.threat_model(self.norm, self.eps),
             images=self.images,
             start=self.start,
             split=self.split,

@@ -16,6 +16,7 @@ from omnirobust.cli.launch import launched
 from omnirobust.core.choices import Keep, Optimizer, Persist, Precision, SchemeKind, TrainingPreset, TrainingStart
 
 if TYPE_CHECKING:
+    from omnirobust.core.threat_models import ThreatModel
     from omnirobust.jobs import TrainingRecord
     from omnirobust.training import Scheme
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @configurable
 def train(
     given: Given,
-    data: Annotated[str, typer.Option(help="digits, mnist, cifar10, hub:ORG/NAME, or a folder of images.")],
+    data: Annotated[str, typer.Option(help=args.DATA)],
     model: Annotated[
         str | None,
         typer.Option(help="What to train from the beginning: a, lenet, mnist/a, or FILE.py:NAME of your own."),
@@ -69,6 +70,9 @@ def train(
     ] = None,
     label: Annotated[str | None, args.LABEL] = None,
     resize: Annotated[tuple[int, int] | None, args.RESIZE] = None,
+    bounds: Annotated[str | None, args.BOUNDS] = None,
+    scale: Annotated[str | None, args.SCALE] = None,
+    mask: Annotated[str | None, args.MASK] = None,
     validation: Annotated[int, typer.Option(help="Images at the end of the train split that choose the epoch.")] = 200,
     patience: Annotated[
         int | None, typer.Option(help="End after so many epochs without a better robust accuracy on them.")
@@ -96,9 +100,10 @@ def train(
         epochs, optimizer, lr, weight_decay, tuple(milestone or ()), batch_size, holdout=validation,
         precision=precision,
     )  # fmt: skip
+    features = args.Features(data, "train", label, bounds, scale, mask)
     wanted = _scheme(
-        scheme, threat or (), steps=steps, beta=beta, gamma=gamma, dpar=dpar, warmup=dpar_warmup, persist=persist,
-        ratio=adversarial_ratio, preset=preset, init=init,
+        scheme, args.threats(threat or (), features), steps=steps, beta=beta, gamma=gamma, dpar=dpar,
+        warmup=dpar_warmup, persist=persist, ratio=adversarial_ratio, preset=preset, init=init,
     )  # fmt: skip
     job = TrainingJob(
         data, wanted, recipe, model=model, start=start, images=images, label=label, resize=resize, patience=patience,
@@ -116,7 +121,7 @@ def train(
 
 
 def _scheme(
-    name: SchemeKind | None, threats: list[str] | tuple[str, ...], *, steps: int, beta: float | None,
+    name: SchemeKind | None, threats: Mapping[str, ThreatModel], *, steps: int, beta: float | None,
     gamma: float | None, dpar: float, warmup: int, persist: Persist | None, ratio: float, preset: TrainingPreset | None,
     init: TrainingStart,
 ) -> Scheme:  # fmt: skip
@@ -124,7 +129,7 @@ def _scheme(
     from omnirobust.core.weights import ProjectedAscent
     from omnirobust.training import DEFAULT_RULE, Scheme
 
-    models = tuple(args.threats(threats).values())
+    models = tuple(threats.values())
     kind = name if name else ("minmax" if len(models) > 1 else "single" if models else "natural")
     rule = None
     if beta is not None or gamma is not None:

@@ -421,10 +421,10 @@ def _changeable(mask: Tensor, features: Tensor) -> int:
     return int(mask.flatten(0, mask.ndim - features.ndim - 1).expand(-1, *features.shape).flatten(1).sum(1).max())
 
 
-def _notes_by_feature(threat: ThreatModel, x: Tensor) -> list[str]:
-    """Return the notes of a threat model whose features differ, or are counted otherwise, x (N, *S)."""
+def whole_range(threat: ThreatModel, x: Tensor) -> float:
+    """Return the norm of the largest change that the range and masks of a threat model allow to inputs x (N, *S)."""
     low, high = (torch.as_tensor(bound).to(x.device, torch.float64) for bound in threat.bounds)
-    width, notes = (high - low).expand(x.shape[1:]), []
+    width = (high - low).expand(x.shape[1:])
     allowed = torch.ones_like(width, dtype=torch.bool)
     if threat.mask is not None:
         mask = threat.mask.to(x.device)
@@ -433,7 +433,14 @@ def _notes_by_feature(threat: ThreatModel, x: Tensor) -> list[str]:
     free = torch.where(allowed, width, 0).unsqueeze(0)
     scale = None if threat.scale is None else ranges.one_input("scale", threat.scale, free)
     whole = FeasibleSet(threat.p, 1.0, torch.zeros_like(free), free, checked=True, scale=scale, unit=threat.unit)
-    if bool((torch.as_tensor(threat.eps, dtype=torch.float64).cpu() >= float(whole.norm(free)[0])).any()):
+    return float(whole.norm(free)[0])
+
+
+def _notes_by_feature(threat: ThreatModel, x: Tensor) -> list[str]:
+    """Return the notes of a threat model whose features differ, or are counted otherwise, x (N, *S)."""
+    low, high = (torch.as_tensor(bound).to(x.device, torch.float64) for bound in threat.bounds)
+    width, notes = (high - low).expand(x.shape[1:]), []
+    if bool((torch.as_tensor(threat.eps, dtype=torch.float64).cpu() >= whole_range(threat, x)).any()):
         notes.append(f"The radius of {threat.name} reaches across the whole data range: any input may become any.")
     filled = (x.amax(0) - x.amin(0)).double() / width
     if bool(width.isfinite().any()) and float(filled[width.isfinite() & (width > 0)].max()) < _FILLED:

@@ -11,6 +11,7 @@ from omnirobust._files import from_home
 from omnirobust.attacks.options import AttackOptions
 from omnirobust.attacks.recipes import attack_product
 from omnirobust.attacks.results import AttackResult
+from omnirobust.core.ranges import digest
 from omnirobust.core.types import WeightRule
 from omnirobust.jobs.folder import RunFolder
 from omnirobust.jobs.frame import JobProgress, default_folder, run_job
@@ -24,6 +25,7 @@ from omnirobust.jobs.transforms import describe_transforms
 from omnirobust.training.workers import Alone, Workers
 from omnirobust.zoo.chunks import fingerprint
 from omnirobust.zoo.data import ImageData
+from omnirobust.zoo.tables import is_table
 
 _ELSEWHERE = ("rule", "targeted", "mask", "shared", "clip", "transforms", "samples", "draws", "accuracy_of")
 
@@ -118,7 +120,7 @@ def describe_data(
     """
     unusual = {"choice": images.choice, "label": label, "resize": None if resize is None else list(resize)}
     return {
-        "name": _own_name(images.name),
+        "name": _own_name(images.name.replace("{split}", images.split) if is_table(images.name) else images.name),
         "split": images.split,
         "start": start,
         "images": len(images),
@@ -131,6 +133,8 @@ def describe_data(
 def _own_name(name: str) -> str:
     """Return the name of a set; of a folder its own name, wherever it lies: what it holds is told by a fingerprint."""
     path = from_home(name)
+    if is_table(name):
+        return path.name
     return path.resolve().name if not name.startswith("hub:") and path.is_dir() else name
 
 
@@ -158,7 +162,7 @@ def _describe_attack(job: AttackJob) -> dict[str, Any]:
     """Return what the plan says, less what stands elsewhere in the record of a job."""
     plan = {key: value for key, value in job.plan.describe().items() if key not in _ELSEWHERE}
     mask = job.threat_model.mask
-    plan |= {} if mask is None else {"mask": int(mask.sum())}
+    plan |= {} if mask is None else {"mask": int(mask.sum()), "mask_digest": digest(mask)}
     return plan | {"preset": job.plan.options["preset"] or "default", "batch_size": job.batch_size}
 
 
@@ -190,7 +194,7 @@ def _attack(
         setting.models,
         setting.x[rows].to(setting.device),
         setting.y[rows].to(setting.device),
-        job.threat_model,
+        job.threat_model.select(rows, setting.x.ndim - 1 - setting.shared),
         transforms=setting.transforms,
         shared=setting.shared,
         clip=job.clip,

@@ -29,7 +29,7 @@ from omnirobust.jobs.names import (
     named_code,
     predict,
 )
-from omnirobust.jobs.records import EvaluationRecord
+from omnirobust.jobs.records import EvaluationRecord, told_threat
 from omnirobust.jobs.shards import Share, share_out
 from omnirobust.training.workers import Alone, Workers
 from omnirobust.zoo.data import ImageData, load
@@ -92,8 +92,8 @@ class EvaluationJob:
             if (value := getattr(self, name)) is not None:
                 check_count(name, value, least, whole=False)
         check_seed("seed", self.seed)
-        if any(isinstance(threat.eps, Tensor) or threat.mask is not None for threat in self.threats.values()):
-            raise ValueError("threats must have one radius each and no mask, for the whole job")
+        if any(isinstance(threat.eps, Tensor) for threat in self.threats.values()):
+            raise ValueError("threats must have one radius each, for the whole job")
 
 
 def run_evaluation(
@@ -146,7 +146,7 @@ def run_evaluation(
             name: _judge(job, number, model, images, folder, told[name])
             for number, (name, model) in enumerate(models.items())
         }
-        write_results(folder, images, judged, predict(models, images.x, resolved(job.device)))
+        write_results(folder, images, judged, predict(models, images.x, resolved(job.device)), job.threats)
 
     return run_job(
         out if out is not None else default_folder(config, "evaluate"), config, options, team, progress,
@@ -200,7 +200,8 @@ def _batch(
     if done is None:
         device = resolved(job.device)
         done = evaluate_robustness(
-            model, images.x[rows].to(device), images.y[rows].to(device), job.threats, attacks=job.attacks,
+            model, images.x[rows].to(device), images.y[rows].to(device),
+            {name: threat.select(rows, images.x.ndim - 1) for name, threat in job.threats.items()}, attacks=job.attacks,
             steps=job.steps, restarts=job.restarts, seed=job.seed, precision=job.precision, first_row=job.start + begin,
             samples=job.samples, draws=job.draws,
             progress=partial(tell, batch, len(starts)),
@@ -231,10 +232,7 @@ def describe_evaluation(job: EvaluationJob, images: ImageData, models: dict[str,
         "data": describe_data(images, job.start, job.label, job.resize),
         "models": describe_models(models),
         **describe_code(map(named_code, job.models)),
-        "threats": {
-            name: {"norm": threat.name, "eps": threat.eps, "bounds": list(threat.bounds)}
-            for name, threat in job.threats.items()
-        },
+        "threats": {name: told_threat(threat) for name, threat in job.threats.items()},
         "attacks": job.attacks,
         "steps": job.steps,
         "restarts": job.restarts,

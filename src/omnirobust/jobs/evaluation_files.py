@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from omnirobust.attacks.results import joined_notes
+from omnirobust.core.threat_models import ThreatModel
 from omnirobust.evaluation.fresh import Drawn
 from omnirobust.evaluation.metrics import BEFORE, Interval, clean_notes, compare_paired, paired_mean_difference
 from omnirobust.evaluation.robustness import RobustnessReport
 from omnirobust.jobs.folder import RunFolder
-from omnirobust.jobs.records import EXAMPLES, PERTURBATIONS, row_in_set
+from omnirobust.jobs.records import EXAMPLES, PERTURBATIONS, row_in_set, write_threats
 from omnirobust.zoo.chunks import ChunkStore
 from omnirobust.zoo.data import ImageData
 
@@ -83,7 +84,9 @@ def _joined_draws(parts: Sequence[RobustnessReport]) -> Drawn | None:
     ])  # fmt: skip
 
 
-def write_results(folder: RunFolder, images: ImageData, reports: Reports, predicted: Tensor) -> None:
+def write_results(
+    folder: RunFolder, images: ImageData, reports: Reports, predicted: Tensor, threats: Mapping[str, ThreatModel]
+) -> None:
     """Write perturbations, one row an image, and last, as the sign that the run has ended, the metrics.
 
     ``predicted`` are the models' classes of the images as they are, (N, models).
@@ -101,7 +104,8 @@ def write_results(folder: RunFolder, images: ImageData, reports: Reports, predic
                 columns[f"{model}.right.{name}"] = report.withstood([name]).tolist()
     folder.write_tensors(PERTURBATIONS, tensors)
     folder.write_table(EXAMPLES, columns)
-    folder.conclude(_metrics(images, reports, predicted), (PERTURBATIONS, EXAMPLES))
+    written = write_threats(folder, threats)
+    folder.conclude(_metrics(images, reports, predicted), (PERTURBATIONS, EXAMPLES, *written))
 
 
 def _metrics(images: ImageData, reports: Reports, predicted: Tensor) -> dict[str, Any]:

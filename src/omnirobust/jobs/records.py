@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from omnirobust.core.ranges import digest
+from omnirobust.core.threat_models import ThreatModel, told_range
 from omnirobust.jobs.folder import CONFIG, RunFolder
 from omnirobust.zoo.data import ImageData
 
@@ -210,3 +213,26 @@ def open_records(path: str | Path) -> list[AttackRecord]:
     """
     folder = RunFolder.open(path)
     return [AttackRecord.open(folder.path / part) for part in folder.config.get("parts", ["."])]
+
+
+THREATS = "threats.safetensors"
+"""Bounds, scales and masks that are tensors, as THREAT.lower, .upper, .scale and .mask."""
+
+
+def told_threat(threat: ThreatModel) -> dict[str, Any]:
+    """Return a threat model as plain values, its tensors by their digests: a run on others is another run."""
+    masked = {} if threat.mask is None else {"mask": int(threat.mask.sum()), "mask_digest": digest(threat.mask)}
+    eps = threat.eps.tolist() if isinstance(threat.eps, Tensor) else threat.eps
+    return {"norm": threat.name, "eps": eps, **told_range(threat), **masked}
+
+
+def write_threats(folder: RunFolder, threats: Mapping[str, ThreatModel]) -> tuple[str, ...]:
+    """Write the tensors of threat models, and return the names of the files: none where there are no tensors."""
+    tensors: dict[str, Tensor] = {}
+    for name, threat in threats.items():
+        parts = dict(zip(("lower", "upper"), threat.bounds, strict=True)) | {"scale": threat.scale, "mask": threat.mask}
+        tensors |= {f"{name}.{part}": v.cpu().contiguous() for part, v in parts.items() if isinstance(v, Tensor)}
+    if not tensors:
+        return ()
+    folder.write_tensors(THREATS, tensors)
+    return (THREATS,)

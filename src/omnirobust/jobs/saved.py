@@ -15,6 +15,7 @@ from omnirobust.attacks.options import OPTIONS, AttackOptions, Plan
 from omnirobust.attacks.results import AttackResult, Origin
 from omnirobust.core.choices import Labels
 from omnirobust.core.draws import seeded
+from omnirobust.core.threat_models import told_range
 from omnirobust.core.weights import Uniform
 from omnirobust.domains.checks import as_labels
 from omnirobust.domains.classifier import Classifier, Model
@@ -70,11 +71,11 @@ def write_evaluation(report: RobustnessReport, out: str | Path, name: str, data:
     predicted = predict(models, images.x, origin.x.device)
     config: dict[str, Any] = {**describe_evaluation(job, images, models), "attacks": origin.attacks}
     given = {
-        n: {"norm": "given", "eps": None, "bounds": list(next(iter(origin.threats.values())).bounds)}
+        n: {"norm": "given", "eps": None, "bounds": told_range(next(iter(origin.threats.values())))["bounds"]}
         for n in told["universal"]
     }
     with _anew(out, config | {"threats": {**config["threats"], **given}}) as folder:
-        write_evaluation_results(folder, images, {name: report.to("cpu")}, predicted)
+        write_evaluation_results(folder, images, {name: report.to("cpu")}, predicted, origin.threats)
     return folder
 
 

@@ -120,6 +120,8 @@ def load_setting(job: AttackJob) -> Setting:
         raise ValueError(f"start must be an index of the {job.split} split of {job.data}, got {job.start}")
     if job.target is not None and not 0 <= job.target < len(found.classes):
         raise ValueError(f"target must be in [0, {len(found.classes)}), got {job.target}")
+    if job.threat_model.mask is not None and job.threat_model.mask.ndim >= found.x.ndim:
+        raise ValueError(f"mask must be one for all inputs of a job, got shape {tuple(job.threat_model.mask.shape)}")
     device = resolved(job.device)
     transforms = load_transforms(job.transforms) if job.transforms else None
     models, others = _loaded(job, found, device)

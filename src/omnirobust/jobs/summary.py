@@ -17,7 +17,7 @@ from omnirobust.jobs.folder import RunFolder
 from omnirobust.jobs.names import predict
 from omnirobust.jobs.rates import by_image, named
 from omnirobust.jobs.recheck import recheck, success_of
-from omnirobust.jobs.records import EXAMPLES, HISTORY, PERTURBATIONS, row_in_set
+from omnirobust.jobs.records import EXAMPLES, HISTORY, PERTURBATIONS, row_in_set, write_threats
 from omnirobust.jobs.setting import Setting
 
 Results = Mapping[str, AttackResult]
@@ -39,6 +39,7 @@ def write_results(
     }
     folder.write_tensors(PERTURBATIONS, _perturbations(setting, results))
     folder.write_tensors(HISTORY, _histories(results))
+    written = write_threats(folder, {"threat": setting.job.threat_model})
     folder.write_table(EXAMPLES, _examples(setting, results, predicted))
     random = RandomModels.of(setting, next(iter(results.values())).draws)
     metrics, total = _overview(setting, results, random), len(results) + 1
@@ -49,7 +50,7 @@ def write_results(
         attacks[name] = _attack(folder, setting, name, result, predicted[name], random)
     if progress is not None:
         progress(total, total)
-    folder.conclude(metrics, (PERTURBATIONS, HISTORY, EXAMPLES))
+    folder.conclude(metrics, (PERTURBATIONS, HISTORY, EXAMPLES, *written))
 
 
 def _perturbations(setting: Setting, results: Results) -> dict[str, Tensor]:

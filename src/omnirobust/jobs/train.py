@@ -16,7 +16,7 @@ from omnirobust.jobs.evaluate import EvaluationJob, run_evaluation
 from omnirobust.jobs.folder import RunFolder
 from omnirobust.jobs.frame import JobProgress, default_folder, run_job
 from omnirobust.jobs.names import predict, split_name, split_network, trained_file
-from omnirobust.jobs.records import EVALUATED, ROWS, SPREAD, TrainingRecord
+from omnirobust.jobs.records import EVALUATED, ROWS, SPREAD, TrainingRecord, told_threat, write_threats
 from omnirobust.jobs.shards import wait
 from omnirobust.jobs.train_files import (
     EPOCHS,
@@ -89,6 +89,7 @@ def run_training(
         told = {"notes": [] if found is not None else _told(setting)}
         write_rows(folder, {"train": setting.train, "validation": setting.validation})
         more = [name for name in (SPREAD, ROWS) if folder.file(name).exists()]
+        more += write_threats(folder, dict(zip(job.scheme.names, job.scheme.threats, strict=True)))
         folder.conclude(_metrics(setting, result, found) | _clean(setting) | told, [EPOCHS, NETWORK, *more])
 
     return run_job(
@@ -274,8 +275,7 @@ def _unplaced(name: str | None) -> str | None:
 
 def _describe_scheme(scheme: Scheme) -> dict[str, Any]:
     threats = {
-        name: {"norm": t.name, "eps": float(t.eps), "bounds": list(t.bounds)}
-        for name, t in zip(scheme.names, scheme.threats, strict=True)
+        name: told_threat(t) | {"eps": float(t.eps)} for name, t in zip(scheme.names, scheme.threats, strict=True)
     }
     return {
         "kind": scheme.kind, "threats": threats, "steps": scheme.steps, "rule": repr(scheme.weight_rule),

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from omnirobust import zoo
 from omnirobust.core.draws import building
-from omnirobust.core.threat_models import ThreatModel
+from omnirobust.core.threat_models import ThreatModel, whole_range
 from omnirobust.domains.outputs import reason
 from omnirobust.jobs.names import (
     build_source,
@@ -101,20 +101,24 @@ def _split(job: TrainingJob, every: ImageData) -> tuple[ImageData, ImageData | N
     return every.part(slice(count)), held_out
 
 
+def _told(threat: ThreatModel) -> str:
+    low, high = threat.bounds
+    return "" if isinstance(low, Tensor) or isinstance(high, Tensor) else f"[{low:g}, {high:g}] "
+
+
 def _check_threat(threat: ThreatModel, x: Tensor) -> None:
     """Refuse data out of bounds, and a radius that no model can withstand or that changes nothing."""
     from omnirobust.jobs.report.numbers import radius  # its package draws pages, which takes a second to load
 
     threat.around(x)
-    low, high = threat.bounds
-    size, eps = x[0].numel(), float(threat.eps)
+    eps = float(threat.eps)
     name = f"{threat.name}:{radius(eps)}"
-    widest = float(size) if threat.p == 0 else (high - low) * size ** (1 / threat.p)  # 1 / inf is 0
+    widest = whole_range(threat, x)
     least = 1.0 if threat.p == 0 else 0.0
     if eps >= widest:
         raise ValueError(
             f"threat must have a radius below {widest:g}, at which it may turn any image of the data range "
-            f"[{low:g}, {high:g}] into any other, got {name}"
+            f"{_told(threat)}into any other, got {name}"
         )
     if eps < least or eps == 0:
         raise ValueError(f"threat must have a radius {'>= 1' if least else '> 0'}, got {name}, which changes nothing")

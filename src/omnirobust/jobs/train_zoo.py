@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -141,7 +142,7 @@ class _Job:
         return Card(
             name=str(self.name),
             architecture=self.name.letter,
-            shape=self.test.shape,
+            shape=cast("tuple[int, int, int]", self.test.shape),
             classes=len(self.test.classes),
             data=self.name.data,
             data_note=self.test.note,

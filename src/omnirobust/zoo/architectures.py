@@ -112,7 +112,7 @@ ARCHITECTURES = SMALL | DEEP
 """Letter to builder. A new network is one function and one row in ``SMALL`` or ``DEEP``."""
 
 
-def build(arch: str, shape: Shape, classes: int) -> nn.Module:
+def build(arch: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     """Build an untrained network in training mode, initialised from torch's global generator.
 
     Args:
@@ -134,7 +134,8 @@ def build(arch: str, shape: Shape, classes: int) -> nn.Module:
         )
     if classes < 2:
         raise ValueError(f"classes must be >= 2, got {classes}")
-    model = ARCHITECTURES[letter](shape, classes)
+    channels, height, width = shape
+    model = ARCHITECTURES[letter]((channels, height, width), classes)
     model.apply(start_deep if letter in DEEP else _glorot)
     return model
 

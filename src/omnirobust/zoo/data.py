@@ -17,6 +17,7 @@ from torch import Tensor
 
 from omnirobust._files import from_home, nearest
 from omnirobust.domains.groups import stratified
+from omnirobust.zoo import tables
 from omnirobust.zoo.decoding import Reading
 from omnirobust.zoo.hub import DataUnavailableError, Source
 from omnirobust.zoo.pictures import as_floats, resized
@@ -41,10 +42,10 @@ CHOICE = f"stratified by class, seed {CHOICE_SEED}"
 
 @dataclass(frozen=True)
 class ImageData:
-    """Labelled images.
+    """Labelled images, or other inputs: rows of a table (N, D), signals (N, channels, length).
 
     Attributes:
-        x: images, (N, channels, height, width) float32 in [0, 1].
+        x: images, (N, channels, height, width) float32 in [0, 1]; of other inputs (N, *S) float32 in any range.
         y: class indices, (N,) int64.
         name: what the set was asked for as.
         split: "train", "test" or another split of the set.
@@ -64,16 +65,15 @@ class ImageData:
     rows: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.x.ndim != 4 or self.x.dtype != torch.float32:
-            raise ValueError(f"x must be float32 of shape (N, C, H, W), got {self.x.dtype} {tuple(self.x.shape)}")
+        if self.x.ndim < 2 or self.x.dtype != torch.float32:
+            raise ValueError(f"x must be float32 of shape (N, *S), got {self.x.dtype} {tuple(self.x.shape)}")
         if self.y.shape != self.x.shape[:1] or self.y.dtype != torch.int64:
             raise ValueError(f"y must be int64 of shape ({len(self.x)},), got {self.y.dtype} {tuple(self.y.shape)}")
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
-        channels, height, width = self.x.shape[1:]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: (channels, height, width) of an image."""
+        return tuple(self.x.shape[1:])
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -104,7 +104,9 @@ def load(
     """Load labelled images by name.
 
     Args:
-        name: "digits" (embedded, 8x8 grey), "mnist", "cifar10", "hub:ORG/NAME" or "hub:ORG/NAME:CONFIG" for a set on
+        name: a file FILE.parquet, a table with a column a feature and one of classes, or FILE.safetensors, tensors x
+            and y, see ``tables.read_table``, either perhaps with {split} in its name; or
+            "digits" (embedded, 8x8 grey), "mnist", "cifar10", "hub:ORG/NAME" or "hub:ORG/NAME:CONFIG" for a set on
             the Hugging Face hub, or the path of a folder of images, which is looked for in ``root`` first unless it
             is absolute or begins with a dot.
         split: "train", "test" or another split that the set has.
@@ -140,11 +142,22 @@ def load(
     reading = Reading(label, resize, labelled)
     if name == "digits":
         return _digits(split, start, limit, reading)
+    if tables.is_table(name):
+        return _table(name, start, limit, split, reading, in_order=in_order)
     return _read(_find(name, root).decoded(split, reading), name, split, start, limit, labelled, in_order)
 
 
 def _stop(start: int, limit: int | None) -> int | None:
     return None if limit is None else start + limit
+
+
+def _table(name: str, start: int, limit: int | None, split: str, reading: Reading, *, in_order: bool) -> ImageData:
+    if reading.resize is not None:
+        raise ValueError(f"resize must be left out for data that are no images, got {reading.resize}")
+    x, y, classes = tables.read_table(name, split, reading.label)
+    order, theirs = (torch.arange(len(y)), True) if in_order else tables.ordered(y)
+    rows = order[start : _stop(start, limit)]
+    return ImageData(x[rows], y[rows], name, split, classes, "", "" if theirs else CHOICE, None if theirs else rows)
 
 
 def _digits(split: str, start: int, limit: int | None, reading: Reading) -> ImageData:

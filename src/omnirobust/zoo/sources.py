@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Known(NamedTuple):
     """What is known of the images that a model is for: their shape, how many classes, and some of them; None if not."""
 
-    shape: Shape | None
+    shape: tuple[int, ...] | None
     classes: int | None
     images: Tensor | None = None
 

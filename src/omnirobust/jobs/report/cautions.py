@@ -62,11 +62,15 @@ def other_radius(attack: Mapping[str, Any], *, wins: bool) -> tuple[str, str] | 
     wanted = eps / 2 if wins else 2 * eps
     if attack["norm"] == "l0":
         wanted = float(int(wanted))
-    if attack["norm"] == "linf" and wanted >= high - low:
+    if attack["norm"] == "linf" and _is_number(low) and _is_number(high) and wanted >= high - low:
         return None
     if wanted <= 0 or wanted == eps:
         return None
     return "half of it" if wins else "twice as much", radius(wanted)
+
+
+def _is_number(bound: object) -> bool:
+    return isinstance(bound, int | float)
 
 
 def targets(record: AttackRecord) -> list[str]:

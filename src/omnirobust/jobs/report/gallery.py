@@ -10,7 +10,7 @@ from omnirobust.core.draws import DrawKey, uniforms
 from omnirobust.domains.transforms import named
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.report.figures import TRANSFORM_COLOURS, colour
-from omnirobust.jobs.report.images import picture, signed_picture
+from omnirobust.jobs.report.images import picture, shown_range, signed_picture
 from omnirobust.jobs.report.text import beats, target, whom
 
 
@@ -72,7 +72,7 @@ def examples(record: AttackRecord, count: int) -> list[Example]:
 
 def _example(record: AttackRecord, row: int, note: str) -> Example:
     saved, attack = record.perturbations, record.attacks[-1]
-    bounds = tuple(record.config["attack"]["bounds"])
+    bounds = shown_range(record)
     delta, attacked = saved[f"{attack}.delta"][row], saved[f"{attack}.adversarial"][row]
     number = record.config["data"]["start"] + row
     return Example(
@@ -135,7 +135,7 @@ def _transformed(record: AttackRecord, name: str, image: Tensor, row: int) -> st
     except ValueError:
         return None
     u = uniforms(DrawKey(record.config["attack"]["seed"]), image.new_tensor([row]).long(), transform.numbers)
-    return picture(transform.apply(image[None], u)[0], tuple(record.config["attack"]["bounds"]))
+    return picture(transform.apply(image[None], u)[0], shown_range(record))
 
 
 def choose(record: AttackRecord, count: int) -> list[tuple[int, str]]:

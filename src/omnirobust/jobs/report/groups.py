@@ -7,7 +7,7 @@ from math import prod
 
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.report.gallery import choose
-from omnirobust.jobs.report.images import picture, signed_picture
+from omnirobust.jobs.report.images import picture, shown_range, signed_picture
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _group(record: AttackRecord, number: int, note: str) -> Group:
 
 def _image(record: AttackRecord, number: int, e: int, weight: float, largest: float) -> GroupImage:
     table, saved, attack = record.examples, record.perturbations, record.attacks[-1]
-    bounds, classes = tuple(record.config["attack"]["bounds"]), record.metrics["classes"]
+    bounds, classes = shown_range(record), record.metrics["classes"]
     assert record.groups is not None
     row = number * record.groups["size"] + e
     flags = [table[column][row] for column in _columns(record, attack, "fooled")]

@@ -9,6 +9,7 @@ from torch import Tensor
 from omnirobust.jobs.records import AttackRecord
 from omnirobust.jobs.report.charts import Chart
 from omnirobust.jobs.report.figures import AXES
+from omnirobust.jobs.report.images import shown_range
 from omnirobust.jobs.report.text import unit
 from omnirobust.jobs.report.weights import as_svg, group_picture, marginal_picture
 from omnirobust.jobs.summary import image_domains
@@ -45,13 +46,12 @@ def weighed_groups(record: AttackRecord) -> Chart | None:
     if record.groups is None or record.groups["size"] > _WIDEST or last == "average":
         return None
     images = record.perturbations["clean"][:_GROUPS]
-    if images.shape[2] not in (1, 3):
+    if images.ndim != 5 or images.shape[2] not in (1, 3):
         return None
     weights = _weights(record, last).sum(2)[:_GROUPS]
     facts = {"resist": 1 - _values(record, last, "fooled").mean(2)[:_GROUPS]} if len(_domains(record)) > 1 else {}
     titles = [f"group {g}" for g in range(len(images))]
-    bounds = tuple(record.config["attack"]["bounds"])
-    figure = group_picture(images, {"weight": weights}, facts, titles=titles, bounds=bounds, grey=True)
+    figure = group_picture(images, {"weight": weights}, facts, titles=titles, bounds=shown_range(record), grey=True)
     label = (
         f"{record.config['attack']['norm']}, {last}: {len(images)} groups of images, and below each image its weight; "
         f"the heaviest of a group weighs {float(weights.amax(1).mean()):.2f} in the mean"

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from omnirobust.core.threat_models import Bounds
 from omnirobust.jobs.report.figures import STYLE, colour, inline, legend_name
 
 _INK, _FAINT = "#1b1f24", "#a3a9b1"
@@ -55,7 +56,7 @@ def group_picture(
     facts: Mapping[str, Tensor] | None = None,
     *,
     titles: Sequence[str] | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     across: int = 2,
     grey: bool = False,
 ) -> Figure:
@@ -187,7 +188,7 @@ def _spread(values: Tensor) -> Tensor:
 
 
 def _draw_group(
-    ax: Axes, images: Tensor, lines: list[tuple[_Line, int]], left: float, top: float, bounds: tuple[float, float]
+    ax: Axes, images: Tensor, lines: list[tuple[_Line, int]], left: float, top: float, bounds: Bounds
 ) -> None:
     low, high = bounds
     for e, image in enumerate(images):
