@@ -99,6 +99,8 @@ def _attack(
     if success is not None and not callable(success):
         raise ValueError(f"success must be a function of losses (B, K) or None, got {type(success).__name__}")
     check_flag("normalise", normalise)
+    if options.get("preset") == "transfer":
+        raise ValueError("preset must be 'paper' or None, got 'transfer', which is for classifiers")
     found = Plan.of("losses", threat_model, options)
     if found.options["stop_when_fooled"] and success is None:
         raise ValueError("stop_when_fooled must be False without success, which says when a loss is reached")

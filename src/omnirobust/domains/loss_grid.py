@@ -16,7 +16,7 @@ from omnirobust.core.types import Evaluation, described
 from omnirobust.domains.classifier import Model, widened
 from omnirobust.domains.frozen import Frozen
 from omnirobust.domains.functions import gradient_of
-from omnirobust.domains.losses import fall_of
+from omnirobust.domains.losses import falls_of
 from omnirobust.domains.memory import SMALL, Meter
 from omnirobust.domains.outputs import reason
 from omnirobust.domains.probe import ROWS, Probe
@@ -188,7 +188,8 @@ class LossGrid:
             return ours
         unit = _unit(self._kind, feasible, e)
         if bool((unit == 0).any()):
-            away = feasible.project(normal_start(self._x, self._seed, _REACH, self._first + int(self._rows[0]), 1.0))
+            noise = normal_start(self._x, self._seed, _REACH, self._first + int(self._rows[0]), 1.0)
+            away = feasible.project(noise if feasible.scale is None else (noise * feasible.scale).to(noise))
             unit = torch.where(unit == 0, _unit(self._kind, feasible, plain.evaluate(away)), unit)
         info = torch.finfo(unit.dtype)
         ours.unit = torch.where(unit == 0, 1.0, unit.nan_to_num(posinf=info.max)).clamp(64 * info.tiny, info.max / 64)
@@ -307,8 +308,7 @@ class LossGrid:
 
 def _unit(kind: Unit, feasible: FeasibleSet, e: Evaluation) -> Tensor:
     """Return the units of losses (B, K): (B, 1), or (B, K) if each has its own; 0 where nothing tells."""
-    assert e.grads is not None
-    falls = torch.stack([fall_of(feasible, slope) for slope in e.grads], 1)
+    falls = falls_of(feasible, e)
     if kind == "own":
         return (e.losses.abs() + falls) / _UNITS
     gap = e.losses.amax(1, keepdim=True) - e.losses.amin(1, keepdim=True)

@@ -212,20 +212,22 @@ def reach_of(feasible: FeasibleSet, margins: Evaluation) -> Tensor:
 
     Cost: K projections.
     """
-    assert margins.grads is not None
-    if feasible.scale is not None:
-        margins, feasible = seen_in_units(margins, feasible), in_units(feasible)
-        assert margins.grads is not None
-    if feasible.lower.dtype.itemsize < 4:  # a long step may leave the range of half precision
-        feasible = replace(feasible, lower=feasible.lower.float(), upper=feasible.upper.float(), checked=True)
-    falls = torch.stack([fall_of(feasible, slope) for slope in margins.grads], 1)
-    reach = margins.losses.abs() + falls
+    reach = margins.losses.abs() + falls_of(feasible, margins)
     info = torch.finfo(reach.dtype)
     return torch.where(reach == 0, 1.0, reach.nan_to_num(posinf=info.max)).clamp(64 * info.tiny, info.max / 64)
 
 
-def fall_of(feasible: FeasibleSet, slope: Tensor) -> Tensor:
-    """Return how far a loss of gradient ``slope`` (B, *S) can fall inside X to first order, (B,), >= 0."""
+def falls_of(feasible: FeasibleSet, seen: Evaluation) -> Tensor:
+    """Return how far each loss that was ``seen`` at delta = 0 can fall inside X to first order, (B, K), >= 0."""
+    if feasible.scale is not None:
+        seen, feasible = seen_in_units(seen, feasible), in_units(feasible)
+    assert seen.grads is not None
+    if feasible.lower.dtype.itemsize < 4:  # a long step may leave the range of half precision
+        feasible = replace(feasible, lower=feasible.lower.float(), upper=feasible.upper.float(), checked=True)
+    return torch.stack([_fall(feasible, slope) for slope in seen.grads], 1)
+
+
+def _fall(feasible: FeasibleSet, slope: Tensor) -> Tensor:
     flat = slope.flatten(1)
     # to a largest entry of 1, for squares and products may leave the range of the numbers where the slope does not
     largest = flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
