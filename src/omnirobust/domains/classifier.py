@@ -76,6 +76,7 @@ class Classifier:
         self._known = isinstance(model, Probed)  # it has passed the checks of its values, on other inputs
         self._dtype = model.dtype if isinstance(model, Probed) else None
         self._read = ""
+        self._only_reads = isinstance(model, Probed) and model.only_reads
         self.rules_out = False  # whether it gave some classes the logit minus infinity
 
     def renewed(self, precision: Precision) -> Classifier:
@@ -86,7 +87,8 @@ class Classifier:
 
     def probed(self, random: bool, notes: tuple[str, ...], said: Tensor | None = None) -> Probed:
         """Return the model with what a probe and calls found out about it."""
-        return Probed(self.model, random, (*notes, *self.notes), self.held, self._dtype, self.classes, said)
+        told = (*notes, *self.notes)
+        return Probed(self.model, random, told, self.held, self._dtype, self.classes, said, self._only_reads)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -119,11 +121,17 @@ class Classifier:
         with self.held:
             return self.logits(batch, dtype)
 
-    def logits(self, batch: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Do what a call does, for those who have frozen the model already (``held``)."""
+    def logits(self, batch: Tensor, dtype: torch.dtype | None = None, *, spare: bool = False) -> Tensor:
+        """Do what a call does, for those who have frozen the model already (``held``).
+
+        Args:
+            batch: the inputs.
+            dtype: see a call.
+            spare: whether nobody needs ``batch`` afterwards: a model that only reads its inputs is given itself.
+        """
         views, dtype = self._convolutional and is_of_images(batch), dtype or batch.dtype
         try:
-            given = self._given(batch, dtype)
+            given = batch if spare and self._only_reads and batch.dtype == dtype else self._given(batch, dtype)
             if views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):
                 output = self._in_context(given, views)
             else:
@@ -132,6 +140,9 @@ class Classifier:
             raise
         except Exception as error:  # whatever the code of a model raises: assertions and look-ups among it
             if self.classes is None and self._adapts(batch, dtype):
+                return self.logits(batch, dtype)
+            if self._only_reads and spare:  # unless it writes after all, where it is not seen: into a leaf, say
+                self._only_reads = False
                 return self.logits(batch, dtype)
             takes = "cannot take" if self.classes is None else "has answered before, and failed on"
             raise ValueError(
@@ -149,6 +160,7 @@ class Classifier:
                 if not self._known:
                     check_scores(read, self._label, lambda: self._far(batch, dtype))
             self.classes, self._read = logits.shape[1], read.said
+            self._only_reads = not given.is_inference() and given._version == 0 and self._dtype is None
         # differences that half precision would round away decide: what a model says counts as it says it
         return logits.to(torch.promote_types(torch.promote_types(logits.dtype, batch.dtype), torch.float32))
 
@@ -185,28 +197,33 @@ class Classifier:
         return self.held
 
     def gradient(self, loss: Tensor, leaf: Tensor, *, whose: str = "") -> Tensor:
-        """Return the gradient of the sum of ``loss`` in ``leaf`` (B, *S).
+        """Return the gradient of the sum of ``loss`` in ``leaf`` (B, *S), see ``gradients``."""
+        return self.gradients(loss, (leaf,), whose=whose)[0]
+
+    def gradients(self, loss: Tensor, leaves: Sequence[Tensor], *, whose: str = "") -> list[Tensor]:
+        """Return the gradients of the sum of ``loss`` in each of ``leaves``, (B, *S).
 
         Args:
-            loss: made of this model's logits of ``leaf``, and perhaps of what else may be wrong with it.
-            leaf: the inputs.
+            loss: made of this model's logits of all leaves, and perhaps of what else may be wrong with it.
+            leaves: the inputs.
             whose: says whose gradient it may be besides the model's.
 
         Raises:
             ValueError: if the backward pass raises, or lets no gradient through; the sentence names the model.
-            RowError: if it is NaN or infinite.
+            RowError: if one is NaN or infinite.
         """
         try:
-            slope = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
+            found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True) if loss.requires_grad else ()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the code of a model raises
             raise self._gives_none(error) from error
-        if slope is None:
+        if all(slope is None for slope in found):
             raise ValueError(f"{self._label} does not let gradients reach its input")
-        if not bool(slope.sum().isfinite()):
-            check_finite(slope, f"{self._label} has NaN or infinite input gradients{whose}")
-        return slope.contiguous()
+        slopes = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
+        if not bool(sum(slope.sum() for slope in slopes).isfinite()):  # pyright: ignore[reportAttributeAccessIssue]
+            check_finite(torch.cat(slopes), f"{self._label} has NaN or infinite input gradients{whose}")
+        return [slope.contiguous() for slope in slopes]
 
     @contextmanager
     def differentiating(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from omnirobust.core.types import Evaluation
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import standardised, wants
 from omnirobust.domains.memory import Part
-from omnirobust.domains.passes import Cut
+from omnirobust.domains.passes import Cut, Found
 from omnirobust.domains.soften import Softened
 from omnirobust.domains.transforms import ImageTransform
 
@@ -56,7 +56,7 @@ class Consensus(DomainGrid):
         chosen._said = None if self._said is None else self._said[:, :, rows]
         return chosen
 
-    def _piece(self, m: int, cut: Cut, delta: Tensor, grad: bool, watch: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def _piece(self, m: int, cut: Cut, delta: Tensor, grad: bool, watch: bool = False) -> Found:
         def loss(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
             self._hear(m, cut.part, standardised(logits.detach()), len(delta))
             return self._plain(logits, labels, targeted=targeted, said=self._heard(cut.part))

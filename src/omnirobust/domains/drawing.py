@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -35,15 +36,19 @@ class Drawing(NamedTuple):
     examples: int
     dtype: torch.dtype
 
-    def seen(self, images: Tensor, part: Part) -> Tensor:
-        """Return what the models see of ``images`` (r e b, *S): all draws of one transformation, then of the next."""
+    def seen(self, images: Sequence[Tensor], part: Part) -> Tensor:
+        """Return what the models see of images, all draws of one transformation, then of the next.
+
+        Args:
+            images: for each transformation, (e b, *S).
+            part: what they are.
+        """
         if self.views is None:
-            return images.repeat(len(part.slots[0]), *[1] * (images.ndim - 1))
+            return images[0].repeat(len(part.slots[0]), *[1] * (images[0].ndim - 1))
         rows, each = self.rows[part.rows], range(part.examples.start, part.examples.stop)
         rows = torch.cat([rows * self.examples + e for e in each])
         seen: list[Tensor] = []
-        blocks = images.unflatten(0, (len(part.transforms), -1))
-        for r, slots, block in zip(part.transforms, part.slots, blocks, strict=True):
+        for r, slots, block in zip(part.transforms, part.slots, images, strict=True):
             seen += [self.views[r].of(block, self.key._replace(slot=slot), rows, self.dtype) for slot in slots]
         if len({images.shape[1:] for images in seen}) > 1:
             drawn = [r for r, slots in zip(part.transforms, part.slots, strict=True) for _ in slots]

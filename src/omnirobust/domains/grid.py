@@ -266,7 +266,7 @@ class DomainGrid(Passes):
         seen = [self._one(m, delta, grad) for m in range(len(self._classifiers))]
         self._calls += 1
         losses, hits, grads = zip(*seen, strict=True)
-        slopes = tuple(g for of_model in grads for g in of_model.flatten(0, 1)) if grad else None
+        slopes = tuple(g for of_model in grads for of_view in of_model for g in of_view.unbind()) if grad else None
         # from (M, R, E, B) to (B, K)
         F, fooled = (torch.stack(values).flatten(0, 2).T.contiguous() for values in (losses, hits))
         return Evaluation(F, fooled, slopes)

@@ -27,6 +27,7 @@ class Probed:
         dtype: that it needs its inputs in; None for theirs.
         classes: C; None if it has answered nothing yet.
         said: its classes of the rows that it was probed on, at most 32, (n,) int64.
+        only_reads: whether it is known to leave its inputs as they are.
     """
 
     model: Model
@@ -36,6 +37,7 @@ class Probed:
     dtype: torch.dtype | None = None
     classes: int | None = None
     said: Tensor | None = field(default=None, repr=False, compare=False)
+    only_reads: bool = False
 
     def __call__(self, batch: Tensor) -> Any:
         """Call the model."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,11 +33,14 @@ class Cut(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """What a forward pass leaves: the images that gradients are taken at, logits, and the images before any clamp."""
+    """What a forward pass leaves: the images that gradients are taken at, for each transformation, and the logits."""
 
-    leaf: Tensor
+    leaves: list[Tensor]
     logits: Tensor
-    moved: Tensor | None
+    delta: Tensor
+
+
+Found: TypeAlias = tuple[Tensor, Tensor, list[Tensor]]
 
 
 class Passes:
@@ -95,7 +98,8 @@ class Passes:
             with classifier.held, torch.enable_grad():
                 seen = self._forward(classifier, part, delta, grad=True)
                 pattern = torch.linspace(-1, 2, seen.logits.shape[1]).to(seen.logits)
-                if bool((self._slope(classifier, seen, (seen.logits * pattern).sum(1), part) != 0).any()):
+                slopes = self._slope(classifier, seen, (seen.logits * pattern).sum(1), part)
+                if any(bool((slope != 0).any()) for slope in slopes):
                     return False
         return True
 
@@ -111,8 +115,8 @@ class Passes:
         ]
         self.images = self._sizes[2] * sum(slots[-1].stop for slots in self._slots)
 
-    def _one(self, m: int, delta: Tensor, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return losses and hits (R, E, B) of model ``m``, and gradients (R, E, B, *S), empty if not asked for."""
+    def _one(self, m: int, delta: Tensor, grad: bool) -> Found:
+        """Return losses and hits (R, E, B) of model ``m``, and gradients, R times (E, B, *S); none if not asked for."""
         size, cut = (*self._sizes[1:], len(delta)), self._whole.get(m)
         if cut is not None:
             return self._piece(m, cut, delta, grad)
@@ -124,12 +128,17 @@ class Passes:
             return self._piece(m, cut, delta, grad)
         whole: list[Tensor] = []
         for part in self._parts(m):
-            found = self._piece(m, self._cut(m, part), delta, grad, watch=budgeted and grad and self._calls == 0)
-            whole = whole or [v.new_empty(*size, *v.shape[3:]) for v in found]
-            for value, target in zip(found, whole, strict=True):
-                part.put(value, target)
-        losses, hits, slopes = whole
-        return losses, hits, slopes
+            loss, hit, slopes = self._piece(
+                m, self._cut(m, part), delta, grad, watch=budgeted and grad and self._calls == 0
+            )
+            whole = whole or [
+                v.new_empty(*size, *v.shape[3:]) for v in (loss, hit, *(s.unsqueeze(0) for s in slopes[:1]))
+            ]
+            part.put(loss, whole[0])
+            part.put(hit, whole[1])
+            for r, slope in zip(part.transforms, slopes, strict=False):
+                whole[2][r, part.examples, part.rows] = slope
+        return whole[0], whole[1], list(whole[2]) if grad else []
 
     def _parts(self, m: int, transforms: range | None = None) -> Iterator[Part]:
         """Cut all images of model ``m`` into parts that keep to the memory budget and suit the processor."""
@@ -153,7 +162,7 @@ class Passes:
         reach = self.reach if self._wants_reach else None
         return Cut(part, each(self._y), None if reach is None else each(reach))
 
-    def _piece(self, m: int, cut: Cut, delta: Tensor, grad: bool, watch: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def _piece(self, m: int, cut: Cut, delta: Tensor, grad: bool, watch: bool = False) -> Found:
         classifier, (part, labels, reach) = self._classifiers[m], cut
         with classifier.held, torch.set_grad_enabled(grad):
             seen = self._forward(classifier, part, delta, grad=grad, watch=watch)
@@ -169,15 +178,13 @@ class Passes:
             loss = self._loss(seen.logits, labels, targeted=self._targeted, **unit)
             loss = loss.to(torch.promote_types(delta.dtype, torch.float32))
             loss = mean_of_draws(loss, part, shape) if drawn else loss.view(shape)
-            slope = loss.new_empty(*shape, 0)
-            if grad:
-                slope = self._slope(classifier, seen, loss, part).view(*shape, *delta.shape[1:])
+            slopes = self._slope(classifier, seen, loss, part) if grad else ()
         logits = seen.logits.detach()
         decided = logits if classifier.precision == "fp32" else beyond_doubt(logits, labels, self._targeted)
         hits = is_fooled(decided, labels, targeted=self._targeted)
         hits = hits if no_class is None else hits | no_class
         every = mean_of_draws((~hits).to(loss.dtype), part, shape) == 0 if drawn else hits.view(shape)
-        return loss.detach(), every, slope
+        return loss.detach(), every, [slope.view(*shape[1:], *delta.shape[1:]) for slope in slopes]
 
     def _try(self, m: int, logits: Tensor, grad: bool) -> None:
         check_classes(self._classifiers, m, None if self._others else self._y[:, m])
@@ -194,41 +201,49 @@ class Passes:
     def _forward(
         self, classifier: Classifier, part: Part, delta: Tensor, *, grad: bool = False, watch: bool = False
     ) -> _Pass:
-        """Return the perturbed images (r e b, *S) and the logits (n, C) of what models see of them."""
-        shifted = self._x[part.examples, part.rows] + delta[part.rows]
-        if len(part.transforms) > 1:
-            shifted = shifted.expand(len(part.transforms), *shifted.shape).flatten(0, 1)
-        leaf, moved = classifier.arrange(shifted.flatten(0, 1).detach()), None
+        """Return the perturbed images, for each transformation (e b, *S), and the logits (n, C) of what models see."""
+        images = (self._x[part.examples, part.rows] + delta[part.rows]).detach()
         if self._range is not None:
-            moved, leaf = leaf, clamped(leaf, self._range)
-        leaf = (widened(leaf) if leaf.dtype.itemsize < 4 else leaf).requires_grad_(grad)
+            images = clamped(images, self._range) if self._beyond is None else images.clamp_(*self._range)
+        images = classifier.arrange(images.flatten(0, 1))
+        images = widened(images) if images.dtype.itemsize < 4 else images
+        # one tensor, but a leaf for each transformation: each has a gradient of its own
+        leaves = [images.detach().requires_grad_(grad) for _ in part.transforms]
         # transformations differ in what they keep: all passes of the first evaluation are watched
-        watching = self._meter.watching(classifier.name, len(leaf), classifier.model) if self._meter and watch else None
+        count = len(images) * len(leaves)
+        watching = self._meter.watching(classifier.name, count, classifier.model) if self._meter and watch else None
         with watching or nullcontext():
             plain = self._views is None and len(part.slots[0]) == 1
-            views = leaf if plain else classifier.arrange(self._drawing.seen(leaf, part))
+            views = leaves[0] if plain else classifier.arrange(self._drawing.seen(leaves, part))
             try:
                 random = classifier.random
                 logits = (
-                    self._drawing.said(classifier, views, part) if random else classifier.logits(views, self._x.dtype)
+                    self._drawing.said(classifier, views, part)
+                    if random
+                    else classifier.logits(views, self._x.dtype, spare=True)
                 )
             except RowError as error:
                 raise self._by_global_row(error, part) from error.__cause__
-        return _Pass(leaf, logits, moved if grad else None)
+        return _Pass(leaves, logits, delta)
 
-    def _slope(self, classifier: Classifier, seen: _Pass, loss: Tensor, part: Part) -> Tensor:
-        """Return the gradient of the sum of ``loss`` in the images before they were clamped, (r e b, *S)."""
+    def _slope(self, classifier: Classifier, seen: _Pass, loss: Tensor, part: Part) -> list[Tensor]:
+        """Return the gradients of the sum of ``loss`` in the images before they were clamped, r times (e b, *S)."""
         try:
-            slope = classifier.gradient(loss, seen.leaf, whose=", its own or a transformation's")
+            slopes = classifier.gradients(loss, seen.leaves, whose=", its own or a transformation's")
         except RowError as error:
             raise self._by_global_row(error, part) from error.__cause__
-        if seen.moved is None:
-            return slope
+        if self._range is None:
+            return slopes
+        # the derivative of the clamp by hand: one pass over memory, of which autograd takes several; the images before
+        # the clamp are added up once more, now that the pass has left its memory, rather than kept
+        moved = (self._x[part.examples, part.rows] + seen.delta[part.rows]).detach()
         if self._beyond is None:
-            assert self._range is not None
-            return torch.where(clamped(seen.moved, self._range) == seen.moved, slope, 0)
-        # the derivative of the clamp by hand: one pass over memory, of which autograd takes several
-        return torch.ops.aten.hardtanh_backward(slope, seen.moved.to(slope), *self._beyond)
+            inside = (clamped(moved, self._range) == moved).flatten(0, 1)
+            return [torch.where(inside, slope, 0) for slope in slopes]
+        cut = [moved.flatten(0, 1).to(slope, copy=len(slopes) > 1) for slope in slopes]
+        for slope, out in zip(slopes, cut, strict=True):
+            torch.ops.aten.hardtanh_backward.grad_input(slope, out, *self._beyond, grad_input=out)
+        return cut
 
     @property
     def _drawing(self) -> Drawing:

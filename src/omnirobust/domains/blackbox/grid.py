@@ -19,6 +19,7 @@ from omnirobust.domains.blackbox.box import BlackBox
 from omnirobust.domains.classifier import Classifier, Models, Probed, named_models
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.memory import Part
+from omnirobust.domains.passes import Found
 
 _UNIT = 4.0
 """The reach of models of which no gradient is known: that of ``relative_margin`` where none is given."""
@@ -70,7 +71,7 @@ class QueryGrid(DomainGrid):
         self._first, self._stop, self._spare, self._decides = given["first_row"], stop, spare, decides
         self._within: FeasibleSet | None = None
         self._past = _Seen(torch.zeros(len(x), dtype=torch.bool))
-        self._exact, self._slopes = False, dict[int, tuple[Tensor, Tensor, Tensor]]()
+        self._exact, self._slopes = False, dict[int, Found]()
 
     @property
     def asked(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -211,7 +212,7 @@ class QueryGrid(DomainGrid):
         self._slopes = {m: super(QueryGrid, self)._one(m, delta, grad) for m in white}
         prior = None
         if grad and white and self._views is None:  # what is asked is a view: those of other models are of the input
-            slopes = [self._slopes[m][2].sum((0, 1)) for m in white]
+            slopes = [self._slopes[m][2][0].sum(0) for m in white]
             norms = [torch.linalg.vector_norm(s.flatten(1), dim=1).clamp_min(1e-30) for s in slopes]
             prior = sum(s / n.view(-1, *[1] * (s.ndim - 1)) for s, n in zip(slopes, norms, strict=True))
         for box in self._boxes.values():
@@ -221,7 +222,7 @@ class QueryGrid(DomainGrid):
         finally:
             self._slopes = {}
 
-    def _one(self, m: int, delta: Tensor, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _one(self, m: int, delta: Tensor, grad: bool) -> Found:
         return self._slopes[m] if m in self._slopes else super()._one(m, delta, grad)
 
     def _forward(
@@ -238,7 +239,7 @@ class QueryGrid(DomainGrid):
         except ValueError as error:
             raise _named(classifier.name, error) from error
 
-    def _slope(self, classifier: Classifier, seen: Any, loss: Tensor, part: Part) -> Tensor:
+    def _slope(self, classifier: Classifier, seen: Any, loss: Tensor, part: Part) -> list[Tensor]:
         try:
             return super()._slope(classifier, seen, loss, part)
         except ValueError as error:
