@@ -108,9 +108,10 @@ class Descent:
         self._learn(delta, grad, worst)
         if t - 1 in self._marks:
             delta, grad = self._judge(t - 1, delta, grad)
-        target = self._target(delta, grad, feasible)
+        moved = self._target(delta, grad, feasible)
         a = 1.0 - self._setting.momentum
-        moved = target if a == 1.0 else delta + a * (target - delta) + (1 - a) * (delta - self._previous)
+        if a != 1.0:  # in place where nobody else holds the tensor: fresh memory costs more than arithmetic
+            moved = (moved - delta).mul_(a).add_(delta).add_((delta - self._previous).mul_(1 - a))
         self._previous = delta
         return feasible.project(moved)
 
@@ -150,8 +151,9 @@ class Descent:
     def _learn(self, delta: Tensor, grad: Tensor, worst: Tensor) -> None:
         better = worst < self._best_worst
         self._best_worst = torch.where(better, worst, self._best_worst)
-        self._best = torch.where(better.view(self._rows), delta, self._best)
-        self._best_grad = torch.where(better.view(self._rows), grad, self._best_grad)
+        rows = better.view(self._rows)
+        torch.where(rows, delta, self._best, out=self._best)
+        torch.where(rows, grad, self._best_grad, out=self._best_grad)
         self._falls += worst < self._last_worst
         self._last_worst = worst
 

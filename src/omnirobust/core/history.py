@@ -196,21 +196,31 @@ class BestIterate:
         if self._keep == "best":
             rows, worst = active.rows, e.losses.amax(dim=1)
             count = torch.zeros_like(rows) if e.fooled is None else e.fooled.sum(dim=1)
-            wins = is_better(count, worst, self._count[rows], self._worst[rows])
+            whole = active.whole
+            before = (self._count, self._worst) if whole else (self._count[rows], self._worst[rows])
+            wins = is_better(count, worst, *before)
             better = wins if better is None else better & wins
-            taken = rows[better]
-            self._count[taken], self._worst[taken] = count[better], worst[better]
-        if active.whole and (better is None or bool(better.all())):
-            self._take(t, slice(None), delta, w, e)
-        else:  # a batch that is not whole has those that are done
-            assert better is not None
-            of_batch = Evaluation(e.losses[better], None if e.fooled is None else e.fooled[better])
-            self._take(t, active.rows[better], delta[better], w[better], of_batch)
-
-    def _take(self, t: int, rows: Tensor | slice, delta: Tensor, w: Tensor, e: Evaluation) -> None:
-        self.delta[rows], self.weights[rows], self.losses[rows], self.step[rows] = delta, w, e.losses, t
+            self._put(better, active, (self._count, count), (self._worst, worst))
+        kept = [
+            (self.delta, delta),
+            (self.weights, w),
+            (self.losses, e.losses),
+            (self.step, torch.full_like(active.rows, t)),
+        ]
         if self.fooled is not None and e.fooled is not None:
-            self.fooled[rows] = e.fooled
+            kept.append((self.fooled, e.fooled))
+        self._put(better, active, *kept)
+
+    @staticmethod
+    def _put(better: Tensor | None, active: Active, *pairs: tuple[Tensor, Tensor]) -> None:
+        """Write the second of each pair, of the problems in the batch, into the first, of all, where ``better``."""
+        for mine, theirs in pairs:
+            if better is None:
+                mine.copy_(theirs)
+            elif active.whole:  # one pass over memory, of which gathering and scattering rows takes several
+                torch.where(better.view(-1, *[1] * (mine.ndim - 1)), theirs, mine, out=mine)
+            else:
+                mine[active.rows[better]] = theirs[better]
 
 
 class Trace:

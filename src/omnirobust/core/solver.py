@@ -145,6 +145,7 @@ def solve(
             delta, w, evaluation = delta[left], w[left], evaluation.select(left)
             stepper.select(left)
         delta = stepper.step(t, delta, w, evaluation, within)
+        del evaluation  # its gradients make room for the next ones
         evaluation = domains.evaluate(delta, grad=t < steps)
         seen = evaluation if plain else seen_in_units(evaluation, within)
         w = sees(w, seen) if sees and evaluation.grads else rule.step(w, evaluation.losses)
