@@ -80,7 +80,7 @@ def test_one_evaluation_a_step(models, x, y, monkeypatch: pytest.MonkeyPatch) ->
     """Exactly K (T + 1) forwards, K T input gradients, and no gradient of a parameter."""
     taken = []
     plain = torch.autograd.grad
-    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: taken.append(a[1]) or plain(*a, **k))
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: taken.extend(a[1]) or plain(*a, **k))
     domains = orb.DomainGrid(models, x, y, loss=losses.margin)
     orb.solve(domains, orb.Linf(0.1).around(x), orb.ProjectedAscent(0.1, 1.0), steps=6, direction=orb.Sign())
     assert [m.calls for m in models.values()] == [7, 7, 7]

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 import omnirobust as orb
+from omnirobust.domains import losses
 from omnirobust.domains.classifier import Classifier
 from omnirobust.domains.probe import notes_of, probed
 from omnirobust.evaluation import STRONG, evaluate_robustness
@@ -55,6 +56,34 @@ def test_what_holds_logits_is_read_and_the_notes_say_so_once(name):
     assert len(told) == bool(said) and all(said in note and note.startswith("model 'm'") for note in told)
     plain, read = (orb.attack_ensemble({"m": m}, X, Y, LINF, steps=3) for m in (linear, model))
     assert torch.equal(plain.delta, read.delta)
+
+
+@pytest.mark.parametrize("when", ["always", "later", "hidden"])
+@pytest.mark.parametrize("clip", ["image", "intersection"])
+def test_models_that_write_into_their_inputs_are_attacked_as_those_that_do_not(when, clip):
+    """Whether a model writes at once, only once it was seen to read, or where no count of writes tells."""
+
+    class Writes(nn.Module):
+        calls = 0
+
+        def forward(self, v: Tensor) -> Tensor:
+            self.calls += 1
+            if when == "always" or (when == "later" and self.calls > 2):
+                return linear(v.mul_(2))
+            out = linear(v * 2)
+            if when == "hidden":
+                v.data.fill_(7)
+            return out
+
+    x, y, settings = X.view(3, 4, 1, 4, 4), Y.view(3, 4), {"loss": losses.smooth_margin, "shared": True, "clip": clip}
+    delta = 0.3 * torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+    writing, reading = (orb.DomainGrid(m, x, y, **settings) for m in (Writes(), lambda v: linear(v * 2)))
+    before = x.clone()
+    for step in range(4):
+        got, wanted = (grid.evaluate(delta, grad=step < 3) for grid in (writing, reading))
+        assert torch.equal(got.losses, wanted.losses)
+        assert all(map(torch.equal, got.grads or (), wanted.grads or ()))
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])

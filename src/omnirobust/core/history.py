@@ -201,12 +201,8 @@ class BestIterate:
             wins = is_better(count, worst, *before)
             better = wins if better is None else better & wins
             self._put(better, active, (self._count, count), (self._worst, worst))
-        kept = [
-            (self.delta, delta),
-            (self.weights, w),
-            (self.losses, e.losses),
-            (self.step, torch.full_like(active.rows, t)),
-        ]
+        step = torch.full_like(active.rows, t)
+        kept = [(self.delta, delta), (self.weights, w), (self.losses, e.losses), (self.step, step)]
         if self.fooled is not None and e.fooled is not None:
             kept.append((self.fooled, e.fooled))
         self._put(better, active, *kept)

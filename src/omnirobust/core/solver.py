@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from typing import Any, Literal
 
 import torch
@@ -166,7 +167,8 @@ def _see(
     callback: Callable[[Progress], None] | None,
 ) -> None:  # fmt: skip
     """Refuse NaN, and tell the callback."""
-    if bool(e.losses.isnan().any()):
+    # a sum is NaN if a term is; infinities of both signs make it so, too
+    if isnan(float(e.losses.sum())) and bool(e.losses.isnan().any()):
         if bool(delta.isnan().any()):
             raise ValueError(f"the perturbation became NaN at step {t}: a gradient or a projection was NaN")
         domain = domains.names[int(e.losses.isnan().any(dim=0).nonzero()[0])]

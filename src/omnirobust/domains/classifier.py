@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from math import isfinite
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ class Classifier:
         read = Read(output) if plain and output.shape[1] > 1 else read_logits(output, len(batch), self._label)
         logits = read.logits
         # an overflow of the sum is looked into, too: the sum costs one pass and no memory
-        if not bool(logits.detach().sum().isfinite()):
+        if not isfinite(float(logits.detach().sum())):
             check_logits(logits, self._label)
             self.rules_out = True
         if self.classes is None:
@@ -221,7 +222,7 @@ class Classifier:
         if all(slope is None for slope in found):
             raise ValueError(f"{self._label} does not let gradients reach its input")
         slopes = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
-        if not bool(sum(slope.sum() for slope in slopes).isfinite()):  # pyright: ignore[reportAttributeAccessIssue]
+        if not isfinite(sum(float(slope.sum()) for slope in slopes)):
             check_finite(torch.cat(slopes), f"{self._label} has NaN or infinite input gradients{whose}")
         return [slope.contiguous() for slope in slopes]
 

@@ -52,19 +52,21 @@ class Loss(Protocol):
         ...
 
 
-def fooled(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:
+def fooled(logits: Tensor, labels: Tensor, *, targeted: bool = False, checked: bool = False) -> Tensor:
     """Say which rows are fooled: argmax differs from the label, or equals it when ``targeted``.
 
     Args:
         logits: (B, C).
         labels: (B,) int64.
+        targeted: see above.
+        checked: whether no logit is known to be NaN.
 
     Returns:
         (B,) bool. NaN logits count as not fooled.
     """
     predicted = logits.argmax(dim=1)
     hit = predicted == labels if targeted else predicted != labels
-    return hit & ~logits.isnan().any(dim=1)
+    return hit if checked else hit & ~logits.isnan().any(dim=1)
 
 
 def margin(logits: Tensor, labels: Tensor, kappa: float = 50.0, *, targeted: bool = False) -> Tensor:

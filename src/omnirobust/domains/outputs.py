@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ def rows_named(number: Callable[[int], int]) -> Iterator[None]:
 def check_finite(values: Tensor, problem: str) -> None:
     """Raise a RowError with the words ``problem`` if values (n, ...) are NaN or infinite."""
     # an overflow of the sum is looked into, too: the sum costs one pass and no memory
-    if not bool(values.detach().sum().isfinite()):
+    if not isfinite(float(values.detach().sum())):
         finite = values.detach().isfinite().flatten(1).all(1)
         if not bool(finite.all()):
             raise RowError(problem, int(finite.int().argmin()))

@@ -180,8 +180,9 @@ class Passes:
             loss = mean_of_draws(loss, part, shape) if drawn else loss.view(shape)
             slopes = self._slope(classifier, seen, loss, part) if grad else ()
         logits = seen.logits.detach()
-        decided = logits if classifier.precision == "fp32" else beyond_doubt(logits, labels, self._targeted)
-        hits = is_fooled(decided, labels, targeted=self._targeted)
+        exact = classifier.precision == "fp32"
+        decided = logits if exact else beyond_doubt(logits, labels, self._targeted)
+        hits = is_fooled(decided, labels, targeted=self._targeted, checked=exact)
         hits = hits if no_class is None else hits | no_class
         every = mean_of_draws((~hits).to(loss.dtype), part, shape) == 0 if drawn else hits.view(shape)
         return loss.detach(), every, [slope.view(*shape[1:], *delta.shape[1:]) for slope in slopes]
