@@ -205,7 +205,7 @@ class Passes:
         """Return the perturbed images, for each transformation (e b, *S), and the logits (n, C) of what models see."""
         images = (self._x[part.examples, part.rows] + delta[part.rows]).detach()
         if self._range is not None:
-            images = clamped(images, self._range) if self._beyond is None else images.clamp_(*self._range)
+            images = clamped(images, self._range) if self._beyond is None else images.clamp_(*self._range)  # pyright: ignore
         images = classifier.arrange(images.flatten(0, 1))
         images = widened(images) if images.dtype.itemsize < 4 else images
         # one tensor, but a leaf for each transformation: each has a gradient of its own
