@@ -140,6 +140,19 @@ def check_classes(classifiers: Sequence[Classifier], m: int, labels: Tensor | No
         raise ValueError(f"models must agree on the number of classes, got {counts}")
 
 
+def check_gradients(models: object, what: str) -> None:
+    """Refuse models that only answer where gradients are taken and no questions are counted.
+
+    Raises:
+        ValueError: if there is one, known by its mark, among one or several models.
+    """
+    several = (
+        models.values() if isinstance(models, Mapping) else models if isinstance(models, list | tuple) else [models]
+    )
+    if any(getattr(model, "answers_only", None) is True for model in several):
+        raise ValueError(f"{what} must have gradients, got a BlackBox: attack_ensemble and attack_transforms take one")
+
+
 def check_loss(loss: Loss, classes: int, targeted: bool, device: torch.device) -> None:
     """Try a loss of one's own once, on made-up logits of so many classes.
 

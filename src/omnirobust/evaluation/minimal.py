@@ -14,6 +14,7 @@ from omnirobust.core.arguments import check_count
 from omnirobust.core.choices import Norm
 from omnirobust.core.draws import torch_forked
 from omnirobust.core.types import Evaluation
+from omnirobust.domains.checks import check_gradients
 from omnirobust.domains.classifier import Models, Probed
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.probe import notes_of, probed
@@ -73,6 +74,7 @@ def in_batches(
     """
     if torch.is_inference_mode_enabled():
         raise ValueError("a search for distortions needs gradients: call it outside torch.inference_mode()")
+    check_gradients(models, "models")
     if batch_size is not None:
         check_count("batch_size", batch_size)
     if not isinstance(x, Tensor):

@@ -19,6 +19,7 @@ from omnirobust.core.arguments import check_count, check_seed
 from omnirobust.core.contracts import check_set
 from omnirobust.core.draws import torch_forked
 from omnirobust.core.threat_models import ThreatModel, range_notes, told_range
+from omnirobust.domains.checks import check_gradients
 from omnirobust.domains.classifier import Model, Precision
 from omnirobust.domains.probe import notes_of, probed
 from omnirobust.evaluation.autoattack import AutoAttack, check_autoattack
@@ -232,6 +233,7 @@ def _check(
             check_count(name, value)
     if isinstance(model, Mapping | Sequence | nn.ModuleDict | nn.ModuleList):
         raise ValueError(f"model must be one model, got a {type(model).__name__}: evaluate them one by one")
+    check_gradients(model, "model")
     if not isinstance(x, Tensor):
         raise ValueError(f"x must be a tensor, got {type(x).__name__}")
     if not isinstance(y, Tensor) or y.shape != x.shape[:1]:

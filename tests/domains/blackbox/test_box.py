@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import omnirobust as orb
+from omnirobust import evaluation
 from omnirobust.domains.blackbox import asking
 from omnirobust.domains.blackbox.kept import Kept
+from omnirobust.universal import learn_universal
 
 
 def net(seed: int) -> nn.Module:
@@ -416,3 +418,17 @@ def test_estimates_go_through_a_view_to_the_input() -> None:
     assert float(torch.cosine_similarity(plain.delta, through.delta).min()) > 0.99  # in whatever units losses are
     with pytest.raises(ValueError, match="transforms must not be random where a model only answers, got 'noise'"):
         orb.attack_transforms(box, x, y, {"noise": lambda z, g: z + torch.rand(z.shape, generator=g)}, orb.L2(0.2))
+
+
+def test_where_questions_are_not_counted_a_black_box_is_refused_in_a_sentence() -> None:
+    service = Service()
+    box = orb.BlackBox(service, queries=5)
+    for what, call in (
+        ("models", lambda: learn_universal({"m": box}, X, Y, LINF, over="data", epochs=1)),
+        ("models", lambda: evaluation.minimal_eps([net(2), box], X, Y, "linf")),
+        ("models", lambda: evaluation.minimal_l2(box, X, Y)),
+        ("model", lambda: evaluation.evaluate_robustness(box, X, Y, {"linf": LINF})),
+    ):
+        with pytest.raises(ValueError, match=f"^{what} must have gradients, got a BlackBox: attack_ensemble and"):
+            call()
+    assert service.seen.total() == 0

@@ -30,6 +30,7 @@ from omnirobust.core.threat_models import FeasibleSet, ThreatModel, range_notes,
 from omnirobust.core.types import WeightRule, described
 from omnirobust.core.units import start as start_in_units
 from omnirobust.core.weights import ExponentiatedGradient, Uniform
+from omnirobust.domains.checks import check_gradients
 from omnirobust.domains.classifier import Models, Precision, Probed, widened
 from omnirobust.domains.grid import DomainGrid, Transforms
 from omnirobust.domains.losses import Loss, relative_margin, wants_reach
@@ -110,6 +111,7 @@ def learn_universal(
     """
     if torch.is_inference_mode_enabled():
         raise ValueError("learning a perturbation needs gradients: call it outside torch.inference_mode()")
+    check_gradients(models, "models")
     _check(y, epochs, batch_size, threat_model)
     check_flag("targeted", targeted)
     check_seed("seed", seed)
