@@ -62,6 +62,18 @@ def test_threats_are_read_as_written():
     assert list(found) == ["linf:8/255", "l2:2", "l1:1e1", "l0:.5"]
 
 
+def test_the_usual_radii_go_by_a_name():
+    found = arguments.threats(["robustbench:cifar10", "l0:5"])
+    assert list(found) == ["linf:8/255", "l2:0.5", "l1:12", "l0:5"]
+    assert [(t.name, t.eps) for t in found.values()] == [("linf", 8 / 255), ("l2", 0.5), ("l1", 12.0), ("l0", 5.0)]
+    of_imagenet = arguments.threats(["robustbench:imagenet"]).values()
+    assert [(t.name, t.eps) for t in of_imagenet] == [("linf", 4 / 255), ("l2", 2.0), ("l1", 255.0)]
+    with pytest.raises(ValueError, match=r"NORM:RADIUS, robustbench:cifar10, .*, got 'robustbench:mnist'"):
+        arguments.threats(["robustbench:mnist"])
+    with pytest.raises(ValueError, match=r"threat must be given once each, got l2:0\.5 twice"):
+        arguments.threats(["robustbench:cifar10", "l2:0.5"])
+
+
 @pytest.mark.parametrize("text", ["linf", "linf:", "l3:1", "l2:-1", "l2:a", "l2:1/2/3", "l2:inf", "L2:1"])
 def test_threats_that_are_none_are_told(text):
     with pytest.raises(ValueError, match=r"threat must be NORM:RADIUS such as linf:0\.2, l2:2 or linf:8/255, got"):

@@ -39,5 +39,5 @@ def test_the_table_counts_parameters(letter: str) -> None:
 
 def test_every_kind_of_string_is_on_the_page() -> None:
     for kind in ("timm:NAME", "hf:ORG/NAME", "FILE.py:NAME", "package.module:NAME", "FILE.safetensors:ARCHITECTURE",
-                 "FILE.onnx", "FILE.onnx:queries"):  # fmt: skip
+                 "FILE.onnx", "FILE.onnx:queries", "rb:NAME"):  # fmt: skip
         assert f"`{kind}`" in PAGE

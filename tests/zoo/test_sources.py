@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -138,6 +139,7 @@ def test_what_is_no_model_is_told(timm, tmp_path, monkeypatch, source, message) 
     [
         ("timm:resnet18", "timm", r"source timm:resnet18 needs timm: pip install 'omnirobust\[timm\]'"),
         ("hf:ORG/NAME", "transformers", r"source hf:ORG/NAME needs transformers: pip install 'omnirobust\[hf\]'"),
+        ("rb:NAME", "robustbench", r"source rb:NAME needs robustbench: pip install robustbench$"),
     ],
 )
 def test_a_missing_package_is_named(monkeypatch, source, package, message) -> None:
@@ -191,3 +193,58 @@ def test_a_card_is_held_against_the_header_of_its_weights(tmp_path, monkeypatch,
     with pytest.raises(ValueError, match=said):
         zoo.load_model(str(folder))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.fixture
+def robustbench(monkeypatch, tmp_path):
+    """Stand in for the package, which needs its own version of timm; return what it was asked for."""
+    asked: list[dict] = []
+
+    def load_model(model_name: str, model_dir: str, dataset: str, threat_model: str) -> nn.Module:
+        asked.append({"name": model_name, "dir": model_dir, "dataset": dataset, "norm": threat_model})
+        if model_name == "Nope":
+            raise KeyError(model_name)
+        classes = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}[dataset]
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, classes))
+
+    package, utils = ModuleType("robustbench"), ModuleType("robustbench.utils")
+    utils.load_model = load_model  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "robustbench", package)
+    monkeypatch.setitem(sys.modules, "robustbench.utils", utils)
+    monkeypatch.setenv("OMNIROBUST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("source", "classes", "dataset", "norm"),
+    [("rb:Net", None, "cifar10", "Linf"), ("rb:Net", 100, "cifar100", "Linf"),
+     ("rb:cifar10/L2/Net", 10, "cifar10", "L2"),
+     ("rb:imagenet/Linf/Net", None, "imagenet", "Linf")],
+)  # fmt: skip
+def test_models_of_robustbench_are_those_of_the_data_set(robustbench, tmp_path, source, classes, dataset, norm) -> None:
+    model = zoo.load_model(source, classes=classes)
+    assert isinstance(model, nn.Module) and not model.training and not any(p.requires_grad for p in model.parameters())
+    cache = str(tmp_path / "cache" / "robustbench")
+    assert robustbench == [{"name": "Net", "dir": cache, "dataset": dataset, "norm": norm}]
+    there = tmp_path / "models" / dataset / norm
+    there.mkdir(parents=True)
+    (there / "Net.pt").write_bytes(b"weights")
+    zoo.load_model(source, classes=classes)
+    assert robustbench[1]["dir"] == "models"
+    assert list(load_models(("rb:cifar10/L2/Net", "rb:Net"), "digits")) == ["L2/Net", "rb:Net"]
+
+
+@pytest.mark.parametrize(
+    ("source", "classes", "message"),
+    [
+        ("rb:", None, "source must have a name after rb:, got 'rb:'"),
+        ("rb:cifar10/Net", None, "source must be rb:NAME or rb:DATASET/NORM/NAME, with cifar10, .* got rb:cifar10/Net"),
+        ("rb:mnist/Linf/Net", None, "with cifar10, cifar100, imagenet and Linf or L2, got rb:mnist/Linf/Net"),
+        ("rb:cifar10/L2/Net", 100, "source rb:cifar10/L2/Net must return 100 logits, .* got a model of 10 classes"),
+        ("rb:Nope", None, r"with weights to be had, or in models/cifar10/Linf/Nope\.pt, got rb:Nope: "),
+    ],
+)
+def test_what_robustbench_has_not_is_told(robustbench, source, classes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        zoo.load_model(source, classes=classes)

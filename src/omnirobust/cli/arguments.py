@@ -212,13 +212,13 @@ def radius(text: str) -> float:
 
 
 def threats(texts: Sequence[str], features: Features = PLAIN) -> dict[str, ThreatModel]:
-    """Make threat models of texts such as "linf:0.2" or "linf:8/255", by these texts.
+    """Make threat models of texts such as "linf:0.2" or "linf:8/255", by these texts, or "robustbench:cifar10" for all.
 
     Raises:
         ValueError: if a text is not NORM:RADIUS, or one comes twice.
     """
     found: dict[str, ThreatModel] = {}
-    for text in texts:
+    for text in _written_out(texts):
         norm, _, radius = text.partition(":")
         if norm not in get_args(Norm) or not (matched := _RADIUS.fullmatch(radius)):
             raise ValueError(f"threat must be NORM:RADIUS such as linf:0.2, l2:2 or linf:8/255, got {text!r}")
@@ -228,6 +228,26 @@ def threats(texts: Sequence[str], features: Features = PLAIN) -> dict[str, Threa
         if below == 0:
             raise ValueError(f"threat must have a finite radius, got {text!r}")
         found[text] = features.threat_model(cast(Norm, norm), above / below)
+    return found
+
+
+USUAL = {
+    "cifar10": ("linf:8/255", "l2:0.5", "l1:12"), "cifar100": ("linf:8/255",),
+    "imagenet": ("linf:4/255", "l2:2", "l1:255"),
+}  # fmt: skip
+"""The radii that models are usually judged by: those of RobustBench's leaderboards; l1, and l2 of imagenet, those of
+Croce and Hein, "Adversarial robustness against multiple and single lp-threat models", 2022."""
+
+
+def _written_out(texts: Sequence[str]) -> list[str]:
+    """Put the threats in the place of a name for them."""
+    found: list[str] = []
+    for text in texts:
+        kind, _, name = text.partition(":")
+        if kind == "robustbench" and name not in USUAL:
+            known = ", ".join(f"robustbench:{each}" for each in USUAL)
+            raise ValueError(f"threat must be NORM:RADIUS, {known}, got {text!r}")
+        found += USUAL[name] if kind == "robustbench" else (text,)
     return found
 
 

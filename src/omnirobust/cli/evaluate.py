@@ -26,12 +26,18 @@ def evaluate(
         list[str],
         typer.Option(
             "--model", "--models",
-            help="Models to judge: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, "
+            help="Models to judge: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME, rb:NAME; FILE.py:NAME, "
             "package:NAME, FILE.safetensors:ARCHITECTURE, FILE.onnx, the FOLDER of a training, or FOLDER:FILE.py:NAME "
             "where its card asks for code; NAME=SOURCE names one.",
         ),
     ],
-    threat: Annotated[list[str], typer.Option(help="What attackers may do: linf:0.2 l2:2 l1:10 l0:20, linf:8/255.")],
+    threat: Annotated[
+        list[str],
+        typer.Option(
+            help="What attackers may do: linf:0.2 l2:2 l1:10 l0:20, linf:8/255; robustbench:cifar10 for the usual "
+            "radii of three norms."
+        ),
+    ],
     attack: Annotated[
         Attacks, typer.Option(help="Many attacks of ours, or AutoAttack through the package pyautoattack.")
     ] = "default",

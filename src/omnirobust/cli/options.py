@@ -32,7 +32,7 @@ class CommonOptions:
     models: Annotated[
         list[str],
         typer.Option(
-            help="Models to attack: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME; FILE.py:NAME, "
+            help="Models to attack: a, mnist/a, a@seed1 of the zoo; timm:NAME, hf:ORG/NAME, rb:NAME; FILE.py:NAME, "
             "package:NAME, FILE.safetensors:ARCHITECTURE, FILE.onnx, the FOLDER of a training, or FOLDER:FILE.py:NAME "
             "where its card asks for code; NAME=SOURCE names one."
         ),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from omnirobust.zoo.onnx.source import split_onnx
+from omnirobust.zoo.own_code import HUBS
 from omnirobust.zoo.trained import WEIGHTS, split_name, split_network, trained_file
 
 
@@ -44,9 +45,8 @@ def _names(source: str) -> tuple[str, ...]:
 
 
 def _ends(source: str) -> Iterable[str]:
-    kind, _, rest = source.partition(":")
-    if kind in ("timm", "hf"):
-        return _tails(Path(rest).parts)
+    if source.startswith(HUBS):
+        return _tails(Path(source.partition(":")[2]).parts)
     if (asked := split_onnx(source)) is not None:
         tails = _tails(asked.path.resolve().with_suffix("").parts[1:])
         return [*tails, *(f"{tail}:queries" for tail in tails if asked.only_asked)]

@@ -13,6 +13,9 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
+HUBS = ("timm:", "hf:", "rb:")
+"""How sources begin that name a model of somebody else's collection, and no code of one's own."""
+
 
 def load_own(name: str, argument: str) -> tuple[str, Any]:
     """Load what FILE.py:NAME or package.module:NAME names.
@@ -56,7 +59,7 @@ def digests(names: Iterable[str]) -> dict[str, str]:
 
 def _code_of(name: str) -> str:
     """Return the file or package that ``name`` is code of; nothing where it is none."""
-    return "" if name.startswith(("timm:", "hf:")) else name.rpartition(":")[0]
+    return "" if name.startswith(HUBS) else name.rpartition(":")[0]
 
 
 def _file_of(where: str) -> Path | None:

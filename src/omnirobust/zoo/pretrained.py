@@ -6,8 +6,12 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
+from torch import nn
+
+from omnirobust._files import cache_dir
 from omnirobust.zoo.hub import hub_access
 from omnirobust.zoo.preprocessing import Preprocessed, preprocessing_of_hf, preprocessing_of_timm
 
@@ -61,14 +65,44 @@ def load_hf(name: str, classes: int | None, argument: str) -> Preprocessed:
     return Preprocessed(model, preprocessing)
 
 
+def load_rb(name: str, classes: int | None, argument: str) -> nn.Module:
+    """Load a model of RobustBench's zoo, a classifier of images in [0, 1].
+
+    Weights lie where the package looks for them (models/ here), or in the cache, where they are fetched to. It reads
+    them by ``torch.load``, which since torch 2.6 runs no code.
+
+    Args:
+        name: NAME, or DATASET/NORM/NAME.
+        classes: number of logits, which tells the data set where the name does not; None for cifar10.
+        argument: what messages call the name.
+
+    Raises:
+        ValueError: if robustbench is missing, it has no such model, its weights are not to be had, or of other classes.
+    """
+    *place, model = name.split("/")
+    count = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
+    known = {number: dataset for dataset, number in count.items()}
+    dataset, norm = place if len(place) == 2 else (known.get(classes or 10, "cifar10"), "Linf")
+    if len(place) not in (0, 2) or dataset not in count or norm not in ("Linf", "L2"):
+        raise ValueError(
+            f"{argument} must be rb:NAME or rb:DATASET/NORM/NAME, with {', '.join(count)} and Linf or L2, got rb:{name}"
+        )
+    _check_classes(count[dataset], classes, f"{argument} rb:{name}")
+    load = _package("robustbench.utils", f"{argument} rb:{name}").load_model
+    here = Path("models", dataset, norm, f"{model}.pt")
+    with _told(f"{argument} must name a model of RobustBench with weights to be had, or in {here}, got rb:{name}"):
+        folder = Path("models") if here.is_file() else cache_dir() / "robustbench"
+        return load(model_name=model, model_dir=str(folder), dataset=dataset, threat_model=norm)
+
+
 def _package(name: str, label: str) -> ModuleType:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name != name.partition(".")[0]:
             raise ValueError(f"{label} needs {name}, which cannot be imported here: {error}") from error
-        extra = {"timm": "timm", "transformers": "hf"}[name]
-        raise ValueError(f"{label} needs {name}: pip install 'omnirobust[{extra}]'") from error
+        wanted = {"timm": "'omnirobust[timm]'", "transformers": "'omnirobust[hf]'"}.get(name, error.name)
+        raise ValueError(f"{label} needs {error.name}: pip install {wanted}") from error
     except Exception as error:  # packages that do not fit each other fail in many ways
         raise ValueError(f"{label} needs {name}, which cannot be imported here: {_sentence(error)}") from error
 

@@ -16,7 +16,8 @@ from omnirobust.zoo.architectures import Shape, build
 from omnirobust.zoo.checkpoints import load, parse_name
 from omnirobust.zoo.chunks import read_chunk
 from omnirobust.zoo.onnx.source import split_onnx
-from omnirobust.zoo.pretrained import load_hf, load_timm
+from omnirobust.zoo.own_code import HUBS
+from omnirobust.zoo.pretrained import load_hf, load_rb, load_timm
 from omnirobust.zoo.trained import (
     check_name,
     fill,
@@ -48,8 +49,8 @@ Source: TypeAlias = "nn.Module | BlackBox"
 """A model by one string: a module, or a model that only answers."""
 
 _KINDS = (
-    "data/letter, timm:NAME, hf:ORG/NAME, FILE.py:NAME, package.module:NAME, FILE.safetensors:ARCHITECTURE, FILE.onnx, "
-    "the run folder of a training or FOLDER:FILE.py:NAME"
+    "data/letter, timm:NAME, hf:ORG/NAME, rb:NAME, FILE.py:NAME, package.module:NAME, FILE.safetensors:ARCHITECTURE, "
+    "FILE.onnx, the run folder of a training or FOLDER:FILE.py:NAME"
 )
 
 
@@ -68,6 +69,8 @@ def load_model(
             - "mnist/a", a model of the zoo that was trained here;
             - "timm:NAME", a model of timm with its pretrained weights, for instance "timm:resnet18.a1_in1k";
             - "hf:ORG/NAME" or "hf:FOLDER", an image classifier of the Hugging Face hub or one saved in its layout;
+            - "rb:NAME" or "rb:DATASET/NORM/NAME", a model of RobustBench: cifar10, cifar100 or imagenet, Linf or L2;
+              not given, the set of as many ``classes`` (cifar10 if that is None) and Linf;
             - "FILE.py:NAME" or "package.module:NAME", a module or a ``BlackBox``, or a function without arguments that
               returns one;
             - "FILE.safetensors:ARCHITECTURE", weights of one's own for an architecture: a letter or name of the zoo's
@@ -118,15 +121,12 @@ def named_model(
 
 def _found(source: str, facts: Facts, argument: str, data: str | None, pretrained: bool) -> tuple[str, Source]:
     kind, _, rest = source.partition(":")
-    if kind in ("timm", "hf"):
+    if source.startswith(HUBS):
         if not rest:
             raise ValueError(f"{argument} must have a name after {kind}:, got {source!r}")
-        model = (
-            load_timm(rest, facts()[1], argument, pretrained=pretrained)
-            if kind == "timm"
-            else (load_hf(rest, facts()[1], argument))
-        )
-        return Path(rest).name, model
+        if kind == "timm":
+            return Path(rest).name, load_timm(rest, facts().classes, argument, pretrained=pretrained)
+        return Path(rest).name, (load_hf if kind == "hf" else load_rb)(rest, facts().classes, argument)
     if (file := split_onnx(source)) is not None:
         from omnirobust.zoo.onnx.model import load_onnx  # it knows black boxes: who has none enters no file for it
 

@@ -17,7 +17,7 @@ from torch import nn
 from omnirobust.core.draws import building
 from omnirobust.zoo.architectures import build
 from omnirobust.zoo.chunks import read_model
-from omnirobust.zoo.own_code import broken, load_own
+from omnirobust.zoo.own_code import HUBS, broken, load_own
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 """What a training leaves in its run folder: weights, and how the network is built."""
@@ -122,7 +122,7 @@ def named_code(name: str) -> str:
     """Return the code that the name of a model names, FILE.py:NAME or package.module:NAME; "" if it names none."""
     weights, network = split_network(split_name(name)[1])
     code = network or weights
-    known = code.startswith(("timm:", "hf:")) or Path(code).exists() or ".onnx" in code
+    known = code.startswith(HUBS) or Path(code).exists() or ".onnx" in code
     return code if ":" in code and not known else ""
 
 
