@@ -20,14 +20,16 @@ from omnirobust.study.store import Measured
 
 def measured(weights, distortion=None):
     n, k = weights.shape
-    return Measured(
-        fooled=torch.ones(n, k, dtype=torch.bool),
-        any_iterate=torch.ones(n, dtype=torch.bool),
-        weights=weights,
-        fooled_path=torch.ones(n, 1, k, dtype=torch.bool),
-        weights_path=weights.unsqueeze(1).half(),
-        labels=torch.zeros(n, k, dtype=torch.int64),
-        distortion=torch.zeros(n, 0) if distortion is None else distortion,
+    return Measured.of(
+        {
+            "fooled": torch.ones(n, k, dtype=torch.bool),
+            "any_iterate": torch.ones(n, dtype=torch.bool),
+            "weights": weights,
+            "fooled_path": torch.ones(n, 1, k, dtype=torch.bool),
+            "weights_path": weights.unsqueeze(1).half(),
+            "labels": torch.zeros(n, k, dtype=torch.int64),
+            "distortion": torch.zeros(n, 0) if distortion is None else distortion,
+        }
     )
 
 

@@ -83,14 +83,16 @@ def test_claims_on_a_fail_where_another_model_takes_its_place(name):
 def measured(fooled: torch.Tensor, weights: torch.Tensor | None = None, path: torch.Tensor | None = None) -> Measured:
     n, k = fooled.shape
     w = torch.full((n, k), 1 / k) if weights is None else weights
-    return Measured(
-        fooled=fooled.bool(),
-        any_iterate=fooled.bool().all(1),
-        weights=w,
-        fooled_path=fooled.bool().unsqueeze(1),
-        weights_path=(w.unsqueeze(1) if path is None else path).half(),
-        labels=torch.zeros(n, k, dtype=torch.int64),
-        distortion=torch.zeros(n, 0),
+    return Measured.of(
+        {
+            "fooled": fooled.bool(),
+            "any_iterate": fooled.bool().all(1),
+            "weights": w,
+            "fooled_path": fooled.bool().unsqueeze(1),
+            "weights_path": (w.unsqueeze(1) if path is None else path).half(),
+            "labels": torch.zeros(n, k, dtype=torch.int64),
+            "distortion": torch.zeros(n, 0),
+        }
     )
 
 

@@ -14,14 +14,16 @@ from omnirobust.zoo.chunks import Chunk
 
 def measured(n: int, seed: int = 0) -> Measured:
     g = torch.Generator().manual_seed(seed)
-    return Measured(
-        fooled=torch.rand(n, 4, generator=g) < 0.5,
-        any_iterate=torch.rand(n, generator=g) < 0.5,
-        weights=torch.rand(n, 3, generator=g),
-        fooled_path=torch.rand(n, 6, 3, generator=g) < 0.5,
-        weights_path=torch.rand(n, 6, 3, generator=g).half(),
-        labels=torch.randint(10, (n, 4), generator=g),
-        distortion=torch.rand(n, 2, generator=g),
+    return Measured.of(
+        {
+            "fooled": torch.rand(n, 4, generator=g) < 0.5,
+            "any_iterate": torch.rand(n, generator=g) < 0.5,
+            "weights": torch.rand(n, 3, generator=g),
+            "fooled_path": torch.rand(n, 6, 3, generator=g) < 0.5,
+            "weights_path": torch.rand(n, 6, 3, generator=g).half(),
+            "labels": torch.randint(10, (n, 4), generator=g),
+            "distortion": torch.rand(n, 2, generator=g),
+        }
     )
 
 

@@ -70,10 +70,10 @@ class Measured:
     def alone(cls, fooled: Tensor, labels: Tensor, distortion: Tensor | None = None) -> Measured:
         """Return who is fooled (N, J), by which labels (N, J), without what only an attack on groups has."""
         N, J = fooled.shape
-        path = torch.zeros(N, 0, J)
-        distortion = path[:, :, 0] if distortion is None else distortion
-        weights = torch.zeros(N, J, dtype=distortion.dtype)
-        return cls(fooled, fooled.all(1), weights, path.bool(), path.half(), labels.contiguous(), distortion)
+        path, weights = torch.zeros(N, 0, J), torch.zeros(N, J, dtype=None if distortion is None else distortion.dtype)
+        found = {"fooled": fooled, "any_iterate": fooled.all(1), "weights": weights, "labels": labels.contiguous()}
+        found |= {"fooled_path": path.bool(), "weights_path": path.half()}
+        return cls.of(found if distortion is None else found | {"distortion": distortion})
 
     @property
     def tensors(self) -> dict[str, Tensor]:

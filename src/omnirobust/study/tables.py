@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
+from typing import NamedTuple
 
 from omnirobust.evaluation import Interval
 from omnirobust.study.claims import Judgement
 from omnirobust.study.outcome import Outcome
 from omnirobust.study.spec import Key, Printed, Row
+from omnirobust.study.store import Measured
 
 NONE = "–"
 
@@ -103,40 +105,59 @@ def _joint(outcome: Outcome) -> str:
     return "ASR_gp" if tasks else "ASR_all"
 
 
-def _detail_table(outcome: Outcome) -> str:
-    """Everything of every row: accuracies, ASR_avg, ASR_all, lift, the best iterate."""
+class _Column(NamedTuple):
+    """A column of the table of every row: its head, and its cell of a printed row and of a measured one."""
+
+    head: str
+    printed: Callable[[Printed, Row], str]
+    ours: Callable[[Row, Measured], str]
+
+
+def _detail_columns(outcome: Outcome) -> list[_Column]:
+    """Return everything of a row: accuracies, ASR_avg, ASR_all, the best iterate, lift, how many images."""
     groups, joint = outcome.experiment.kind == "groups", _joint(outcome)
     letters = () if groups else max((row.cell.columns for row in outcome.experiment.rows), key=len)
-    head = [*outcome.experiment.heads, "attack", *(f"Acc {m}" for m in letters), "ASR_avg", joint]
-    head += ["any iterate"] if joint == "ASR_all" else []
-    head += ["lift", "over average, points", "groups" if groups else "images"]
+
+    def accuracy(m: str) -> _Column:
+        return _Column(
+            f"Acc {m}", lambda p, _: _number(p.accuracy.get(m)), lambda row, _: _percent(_kept(outcome, row).get(m))
+        )
+
+    def lifted(row: Row, _: Measured) -> str:
+        lift = outcome.lift(row.variant, row.key)
+        return NONE if lift is None else _signed(100 * lift, " %")
+
+    def gained(row: Row, _: Measured) -> str:
+        gain = outcome.gain(row.variant, row.key)
+        return NONE if gain is None else _points(gain)
+
+    def joined(row: Row, _: Measured) -> str:
+        return _percent(outcome.interval(row.variant, row.key).estimate)
+
+    any_iterate = _Column("any iterate", lambda *_: NONE, lambda row, _: _any_iterate(outcome, row))
+    count = "groups" if groups else "images"
+    return [
+        *(accuracy(m) for m in letters),
+        _Column("ASR_avg", lambda p, _: _number(p.asr_avg), lambda _, own: _percent(float(own.fooled.double().mean()))),
+        _Column(joint, lambda p, _: _number(p.asr_all), joined),
+        *([any_iterate] if joint == "ASR_all" else []),
+        _Column("lift", lambda p, _: _signed(p.lift, " %"), lifted),
+        _Column("over average, points", lambda *_: NONE, gained),
+        _Column(count, lambda p, row: str(p.images // row.cell.group), lambda _, own: str(len(own))),
+    ]
+
+
+def _detail_table(outcome: Outcome) -> str:
+    columns = _detail_columns(outcome)
     lines = []
     for key, rows in _rows_by_key(outcome).items():
         printed = outcome.printed(key)
         if printed is not None:
-            own = [_number(printed.accuracy.get(m)) for m in letters]
-            rates = [_number(printed.asr_avg), _number(printed.asr_all), *([NONE] if joint == "ASR_all" else ())]
-            count = printed.images // next(iter(rows.values())).cell.group
-            lines.append([*key, "*printed*", *own, *rates, _signed(printed.lift, " %"), NONE, str(count)])
+            lines.append([*key, "*printed*", *(c.printed(printed, next(iter(rows.values()))) for c in columns)])
         for variant, row in rows.items():
-            lines.append([*key, variant, *_details(outcome, row, letters)])
-    return table(head, lines)
-
-
-def _details(outcome: Outcome, row: Row, letters: Sequence[str]) -> list[str]:
-    own = outcome.measured[row.variant, row.key]
-    kept = _kept(outcome, row)
-    gain = outcome.gain(row.variant, row.key)
-    lifted = outcome.lift(row.variant, row.key)
-    return [
-        *(_percent(kept.get(m)) for m in letters),
-        _percent(float(own.fooled.double().mean())),
-        _percent(outcome.interval(row.variant, row.key).estimate),
-        *([_any_iterate(outcome, row)] if row.attack.task is None else ()),
-        NONE if lifted is None else _signed(100 * lifted, " %"),
-        NONE if gain is None else _points(gain),
-        str(len(own)),
-    ]
+            own = outcome.measured[variant, key]
+            lines.append([*key, variant, *(c.ours(row, own) for c in columns)])
+    return table([*outcome.experiment.heads, "attack", *(c.head for c in columns)], lines)
 
 
 def _any_iterate(outcome: Outcome, row: Row) -> str:
