@@ -213,3 +213,34 @@ def test_every_recipe_of_the_page_on_losses_does_what_it_says() -> None:
         assert torch.equal(result.fooled, torch.stack(seen[name], 1)), name
         assert not result.notes, (name, result.notes)
         assert result.fooled.float().mean() > 0.5, name
+
+
+def test_every_piece_of_the_page_on_ranges_runs(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    space, ran = {}, []
+    text = (DOCS / "ranges.md").read_text(encoding="utf-8")
+    for kind, piece in re.findall(r"```(python|bash)\n(.*?)```", text, re.DOTALL):
+        if file := re.match(r"# (\w+\.py)\n", piece):
+            Path(file[1]).write_text(piece, encoding="utf-8")
+        elif kind == "python":
+            exec(compile(piece, "ranges.md", "exec"), space)
+        else:
+            ran.append(shlex.split(piece)[1:])
+            with pytest.raises(SystemExit) as left:
+                main(ran[-1])
+            assert left.value.code == 0, capsys.readouterr().err
+    assert [words[0] for words in ran] == ["train", "attack", "evaluate", "train", "attack"]
+    x, plain, real, scale = (space[name] for name in ("x", "plain", "real", "SCALE"))
+    for found in (plain, real):
+        assert float((found.delta / scale).abs().max()) <= 0.2 * (1 + 1e-5) and not bool(found.delta[:, 0].any())
+        assert bool((found.adversarial >= space["LOW"]).all()) and bool((found.adversarial <= space["HIGH"]).all())
+    assert 0 < real.asr_all <= plain.asr_all
+    assert torch.equal(real.adversarial[:, 2], real.adversarial[:, 2].round())
+    assert set(real.adversarial[:, 4:].unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(real.adversarial[:, 4:].sum(1), torch.ones(len(x))) and bool(real.delta[:, 4:].any())
+    heard = space["heard"].delta.flatten(1) / space["unit"]
+    assert space["heard"].asr_all > 0.5 and float(torch.linalg.vector_norm(heard, dim=1).max()) <= 4 * (1 + 1e-5)
+    bands, few = space["bands"], space["few"]
+    assert bands.asr_all > 0.5 and float((bands.delta / space["spread"]).abs().max()) <= 0.3 * (1 + 1e-5)
+    assert int((few.delta != 0).any(1).flatten(1).sum(1).max()) == 4 and few.asr_all > 0
