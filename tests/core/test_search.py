@@ -8,7 +8,7 @@ from torch import Tensor
 
 import omnirobust as orb
 from omnirobust.core.draws import DrawKey
-from omnirobust.core.search import chosen
+from omnirobust.core.search import chosen, first_sides
 
 
 def test_a_square_of_the_size_asked_for_lies_in_every_image() -> None:
@@ -37,3 +37,14 @@ def test_a_search_finds_the_corner_of_a_linear_loss() -> None:
 def test_other_norms_are_refused() -> None:
     with pytest.raises(ValueError, match="Search is for linf, got a set of norm l2"):
         orb.Search().start(orb.L2(1.0).around(torch.rand(1, 4)), None, 3)
+
+
+def test_photographs_begin_with_stripes_and_all_else_with_the_middle() -> None:
+    key, rows = DrawKey(1), torch.arange(3)
+    x = torch.rand(3, 3, 4, 16, generator=torch.Generator().manual_seed(0))
+    sides = first_sides(key, rows, orb.Linf(0.1).around(x)).sign()
+    assert torch.equal(sides, sides[:, :, :1].expand_as(sides))
+    assert len({tuple(row.tolist()) for row in sides[:, :, 0].flatten(0, 1)}) == 9
+    for grey in (x[:, :1], x.flatten(1)):
+        towards = first_sides(key, rows, orb.Linf(0.1).around(grey)).sign()
+        assert torch.equal(towards, (0.5 - grey).sign())

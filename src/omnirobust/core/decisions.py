@@ -18,7 +18,7 @@ from torch import Tensor
 from omnirobust.core.arguments import check_flag
 from omnirobust.core.directions import Stepper, balanced_gradient
 from omnirobust.core.draws import DrawKey, uniforms
-from omnirobust.core.search import KeyedEvaluation
+from omnirobust.core.search import KeyedEvaluation, first_sides
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Evaluation
 
@@ -77,7 +77,9 @@ class Deciding(ABC):
         hit = evaluation.hits.to(delta.device)
         if not self._has:
             self._has = {"slope": torch.zeros_like(delta) if slope is None else slope}
-            self._begin(delta, feasible)
+            stripes = delta.ndim == 4 and delta.shape[1] > 1 and not self._informed
+            known = first_sides(key, rows, feasible) if stripes else -self._has["slope"]
+            self._begin(delta if bool(delta.any()) else known, feasible)
         else:
             if slope is not None:
                 self._has["slope"] = torch.where(widen(hit, delta), slope, self._has["slope"])
@@ -97,7 +99,8 @@ class Deciding(ABC):
         return self._has["high"] - self._has["low"] > _NEAR * self._has["high"]
 
     @abstractmethod
-    def _begin(self, delta: Tensor, feasible: FeasibleSet) -> None: ...
+    def _begin(self, delta: Tensor, feasible: FeasibleSet) -> None:
+        """Begin with ``delta`` (B, *S): what was given, else against the known gradients, else stripes, else zeros."""
 
     @abstractmethod
     def _learn(self, hit: Tensor, delta: Tensor, feasible: FeasibleSet) -> None: ...
@@ -113,11 +116,10 @@ class _Rays(Deciding):
     """``sides`` (B, *S) are the best signs, ``high`` (B,) their radius; ``trial`` those that are asked at ``asked``."""
 
     def _begin(self, delta: Tensor, feasible: FeasibleSet) -> None:
-        begun = delta if bool(delta.any()) or not self._informed else -self._has["slope"]
         far, rows = far_of(feasible), len(delta)
         self._blocks = torch.tensor(list(blocks(delta[:1].numel())), device=delta.device)
         self._has |= {
-            "sides": torch.where(begun >= 0, 1.0, -1.0).to(delta),
+            "sides": torch.where(delta >= 0, 1.0, -1.0).to(delta),
             "high": far.clone(),
             "low": torch.zeros_like(far),
             "bisecting": torch.zeros(rows, dtype=torch.bool, device=delta.device),

@@ -71,8 +71,7 @@ class _Hops(Deciding):
         self._has |= dict.fromkeys(("high", "low", "asked", "hits", "tried"), none)
         self._has |= dict.fromkeys(("mode", "count", "wanted", "round", "tries"), number)
         self._has |= {name: torch.zeros_like(delta) for name in ("edge", "said", "sum", "moved")}
-        start = delta if bool(delta.any()) or not self._informed else -self._has["slope"]
-        self._has["found"] = start
+        self._has["found"] = delta
         self._has["wanted"] = self._has["wanted"] + self._probes
 
     def _learn(self, hit: Tensor, delta: Tensor, feasible: FeasibleSet) -> None:

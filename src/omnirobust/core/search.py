@@ -52,9 +52,10 @@ class Search:
     """Random search for linf balls, for models that answer and give no gradient.
 
     Every coordinate is at the end of its interval. The first proposal moves all of them towards the middle of the data
-    range, unless a start was given; each later one turns a square of the image (of inputs without two last axes:
-    coordinates at random) to the other end, or, where gradients are known of some of the models, in every other step
-    to the end that these say. What lowers the weighted sum of the losses is kept.
+    range, of pictures of several channels each column of each channel to a side at random, unless a start was given;
+    each later one turns a square of the image (of inputs without two last axes: coordinates at random) to the other
+    end, or, where gradients are known of some of the models, in every other step to the end that these say. What
+    lowers the weighted sum of the losses is kept.
 
     Args:
         informed: whether the gradients of an evaluation tell something.
@@ -93,6 +94,9 @@ class _Searching:
 
     def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
         """Return the proposal of step ``t``; ``evaluation`` judges the one before, ``delta`` (B, *S)."""
+        keyed = cast(KeyedEvaluation, evaluation) if isinstance(evaluation, KeyedEvaluation) else None
+        rows = torch.arange(len(delta), device=delta.device) if keyed is None or keyed.rows is None else keyed.rows
+        key = (DrawKey(0) if keyed is None or keyed.key is None else keyed.key)._replace(step=t)
         grads = evaluation.grads
         prior = balanced_gradient(weights, grads) if self._setting.informed and grads is not None else None
         if self._kept is None:
@@ -100,12 +104,9 @@ class _Searching:
             self._prior = delta if prior is None else prior
             self._inside = not bool(delta.any())
             if self._inside:
-                return self._first(feasible) if prior is None else _end(feasible, -prior)
+                return _end(feasible, first_sides(key, rows, feasible) if prior is None else -prior)
         else:
             self._learn(delta, weights, evaluation, prior)
-        keyed = cast(KeyedEvaluation, evaluation) if isinstance(evaluation, KeyedEvaluation) else None
-        rows = torch.arange(len(delta), device=delta.device) if keyed is None or keyed.rows is None else keyed.rows
-        key = (DrawKey(0) if keyed is None or keyed.key is None else keyed.key)._replace(step=t)
         share = self._setting.share * 0.5 ** sum(t > mark for mark in _HALVINGS)
         return self._turned(chosen(key, rows, delta.shape[1:], share), t, feasible)
 
@@ -113,9 +114,6 @@ class _Searching:
         """Keep the problems that ``rows`` lists."""
         if self._kept is not None:
             self._kept, self._losses, self._prior = self._kept[rows], self._losses[rows], self._prior[rows]
-
-    def _first(self, feasible: FeasibleSet) -> Tensor:
-        return _end(feasible, (feasible.lower + feasible.upper).nan_to_num(0.0))  # without ends there is no middle
 
     def _learn(self, delta: Tensor, weights: Tensor, evaluation: Evaluation, prior: Tensor | None) -> None:
         """Keep the proposal of those problems whose losses, at today's weights, it lowers."""
@@ -143,6 +141,19 @@ class _Searching:
             rows = ((told != self._kept) & where).flatten(1).any(1).view(-1, *[1] * (where.ndim - 1))
             turned = torch.where(rows, told, turned)
         return torch.where(where, turned, self._kept)
+
+
+def first_sides(key: DrawKey, rows: Tensor, feasible: FeasibleSet) -> Tensor:
+    """Return where to begin, (B, *S), of which the signs count.
+
+    Pictures of several channels, of which photographs are: vertical stripes, as "Square attack" begins, which networks
+    feel more than an even change. All else: towards the middle of the data range.
+    """
+    shape = feasible.lower.shape
+    if len(shape) != 4 or shape[1] == 1:
+        return (feasible.lower + feasible.upper).nan_to_num(0.0)  # without ends there is no middle
+    drawn = uniforms(key, rows, shape[1] * shape[3]).view(shape[0], shape[1], 1, shape[3])
+    return (drawn - 0.5).to(feasible.lower).expand(shape)
 
 
 def _wide(feasible: FeasibleSet) -> Tensor:
