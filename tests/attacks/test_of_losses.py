@@ -331,6 +331,17 @@ def test_inputs_where_no_loss_has_a_gradient_begin_from_noise(x) -> None:
     assert not still.delta.any() and "Gradient masking: the input gradient of loss 'embedding'" in still.notes[0]
 
 
+def test_the_unit_of_losses_that_are_flat_at_the_input_is_taken_beside_it(x) -> None:
+    g = torch.Generator().manual_seed(1)
+    maps = {str(k): torch.randn(36, 6, generator=g, dtype=torch.float64) for k in range(2)}
+    away: dict[str, LossOf] = {
+        name: lambda a, rows, m=m: -((a.flatten(1) - x[rows].flatten(1)) @ m).pow(2).sum(1) for name, m in maps.items()
+    }
+    plain, other = (orb.attack_losses(scaled(away, c), x, orb.Linf(0.2), steps=9) for c in (1.0, 2.0**-30))
+    assert torch.equal(plain.adversarial, other.adversarial) and torch.equal(plain.weights, other.weights)
+    assert plain.weights.std() > 0 and plain.zero_gradient.tolist() == [0, 0]
+
+
 def test_half_precision_and_losses_of_another_precision(models, x, y) -> None:
     dtypes, network = set(), models["a"].float()
 

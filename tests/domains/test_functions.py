@@ -106,6 +106,7 @@ def test_one_signal_is_brought_near_a_target_in_every_embedding() -> None:
         ({"a": lambda delta, rows, more: delta}, r"got 'a', which takes \(delta, rows, more\)"),
         (lambda delta, rows: delta, r"functions must map names to callables f\(delta, rows\), got a function alone"),
         ({"a": None}, "got NoneType for 'a'"),
+        ({"a": torch.nn.Linear(2, 1)}, r"got 'a', which takes \(input: .*Tensor\)"),
     ],
 )  # fmt: skip
 def test_functions_that_cannot_be_called_with_rows_are_refused(functions, told: str) -> None:

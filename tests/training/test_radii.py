@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust.core.threat_models import L0, L1, L2, Linf, ThreatModel
+from omnirobust.jobs.train_job import TrainingJob
 from omnirobust.training import Scheme, attack_batch, fit
 from omnirobust.training.accuracy import robust_accuracy_of
 from omnirobust.training.attackers import PrivateAttacker
 from omnirobust.training.batches import Batch, batches
 from omnirobust.training.workers import Alone
+from omnirobust.zoo.recipes import Recipe
 
 N = 12
 EPS = torch.linspace(0.0, 0.22, N, dtype=torch.float64)
@@ -154,3 +156,8 @@ def test_a_stopped_training_goes_on_with_the_same_radii_alone(tmp_path: Path) ->
     others = (Linf(EPS.flip(0)), OF_NORM["l2"])
     with pytest.raises(ValueError, match="checkpoint"):
         trained(others, epochs=5, persist="all", out=tmp_path)
+
+
+def test_a_job_takes_one_radius_for_all() -> None:
+    with pytest.raises(ValueError, match="scheme of a job must have one radius for all examples"):
+        TrainingJob("digits", Scheme("single", (Linf(EPS),)), Recipe(1), model="a")

@@ -106,7 +106,7 @@ def named_functions(argument: str, given: object, takes: str) -> dict[str, Calla
                 f"{argument} must map names to callables f({takes}), got {type(function).__name__} for {name!r}"
             )
         try:
-            form = signature(function)
+            form = signature(function.forward if isinstance(function, nn.Module) else function)
         except (TypeError, ValueError):  # it has none to look at
             continue
         try:
