@@ -212,7 +212,7 @@ def table(counts: dict[str, list[int | None]], budget: int) -> list[str]:
         "| --- | --- | --- | --- | --- |",
     ]
     for name, taken in counts.items():
-        ours_ = counts["omnirobust, scores" if "scores" in name or "Square" in name else "omnirobust, labels"]
+        ours_ = counts.get("omnirobust, scores" if "scores" in name or "Square" in name else "omnirobust, labels", [])
         both = [(n, m) for n, m in zip(taken, ours_, strict=False) if n is not None and m is not None]
         every = float(np.median([budget + 1 if n is None else n for n in taken]))
         told = f"{every:g}" if every <= budget else f"more than {budget}"
