@@ -1,7 +1,8 @@
 """Fool the model that was not attacked: one of several is left out, the others are attacked at equal gradients.
 
-    python benchmarks/bench_transfer.py [--data mnist] [--models a b c d] [--start 5000] [--images 1000] [--steps 10]
-        [--norm linf] [--eps 0.15 0.2] [--only NAME ...] [--batch-size 250] [--kept FILE] [--out FILE]
+    python benchmarks/bench_transfer.py [--data mnist] [--models a b c d] [--left-out a ...] [--start 5000]
+        [--images 1000] [--steps 10] [--norm linf] [--eps 0.15 0.2] [--only NAME ...] [--batch-size 250]
+        [--kept FILE] [--out FILE]
 
 For each choice of the model left out and each radius, every attack gets ``steps`` gradients of each of the others, its
 copies, views and inner steps included. Told are the errors of the model left out, and the share of images that fool all
@@ -20,6 +21,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -64,6 +66,13 @@ OURS: dict[str, Measure] = {
     "average": _ours(rule=orb.Uniform()),
 }
 
+PARTS: dict[str, Measure] = {
+    "without the blur": _ours(preset="transfer", direction=orb.Momentum()),
+    "without the consensus": _ours(preset="transfer", loss=orb.losses.standardised_margin),
+    "without min-max": _ours(preset="transfer", rule=orb.Uniform()),
+}
+"""The preset without one of its parts, for --only."""
+
 RIVALS: dict[str, Measure] = {
     name: _of_rival(rival)
     for name, rival in {
@@ -85,19 +94,16 @@ RIVALS: dict[str, Measure] = {
 
 
 def measured(
-    measure: Measure, models: dict[str, nn.Module], x: Tensor, y: Tensor, threat: orb.ThreatModel,
+    measure: Measure, models: dict[str, nn.Module], out: str, x: Tensor, y: Tensor, threat: orb.ThreatModel,
     steps: int, batch_size: int,
-) -> dict[str, dict[str, str]]:  # fmt: skip
-    """Return for each choice of the model left out who errs, image by image."""
-    found = {}
-    for out in models:
-        attacked = {name: model for name, model in models.items() if name != out}
-        parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        seen = [(measure(attacked, a, b, threat, steps), b) for a, b in parts]
-        with torch.no_grad():
-            errs = {name: torch.cat([model(a).argmax(1) != b for a, b in seen]) for name, model in models.items()}
-        found[out] = {"left out": packed(errs.pop(out)), "attacked": packed(torch.stack([*errs.values()]).all(0))}
-    return found
+) -> dict[str, str]:  # fmt: skip
+    """Attack all models but ``out``; return who errs, image by image: that one, and all of the others at once."""
+    attacked = {name: model for name, model in models.items() if name != out}
+    parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
+    seen = [(measure(attacked, a, b, threat, steps), b) for a, b in parts]
+    with torch.no_grad():
+        errs = {name: torch.cat([model(a).argmax(1) != b for a, b in seen]) for name, model in models.items()}
+    return {"left out": packed(errs.pop(out)), "attacked": packed(torch.stack([*errs.values()]).all(0))}
 
 
 def packed(hits: Tensor) -> str:
@@ -142,6 +148,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--models", nargs="+", default=list("abcd"), help="letters, or letters@seedN")
+    parser.add_argument("--left-out", nargs="+", help="the choices: some of the models; not given, each of them")
     parser.add_argument("--start", type=int, default=5000)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=10)
@@ -159,6 +166,7 @@ def main() -> None:
     given = arguments()
     attacks = OURS | (RIVALS if given.norm == "linf" else {})
     names = given.only or list(attacks)
+    attacks = attacks | PARTS
     models = {letter: zoo.load(f"{given.data}/{letter}") for letter in given.models}
     images = data.load(given.data, start=given.start, limit=given.images)
     found: dict[str, Any] = json.loads(given.kept.read_text(encoding="utf-8")) if given.kept.exists() else {}
@@ -167,19 +175,18 @@ def main() -> None:
         eps: f"{given.data} {' '.join(given.models)}, images {span}, {given.norm} {eps:g}, {given.steps} steps"
         for eps in given.eps
     }
-    for eps, key in keys.items():
-        threat = orb.Linf(eps) if given.norm == "linf" else orb.L2(eps)
-        for name in names:
-            if name in found.setdefault(key, {}):
-                continue
-            began = time.perf_counter()
-            hits = measured(attacks[name], models, images.x, images.y, threat, given.steps, given.batch_size)
-            found[key][name] = hits
-            with replacing(given.kept) as partial:
-                partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            print(f"{key}: {name}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    left_out = given.left_out or given.models
+    for name, (eps, key), out in product(names, keys.items(), left_out):
+        there = found.setdefault(key, {}).setdefault(name, {})
+        if out in there:
+            continue
+        threat, began = orb.Linf(eps) if given.norm == "linf" else orb.L2(eps), time.perf_counter()
+        there[out] = measured(attacks[name], models, out, images.x, images.y, threat, given.steps, given.batch_size)
+        with replacing(given.kept) as partial:
+            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(f"{key}: {name}, {out} left out, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     command = f"`{shlex.join(['python', 'benchmarks/bench_transfer.py', *sys.argv[1:]])}`"
-    page = "\n".join([command, "", *table(found, names, list(keys.values()), given.models)]) + "\n"
+    page = "\n".join([command, "", *table(found, names, list(keys.values()), left_out)]) + "\n"
     if given.out:
         given.out.write_text(page, encoding="utf-8")
     else:
