@@ -303,6 +303,25 @@ def test_a_set_of_ones_own_moves_in_units_and_stays_exact() -> None:
         )
 
 
+def test_the_search_among_answers_moves_in_units_and_other_ways_want_one_range() -> None:
+    def asked(model: nn.Module) -> orb.BlackBox:
+        return orb.BlackBox(lambda x: model(x).detach(), queries=40)
+
+    plain, ours = (
+        orb.attack_ensemble({"asked": asked(models["a"]), "b": models["b"]}, x, Y, threat)
+        for models, x, threat in zip((MODELS, OTHERS), (X, X * UNITS), both(inf), strict=True)
+    )
+    assert torch.equal(ours.delta / UNITS, plain.delta) and bool(plain.delta.any())
+    assert plain.queries is not None and ours.queries is not None and torch.equal(ours.queries, plain.queries)
+    for bounds in ((-inf, inf), (torch.full((6,), -inf), inf)):
+        free = orb.attack_ensemble(asked(OTHERS["a"]), X * UNITS, Y, orb.Linf(0.2, bounds, scale=UNITS))
+        assert float((free.delta / UNITS).abs().max()) <= 0.2 * (1 + 1e-6) and bool(free.delta.any())
+        with pytest.raises(
+            ValueError, match=r"^bounds must be two finite numbers beside a BlackBox unless orb\.Search"
+        ):
+            orb.attack_ensemble(asked(OTHERS["a"]), X * UNITS, Y, orb.L2(0.2, bounds, scale=UNITS))
+
+
 def test_a_plan_of_ordinary_threats_says_what_it_always_said() -> None:
     told = Plan.of("ensemble", orb.Linf(0.1), {}).describe()
     assert list(told)[:3] == ["norm", "eps", "bounds"] and told["bounds"] == [0.0, 1.0]

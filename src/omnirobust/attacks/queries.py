@@ -53,7 +53,6 @@ def options_of(
         raise ValueError(
             "a BlackBox can be no model of perturbations that inputs share, of attack_universal: ask for one each"
         )
-    _check_range(threat_model)
     chosen: dict[str, Any] = {"stop_when_fooled": True, **given}
     linf, labels = threat_model.name == "linf", [name for name, box in boxes.items() if box.output == "labels"]
     if (linf or labels) and chosen.get("direction") is None and chosen.get("preset") is None:
@@ -61,6 +60,7 @@ def options_of(
         kind = Search if not labels else Rays if linf else Hops
         chosen["direction"] = kind(informed=told)
     searching = isinstance(chosen.get("direction"), _SEARCHES)
+    _check_range(threat_model, chosen.get("direction"))
     if labels and not isinstance(chosen.get("direction"), _DECIDE):
         must = "preset must be None" if chosen.get("direction") is None else "direction must be None, Rays or Hops"
         raise ValueError(f"{must}, for model {labels[0]!r} says labels alone")
@@ -84,10 +84,15 @@ def options_of(
     return cast(AttackOptions, chosen)
 
 
-def _check_range(threat_model: ThreatModel) -> None:
+def _check_range(threat_model: ThreatModel, direction: object) -> None:
+    """Refuse features with ranges of their own where questions lie a share of the range apart."""
     low, high = threat_model.bounds
+    if isinstance(direction, Search):  # goes from one end of the ball to the other
+        return
     if isinstance(low, Tensor) or isinstance(high, Tensor) or not high - low < inf:
-        raise ValueError("bounds must be two finite numbers beside a BlackBox, whose questions are as far apart")
+        raise ValueError(
+            "bounds must be two finite numbers beside a BlackBox unless orb.Search moves, which needs linf and scores"
+        )
 
 
 def grid_maker(settings: AttackSettings, options: AttackOptions, views: int = 0) -> Callable[..., QueryGrid]:

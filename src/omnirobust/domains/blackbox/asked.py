@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnirobust.core.threat_models import Bounds, clamped
 from omnirobust.domains.blackbox.asking import Oracle, Output, as_logits, digests
 from omnirobust.domains.blackbox.estimate import estimated
 from omnirobust.domains.classifier import Classifier, Model
@@ -38,7 +39,7 @@ class Asked:
 
     def __init__(
         self, name: str, oracle: Oracle, output: Output, samples: int, guides: Mapping[str, Model], *,
-        limit: int | None = None, search: bool = False, bounds: tuple[float, float] | None = None,
+        limit: int | None = None, search: bool = False, bounds: Bounds | None = None,
         size: tuple[int, int] = (0, 1), first_row: int = 0, seed: int = 0, classes: int = 2,
     ) -> None:  # fmt: skip
         self.name, self.limit, self.search, self.samples = name, limit, search, samples
@@ -69,7 +70,7 @@ class Asked:
     def ask(self, batch: Tensor, at: tuple[list[int], list[int]] | None) -> Tensor:
         """Return the logits of ``batch`` (n, *S); what was not known is asked, and counted for the rows ``at``."""
         batch = batch.detach()
-        batch = (batch if self.bounds is None else batch.clamp(*self.bounds)) + 0.0  # -0 and 0 are one number
+        batch = (batch if self.bounds is None else clamped(batch, self.bounds)) + 0.0  # -0 and 0 are one number
         keys = digests(batch)
         places = {key: i for i, key in reversed(list(enumerate(keys))) if key not in self._known}
         if places:

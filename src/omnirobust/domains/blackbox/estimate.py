@@ -46,7 +46,7 @@ def estimated(
             return _where_asked(asked, batch, at, direction, priors, ~short)
     n, size = len(batch), batch[0].numel()
     u = _directions(asked, batch, at, [p.flatten(1) for p in priors][:_PRIORS], min(pairs, size))
-    low, high = asked.bounds or (0.0, 1.0)
+    low, high = map(float, asked.bounds or (0.0, 1.0))
     h = _STEP * (high - low) * size**0.5
     moves = u.transpose(0, 1).reshape(-1, *batch.shape)  # (pairs, n, *S)
     probes = torch.cat([batch + h * moves, batch - h * moves]).flatten(0, 1)
