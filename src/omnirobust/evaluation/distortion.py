@@ -26,10 +26,14 @@ from omnirobust.domains.outputs import rows_named
 from omnirobust.evaluation.minimal import Distortion as Distortion
 from omnirobust.evaluation.minimal import blind_rows, errs, in_batches, shortened
 from omnirobust.evaluation.threats import of_rows
+from omnirobust.evaluation.walk import walk
 
 _FURTHEST = 2.0**10
 """Where the data range has no end, the search gives up at so many times the distance of the linearised model, and does
 not look closer than that share of it."""
+
+_WALK = 0.8
+"""Gradients that the walk at the start takes, as a share of those of an attack."""
 
 _SMALLEST = 2.0**-12
 """The search does not look closer than this share of the data range: smaller radii are found, but not refined."""
@@ -76,10 +80,13 @@ def minimal_eps(
 ) -> Distortion:
     """Find the smallest eps at which ``attack_ensemble`` succeeds, for every input, by binary search over eps.
 
-    The search begins at the distance to the boundary of the linearised model, doubles eps until the attack succeeds,
-    then halves the gap between the largest eps that failed and the shortest perturbation that fools. Each attack starts
-    from the best perturbation so far, projected onto the smaller ball; each success is shortened along the
-    line to its input. Inputs leave the search as soon as their gap is small enough, and do not see each other. A random
+    Under l1, l2 and linf a walk along the boundary (``evaluation.walk``) comes first, for models that are not random.
+    An attack from no perturbation then tries just inside what it found, in twice the step after each success. Where the
+    walk found nothing, and under l0, the search begins at the distance to the boundary of the linearised model and
+    doubles eps until the attack succeeds. What is left of the gap between the largest eps that failed and the shortest
+    perturbation that fools is halved. Later attacks start from the best perturbation so far, projected onto the smaller
+    ball; each success is shortened along the line to its input. Inputs leave the search as soon as their gap is small
+    enough, and do not see each other. A random
     model must err on each of ten draws.
 
     Args:
@@ -106,7 +113,8 @@ def minimal_eps(
     Raises:
         ValueError: if an argument, a model's output or a label does not fit, or no gradient reaches any input.
 
-    Cost: about eight attacks of ``steps`` steps an input at the default resolution, less where they succeed early.
+    Cost: about two and a half times ``steps`` gradients an input at the default resolution; under l0, and of random
+    models, about six times.
 
     Reference: the paper, Appendix F, Tables A9 and A10 (eps_min of linf PGD).
     """
@@ -130,6 +138,7 @@ def minimal_eps(
         grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted, first_row=rows.start)
         around = threat.select(rows, x.ndim - 1).around(x[rows])
         first, state = rows.start, _Search(grid, around, norm, resolution)
+        state.walk(math.ceil(_WALK * steps))
         return state.run(lambda live, eps, init: attack(known, live + first, eps, init), advance), state.blind
 
     return in_batches(search, model, x, batch_size, progress, each=1)
@@ -159,8 +168,19 @@ class _Search:
             self._largest = torch.where(self._largest.isinf(), end, self._largest)
         # Where there is no gradient no attack from here can succeed: nothing is tried.
         self._failed = torch.where(self.blind, self._largest, 0.0)
-        self._delta = zero
+        self._delta, self._start = zero, zero.clone()
         self._eps = self._whole(guess.clamp(self._closest, self._largest))
+        self._closer = torch.full_like(self._eps, 0.99 * resolution)  # how far below the best so far to try next
+
+    def walk(self, steps: int) -> None:
+        """Go along the boundary first, where a norm has directions and one evaluation says enough."""
+        rows = self._open()
+        if self._norm == "l0" or self._grid.random or not len(rows):
+            return
+        delta, size = walk(self._grid.select(rows), self._feasible.select(rows), self._eps[rows], steps)
+        if len(found := rows[size.isfinite()]):
+            self._note(found, delta[size.isfinite()])
+            self._eps[found] = self._next()[found]
 
     def run(self, attack: Callable[[Tensor, Tensor, Tensor], Tensor], advance: Callable[[int], None]) -> Distortion:
         """Attack the inputs whose gap is open, at their radii and from their best perturbation, until all are closed.
@@ -173,11 +193,13 @@ class _Search:
         while len(rows := self._open()):
             advance(left - len(rows))
             left = len(rows)
-            delta = attack(rows, self._eps[rows], self._delta[rows])
+            delta = attack(rows, self._eps[rows], self._start[rows])
             hit = errs(self._grid.select(rows), delta)
             self._failed[rows[~hit]] = self._eps[rows[~hit]]
             if bool(hit.any()):
                 self._note(rows[hit], delta[hit])
+                self._closer[rows[hit]] *= 2
+                self._start[rows[hit]] = self._delta[rows[hit]]
             self._eps = self._next()
         advance(left)
         return Distortion(self._best, self._delta, self._best.isfinite(), self._norm)
@@ -199,7 +221,8 @@ class _Search:
 
     def _next(self) -> Tensor:
         wider = torch.minimum(2 * self._failed, self._largest)
-        return self._whole(torch.where(self._best.isinf(), wider, (self._failed + self._best) / 2))
+        within = torch.maximum((self._failed + self._best) / 2, self._best * (1 - self._closer))
+        return self._whole(torch.where(self._best.isinf(), wider, within))
 
     def _whole(self, eps: Tensor) -> Tensor:
         return eps.floor().clamp_min(1) if self._norm == "l0" else eps
