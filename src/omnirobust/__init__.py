@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from omnirobust.core.search import Search as Search
     from omnirobust.core.solver import Solution as Solution
     from omnirobust.core.solver import solve as solve
-    from omnirobust.core.solver import stationarity as stationarity
+    from omnirobust.core.stationarity import stationarity as stationarity
     from omnirobust.core.threat_models import L0 as L0
     from omnirobust.core.threat_models import L1 as L1
     from omnirobust.core.threat_models import L2 as L2
@@ -97,7 +97,7 @@ _HOMES = {
     "Search": "core.search",
     "Solution": "core.solver",
     "solve": "core.solver",
-    "stationarity": "core.solver",
+    "stationarity": "core.stationarity",
     "Stepper": "core.directions",
     "ThreatModel": "core.threat_models",
     "Tilted": "core.ambiguity",
