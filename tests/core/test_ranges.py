@@ -14,7 +14,8 @@ from torch import Tensor
 from omnirobust.core.adaptive import Adaptive, Detour
 from omnirobust.core.directions import Normalised, RawGradient, Sign
 from omnirobust.core.projections import project_lp_box
-from omnirobust.core.solver import solve, stationarity
+from omnirobust.core.solver import solve
+from omnirobust.core.stationarity import stationarity
 from omnirobust.core.threat_models import L0, L1, L2, FeasibleSet, Linf, ThreatModel, clamped, range_notes
 from omnirobust.core.weights import ProjectedAscent
 from omnirobust.domains.functions import FunctionDomains
