@@ -95,7 +95,11 @@ DEFAULT_OF: dict[Task, dict[str, AttackSettings]] = {
     "universal": DEFAULT,
     "transforms": DEFAULT,
 }
-"""The user's default of each task: on ensembles, l1 and linf take a detour through a larger ball."""
+"""The user's default of each task: on ensembles, l1 and linf take a detour through a larger ball.
+
+"universal" is ``attack_universal``, of groups; a whole data set's is in ``attacks/universal/learn.py``. It shares its rows
+with "transforms".
+"""
 DEFAULT_OF["losses"] = DEFAULT_OF["ensemble"]
 
 PAPER_OF: dict[Task, dict[str, AttackSettings]] = {
