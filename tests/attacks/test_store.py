@@ -217,3 +217,12 @@ def test_notes_are_kept_and_joined_each_once(tmp_path):
     ResultStore(tmp_path).put(0, first)
     assert ResultStore(tmp_path).get(0).notes == ("A.", "B.")
     assert join_results([first, second]).notes == ("A.", "B.", "C.")
+
+
+def test_a_field_that_one_part_has_not_is_no_field_of_the_whole():
+    whole = replace(attack(), right=None)
+    other = replace(whole, right=whole.fooled)
+    assert join_results([other, other]).right.shape[0] == 2 * len(whole.fooled)
+    for parts in ([other, whole], [whole, other]):
+        joined = join_results(parts)
+        assert joined.right is None and len(joined.fooled) == 2 * len(whole.fooled)

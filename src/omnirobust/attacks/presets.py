@@ -97,8 +97,8 @@ DEFAULT_OF: dict[Task, dict[str, AttackSettings]] = {
 }
 """The user's default of each task: on ensembles, l1 and linf take a detour through a larger ball.
 
-"universal" is ``attack_universal``, of groups; a whole data set's is in ``attacks/universal/learn.py``. It shares its rows
-with "transforms".
+"universal" is ``attack_universal``, of groups, and shares its rows with "transforms"; a whole data set's is in
+``attacks/universal/learn.py``.
 """
 DEFAULT_OF["losses"] = DEFAULT_OF["ensemble"]
 

@@ -239,9 +239,11 @@ def join_results(parts: Sequence[AttackResult]) -> AttackResult:
         return parts[0]
     total = max(sum(len(p.losses) for p in parts), 1)
     rows = [_of_rows(part) for part in parts]
+    # A part kept before a field existed has none: then neither has the whole, rather than fewer rows than problems.
+    joined = {n: torch.cat([of[n] for of in rows]) if all(n in of for of in rows) else None for n in rows[0]}
     return replace(
         parts[0],
-        **{name: torch.cat([of[name] for of in rows if name in of]) for name in rows[0]},
+        **joined,
         history=join_histories([p.history for p in parts]),
         zero_gradient=torch.stack([p.zero_gradient * (len(p.losses) / total) for p in parts]).sum(0),
         notes=joined_notes(p.notes for p in parts),

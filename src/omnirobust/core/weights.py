@@ -1,4 +1,4 @@
-"""The five weight rules: how domain weights answer the losses.
+"""Weight rules on the whole simplex: how domain weights answer the losses. Those on a part of it: ``core.ambiguity``.
 
 All keep w in the probability simplex. ``init(B, K)`` gives the first weights, ``step(weights, losses)`` the next,
 both (B, K): every problem of the batch has weights of its own.
