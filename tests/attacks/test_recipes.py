@@ -212,7 +212,7 @@ def test_rows_that_start_blind_are_counted(x) -> None:
         ({"steps": -2}, "steps must be a whole number >= 0, got -2"),
         ({"restarts": 0}, "restarts must be a whole number >= 1, got 0"),
         ({"batch_size": 0}, "batch_size must be a whole number >= 1 or None, got 0"),
-        ({"preset": "papers"}, "preset must be 'paper' or None, got 'papers'"),
+        ({"preset": "papers"}, "preset must be 'paper', 'transfer' or None, got 'papers'"),
         ({"init": "ones"}, "init must be a tensor, 'zero' or 'normal', got 'ones'"),
         ({"keep": "first"}, "keep must be 'last' or 'best', got 'first'"),
         ({"init": torch.zeros(9, 1, 6, 5).double()}, r"init must have shape \(9, 1, 6, 6\)"),
@@ -394,3 +394,14 @@ def test_a_model_of_pixels_is_sent_to_their_page(x, y) -> None:
     dense = nn.Conv2d(1, 4, 1).double()
     with pytest.raises(ValueError, match=r"got \(9, 4, 6, 6\): scores of pixels.*see docs/losses.md"):
         orb.attack_ensemble({"dense": dense}, x, y, orb.Linf(0.1), steps=1)
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
+def test_inputs_and_radii_that_require_gradients_are_attacked_as_others(models, x, y, threat: orb.ThreatModel) -> None:
+    leaf = x.clone().requires_grad_()
+    eps = torch.full((len(x),), float(threat.eps))
+    wanted = orb.attack_ensemble(models, x, y, orb.ThreatModel(threat.p, eps), steps=4)
+    found = orb.attack_ensemble(models, leaf, y, orb.ThreatModel(threat.p, eps.clone().requires_grad_()), steps=4)
+    assert torch.equal(found.adversarial, wanted.adversarial) and torch.equal(found.weights, wanted.weights)
+    assert not any(t.requires_grad for t in (found.adversarial, found.delta, found.weights, found.losses))
+    assert leaf.grad is None

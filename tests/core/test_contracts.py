@@ -236,3 +236,10 @@ def test_solve_looks_at_what_it_returns():
     grid = orb.DomainGrid({"m": model.eval()}, x, y, loss=orb.losses.margin)
     with pytest.raises(ValueError, match=r"Drifting.project must return"):
         orb.solve(grid, ball, RULE, steps=3, step_size=0.02, direction=orb.RawGradient())
+
+
+def test_losses_that_hang_on_their_graph_are_as_good() -> None:
+    attached = changed(losses=lambda e: e.losses.requires_grad_() * 1)
+    found, plain = run(attached), run()
+    assert not found.losses.requires_grad and torch.equal(found.delta, plain.delta)
+    assert torch.equal(found.weights, plain.weights) and torch.equal(found.losses, plain.losses)

@@ -6,7 +6,7 @@ What is the library's own (``is_ours``) passes by; the rest is wrapped in someth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from math import prod
 from typing import Any
@@ -120,6 +120,8 @@ def check_evaluation(e: Evaluation, domains: Domains, delta: Tensor, K: int, gra
         not isinstance(e.fooled, Tensor) or e.fooled.dtype != torch.bool or tuple(e.fooled.shape) != size
     ):
         raise ValueError(f"{told} fooled as None or bool of shape (B, K) = {size}, got {described(e.fooled)}")
+    if e.losses.requires_grad:  # what is kept of a step must not keep the graph of every pass
+        e = replace(e, losses=e.losses.detach())
     if not grad:
         return e
     if not isinstance(e.grads, tuple | list) or len(e.grads) != K:

@@ -185,6 +185,8 @@ class ThreatModel:
         object.__setattr__(self, "name", norm_name(self.p))
         if type(self.eps) is not float:
             check_radius_type(self.eps)
+            if isinstance(self.eps, Tensor):
+                object.__setattr__(self, "eps", self.eps.detach())
         radius = torch.as_tensor(self.eps, dtype=torch.float64)
         if radius.ndim > 1:
             raise ValueError(f"eps must be a number or have shape (B,), got {tuple(radius.shape)}")
@@ -243,6 +245,7 @@ class ThreatModel:
             mask = mask[rows]
         return self if eps is self.eps and mask is self.mask else replace(self, eps=eps, mask=mask)
 
+    @torch.no_grad()
     def around(self, x: Tensor, *, shared: bool = False, clip: Clip = "image") -> FeasibleSet:
         """Make the set of perturbations allowed around ``x``.
 
@@ -396,7 +399,7 @@ def range_notes(threat: ThreatModel, x: Tensor, *, shared: bool = False) -> list
         x: inputs in its bounds, (B, *S); (B, E, *S) where ``shared``.
         shared: whether E inputs share a perturbation.
     """
-    (low, high), notes = threat.bounds, []
+    (low, high), notes, x = threat.bounds, [], x.detach()
     if not len(x):
         return []
     features = x[0, 0] if shared else x[0]
