@@ -39,7 +39,7 @@ def bare(models: Mapping[str, nn.Module], x: Tensor, layout: torch.memory_format
     """Take one forward and one input gradient of every network."""
     half = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     for model in models.values():
-        leaf = x.contiguous(memory_format=layout).requires_grad_()
+        leaf = x.detach().contiguous(memory_format=layout).requires_grad_()
         with half:
             logits = model(leaf)
         torch.autograd.grad(logits.float().logsumexp(1).sum(), leaf)
