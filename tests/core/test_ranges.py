@@ -233,6 +233,8 @@ def test_notes_tell_of_radii_and_ranges_in_units() -> None:
     assert "reaches across the whole data range" in range_notes(Linf(1.0, bounds=ends, scale=ends[1]), x)[0]
     assert range_notes(Linf(1e9, bounds=(-inf, inf)), x) == []
     assert "fill less than 1 % of the bounds of every" in range_notes(Linf(0.1, bounds=ends, scale=ends[1]), x / 1e3)[0]
+    held = (torch.tensor([0.0, -inf]), torch.tensor([0.0, inf]))  # the one feature with ends cannot move
+    assert range_notes(L2(0.5, bounds=held), torch.tensor([[0.0, 0.3], [0.0, 2.0]])) == []
 
 
 def test_the_name_of_a_threat_says_what_came_later_only_where_it_is_unusual() -> None:

@@ -445,8 +445,9 @@ def _notes_by_feature(threat: ThreatModel, x: Tensor) -> list[str]:
     width, notes = (high - low).expand(x.shape[1:]), []
     if bool((torch.as_tensor(threat.eps, dtype=torch.float64).cpu() >= whole_range(threat, x)).any()):
         notes.append(f"The radius of {threat.name} reaches across the whole data range: any input may become any.")
-    filled = (x.amax(0) - x.amin(0)).double() / width
-    if bool(width.isfinite().any()) and float(filled[width.isfinite() & (width > 0)].max()) < _FILLED:
+    has_ends = width.isfinite() & (width > 0)
+    filled = ((x.amax(0) - x.amin(0)).double() / width)[has_ends]
+    if len(filled) and float(filled.max()) < _FILLED:
         share = f"less than {100 * _FILLED:g} %"
         notes.append(f"The inputs fill {share} of the bounds of every feature: are these the bounds of the data?")
     return notes
