@@ -26,6 +26,9 @@ _GLOBAL = RLock()
 """Whoever sets the global random states holds it: another thread's draws would be taken for the model's, or come from
 states that are about to be put back."""
 
+REACH = 2**30 + 2
+"""Restart number that keys the draws on which units of losses are taken, before the first step."""
+
 NORMAL_STD = 0.1
 """Standard deviation of the normal start, in units of the data: that of the paper's released code."""
 

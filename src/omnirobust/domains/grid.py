@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from omnirobust.core.draws import DrawKey
+from omnirobust.core.draws import REACH, DrawKey
 from omnirobust.core.threat_models import Bounds, Clip, FeasibleSet, clamped
 from omnirobust.core.types import Evaluation
 from omnirobust.domains.checks import (
@@ -33,9 +33,6 @@ from omnirobust.domains.probe import probed
 from omnirobust.domains.transforms import ImageTransform
 from omnirobust.domains.transforms.seeded import Transforms as Transforms
 from omnirobust.domains.transforms.seeded import as_views
-
-_REACH = 2**30 + 2
-"""Restart number that keys the draws on which the reach is taken."""
 
 _PROBE = 2**30 + 3
 """Restart number that keys the draws of transformations under which models are probed."""
@@ -244,7 +241,7 @@ class DomainGrid(Passes):
         """
         if not self._wants_reach or self.reach is not None:
             return self
-        plain, ours = self.renewed(_REACH), copy(self)
+        plain, ours = self.renewed(REACH), copy(self)
         plain._loss, plain._wants_reach, plain._foreign = signed_margin, False, False
         plain._whole = {}
         if plain.random:

@@ -10,13 +10,13 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from omnirobust.core.draws import DrawKey, normal_start, row_seeds, seeded
+from omnirobust.core.draws import REACH, DrawKey, normal_start, row_seeds, seeded
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Evaluation, described
 from omnirobust.domains.classifier import Model, widened
 from omnirobust.domains.frozen import Frozen
 from omnirobust.domains.functions import gradient_of
-from omnirobust.domains.losses import falls_of
+from omnirobust.domains.losses import UNITS, as_divisor, falls_of
 from omnirobust.domains.memory import SMALL, Meter
 from omnirobust.domains.outputs import reason
 from omnirobust.domains.probe import ROWS, Probe
@@ -30,14 +30,8 @@ Success: TypeAlias = Callable[[Tensor], Tensor]
 Unit: TypeAlias = Literal["none", "common", "own"]
 """What losses are divided by while an attack runs: nothing, one number an input, or one an input and loss."""
 
-_REACH = 2**30 + 2
-"""Restart number that keys the draws on which the units are taken, as in ``grid``."""
-
 _OF_FUNCTIONS = 2**32
 """The draws of functions are keyed from this slot on, as those of models in ``grid``."""
-
-_UNITS = 4.0
-"""Units in one reach, as those of ``losses.relative_margin``."""
 
 
 class LossGrid:
@@ -180,7 +174,7 @@ class LossGrid:
         if self.flat is not None:
             return self
         at, ours = torch.zeros_like(self._x), copy(self)
-        plain = self.renewed(_REACH, exact=True)
+        plain = self.renewed(REACH, exact=True)
         e = plain.evaluate(at)
         assert e.grads is not None
         ours.flat = torch.stack([(slope.flatten(1) == 0).all(1) for slope in e.grads]).all(0)
@@ -188,11 +182,10 @@ class LossGrid:
             return ours
         unit = _unit(self._kind, feasible, e)
         if bool((unit == 0).any()):
-            noise = normal_start(self._x, self._seed, _REACH, self._first + int(self._rows[0]), 1.0)
+            noise = normal_start(self._x, self._seed, REACH, self._first + int(self._rows[0]), 1.0)
             away = feasible.project(noise if feasible.scale is None else (noise * feasible.scale).to(noise))
             unit = torch.where(unit == 0, _unit(self._kind, feasible, plain.evaluate(away)), unit)
-        info = torch.finfo(unit.dtype)
-        ours.unit = torch.where(unit == 0, 1.0, unit.nan_to_num(posinf=info.max)).clamp(64 * info.tiny, info.max / 64)
+        ours.unit = as_divisor(unit)
         return ours
 
     def evaluate(self, delta: Tensor, grad: bool = True) -> Evaluation:
@@ -310,9 +303,9 @@ def _unit(kind: Unit, feasible: FeasibleSet, e: Evaluation) -> Tensor:
     """Return the units of losses (B, K): (B, 1), or (B, K) if each has its own; 0 where nothing tells."""
     falls = falls_of(feasible, e)
     if kind == "own":
-        return (e.losses.abs() + falls) / _UNITS
+        return (e.losses.abs() + falls) / UNITS
     gap = e.losses.amax(1, keepdim=True) - e.losses.amin(1, keepdim=True)
-    return (gap + falls.amax(1, keepdim=True)) / _UNITS
+    return (gap + falls.amax(1, keepdim=True)) / UNITS
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:

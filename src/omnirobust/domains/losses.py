@@ -33,7 +33,7 @@ _LEAST_SLOPE = 2.0**-100
 """What is added to the slope of the cross-entropy in its margin, 1 - p_y: that leaves the range of float32 at a margin
 of 103 and, a factor of the gradient, would take its direction along."""
 
-_UNITS = 4.0
+UNITS = 4.0
 """Units of ``relative_margin`` in one reach: on clean inputs it lies between -4 and 4."""
 
 _LARGEST = 1e30
@@ -191,7 +191,7 @@ def relative_margin(logits: Tensor, labels: Tensor, *, reach: Tensor | None = No
     """
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     z = z.clamp_min(torch.finfo(z.dtype).min)  # of infinities there is no difference
-    unit = z.new_full((1,), 1.0) if reach is None else reach.to(z) / _UNITS
+    unit = z.new_full((1,), 1.0) if reach is None else reach.to(z) / UNITS
     # differences first: an offset costs no digits
     ahead = (z - z.gather(1, labels.unsqueeze(1))) / (unit / _SHARPNESS).unsqueeze(1)
     others = ahead.clamp(-_LARGEST, _LARGEST).scatter(1, labels.unsqueeze(1), -torch.inf).logsumexp(dim=1)
@@ -215,8 +215,13 @@ def reach_of(feasible: FeasibleSet, margins: Evaluation) -> Tensor:
     Cost: K projections.
     """
     reach = margins.losses.abs() + falls_of(feasible, margins)
-    info = torch.finfo(reach.dtype)
-    return torch.where(reach == 0, 1.0, reach.nan_to_num(posinf=info.max)).clamp(64 * info.tiny, info.max / 64)
+    return as_divisor(reach)
+
+
+def as_divisor(size: Tensor) -> Tensor:
+    """Return sizes >= 0 as what losses and gradients can be divided by: finite, > 0 with room to spare, 1 for 0."""
+    info = torch.finfo(size.dtype)
+    return torch.where(size == 0, 1.0, size.nan_to_num(posinf=info.max)).clamp(64 * info.tiny, info.max / 64)
 
 
 def falls_of(feasible: FeasibleSet, seen: Evaluation) -> Tensor:

@@ -18,11 +18,9 @@ from omnirobust.domains.blackbox.asking import NoAnswerError
 from omnirobust.domains.blackbox.box import BlackBox
 from omnirobust.domains.classifier import Classifier, Models, Probed, named_models
 from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.losses import UNITS
 from omnirobust.domains.memory import Part
 from omnirobust.domains.passes import Found
-
-_UNIT = 4.0
-"""The reach of models of which no gradient is known: that of ``relative_margin`` where none is given."""
 
 
 @dataclass
@@ -113,7 +111,7 @@ class QueryGrid(DomainGrid):
         stands = {m: self._stand_in(c) for m, c in enumerate(self._classifiers)}
         known = {m: c for m, c in stands.items() if c is not None}
         ours = copy(self)
-        ours.reach = self._x.new_full((len(self._rows), *self._sizes), _UNIT)
+        ours.reach = self._x.new_full((len(self._rows), *self._sizes), UNITS)  # relative_margin's without a reach
         if known:
             plain = copy(self)
             object.__setattr__(plain, "__class__", DomainGrid)  # nothing is asked
@@ -126,7 +124,7 @@ class QueryGrid(DomainGrid):
             ours.reach[:, list(known)] = found
         for m, c in enumerate(self._classifiers):
             if self._says_labels(c):
-                ours.reach[:, m] = _UNIT
+                ours.reach[:, m] = UNITS
         ours._whole = {}
         return ours
 
