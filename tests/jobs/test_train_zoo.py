@@ -15,8 +15,9 @@ from torch.nn.functional import cross_entropy
 
 from omnirobust import zoo
 from omnirobust.jobs import train_zoo as trainer
+from omnirobust.zoo.architectures import build
 from omnirobust.zoo.data import load
-from omnirobust.zoo.recipes import PAPER, RECIPES
+from omnirobust.zoo.recipes import PAPER, RECIPES, Recipe
 
 KILLED = """
 import sys, torch
@@ -107,6 +108,27 @@ def test_an_early_end_is_judged_on_the_held_out_end_of_the_training_data(
     held_out = load("digits", "train", start=1000)
     right = (zoo.load("digits/a", tmp_path)(held_out.x).argmax(1) == held_out.y).sum()
     assert card.validation_accuracy == int(right) / 297 >= 0.9
+
+
+def test_images_are_smaller_in_training_alone_and_from_the_epochs_that_the_recipe_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(3, batch_size=64, holdout=1300, sides=((0, 4), (2, 6)))
+    monkeypatch.setitem(RECIPES, "digits/b", recipe)
+    seen: list[tuple[bool, int]] = []
+
+    def watched(*arguments: object) -> torch.nn.Module:
+        network = build(*arguments)  # type: ignore[arg-type]
+        network[0].register_forward_hook(lambda layer, inputs, out: seen.append((layer.training, inputs[0].shape[-1])))
+        return network
+
+    monkeypatch.setattr("omnirobust.jobs.train_zoo.build", watched)
+    trainer.train("digits/b", epochs=2, cache=tmp_path)
+    assert {side for training, side in seen if training} == {4}
+    del seen[:]
+    trainer.train("digits/b", epochs=3, cache=tmp_path)  # resumed: the epoch is still known
+    assert {side for training, side in seen if training} == {6}
+    assert {side for training, side in seen if not training} == {8}
 
 
 def test_a_device_without_bf16_gets_fp32(monkeypatch: pytest.MonkeyPatch) -> None:

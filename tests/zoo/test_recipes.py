@@ -41,7 +41,17 @@ def test_ours_on_cifar10_is_short_and_cuts_the_rate_before_it_ends(letter: str) 
     recipe = FAST[f"cifar10/{letter}"]
     assert recipe.epochs <= PAPER[f"cifar10/{letter}"].epochs // 3
     assert recipe.lr_factor(0) == 1
-    assert recipe.lr_factor(recipe.epochs - 1) == pytest.approx(0.01)
+    assert recipe.lr_factor(recipe.epochs - 1) == pytest.approx(1 / 8 if letter == "b" else 0.01)
+
+
+def test_the_rate_falls_in_equal_parts_and_images_grow_where_a_recipe_says_so() -> None:
+    recipe = Recipe(6, fall=3, milestones=(5,), sides=((0, 4), (2, 6)))
+    assert [recipe.lr_factor(epoch) for epoch in range(6)] == pytest.approx([1, 1, 1, 3 / 4, 2 / 4, 1 / 40])
+    assert [recipe.side(epoch) for epoch in range(4)] == [4, 4, 6, 6]
+    assert Recipe(2).side(0) is None
+    for sides in ([(3, 8), (0, 4)], [(0, 0)], [(-1, 4)]):
+        with pytest.raises(ValueError, match=r"sides must be pairs \(epoch, side\) in ascending epochs"):
+            Recipe(4, sides=tuple(sides))
 
 
 def test_ours_is_the_default_where_there_is_one() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from omnirobust._device import resolved
 from omnirobust._files import sweep
@@ -76,6 +77,8 @@ def train(
     job = _Job(parsed, kind, settings, test, cache, progress)
     kept = len(images) - settings.holdout
     model = _initial(parsed, images, settings).to(where)
+    smaller = _Smaller(settings)
+    seeing = model.register_forward_pre_hook(smaller)
     result = fit(
         model,
         (images.x[:kept], images.y[:kept]),
@@ -87,12 +90,13 @@ def train(
         resume=resume,
         seed=parsed.seed,
         batch_size=settings.batch_size,
-        lr_factor=settings.lr_factor,
+        lr_factor=smaller.lr_factor,
         stop_at=settings.stop_at,
         precision=settings.precision,
         progress=lambda epoch, total, row: job.after_epoch(model, epoch, total, row),
         on_batch=on_batch,
     )
+    seeing.remove()
     return job.finish(model, result.epochs, result.history[-1])
 
 
@@ -109,6 +113,26 @@ def _for_this_machine(recipe: Recipe, device: torch.device) -> Recipe:
 def _initial(name: ModelName, images: ImageData, recipe: Recipe) -> nn.Module:
     model = seeded_build(name.seed, partial(build, name.letter, images.shape, len(images.classes)))
     return model.to(memory_format=torch.channels_last) if recipe.channels_last else model  # pyright: ignore[reportCallIssue]
+
+
+class _Smaller:
+    """Shows a network in training the images as small as the recipe says for the epoch."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.side: int | None = None
+
+    def lr_factor(self, epoch: int) -> float:
+        """Return the recipe's factor; ``fit`` asks for it as each epoch begins, which tells the epoch."""
+        self.side = self.recipe.side(epoch)
+        return self.recipe.lr_factor(epoch)
+
+    def __call__(self, model: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        """Average the images (B, C, H, W) over areas; in evaluation mode leave them as they are."""
+        (x,) = inputs
+        if self.side is None or not model.training or self.side == x.shape[-1]:
+            return (x,)
+        return (interpolate(x, (self.side, self.side), mode="area"),)
 
 
 @dataclass(frozen=True)
@@ -146,7 +170,9 @@ class _Job:
             classes=len(self.test.classes),
             data=self.name.data,
             data_note=self.test.note,
-            recipe={"name": self.kind} | asdict(self.recipe) | {"milestones": list(self.recipe.milestones)},
+            recipe={"name": self.kind}
+            | asdict(self.recipe)
+            | {"milestones": list(self.recipe.milestones), "sides": [list(pair) for pair in self.recipe.sides]},
             seed=self.name.seed,
             epochs=epochs,
             finished=finished,

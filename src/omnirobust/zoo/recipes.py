@@ -29,6 +29,9 @@ class Recipe:
         stop_at: validation accuracy at which the training may end early, in [0, 1]; needs ``holdout``.
         precision: "fp32" or "bf16" (mixed: fp32 parameters), which needs a processor that has it.
         channels_last: keep the convolutions' weights channels-last, which is faster for some networks on a CPU.
+        sides: pairs (epoch, side): from that epoch on, images are averaged down to side x side pixels before the
+            network sees them in training (never when it is judged); () trains at their own size. Epochs ascend.
+        fall: the last epochs, in which the rate falls in equal parts towards 0, >= 0; times the milestones' factor.
     """
 
     epochs: int
@@ -41,12 +44,16 @@ class Recipe:
     stop_at: float | None = None
     precision: Precision = "fp32"
     channels_last: bool = False
+    sides: tuple[tuple[int, int], ...] = ()
+    fall: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("holdout", 0), ("weight_decay", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("holdout", 0), ("weight_decay", 0), ("fall", 0)):
             check_count(name, getattr(self, name), least, whole=False)
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer must be adam or sgd, got {self.optimizer!r}")
+        if any(side < 1 or epoch < 0 for epoch, side in self.sides) or list(self.sides) != sorted(self.sides):
+            raise ValueError(f"sides must be pairs (epoch, side) in ascending epochs, got {self.sides!r}")
         check_number("lr", self.lr, "> 0", lambda rate: 0 < rate < inf)
         if self.stop_at is not None:
             check_number("stop_at", self.stop_at, "in [0, 1]", lambda share: 0 <= share <= 1)
@@ -61,7 +68,12 @@ class Recipe:
 
     def lr_factor(self, epoch: int) -> float:
         """Return the factor on the learning rate in ``epoch``, counted from 0."""
-        return 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        left = (self.epochs - epoch) / (self.fall + 1)
+        return min(left, 1.0) * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+
+    def side(self, epoch: int) -> int | None:
+        """Return the side of the images in ``epoch``, counted from 0; None for their own."""
+        return next((side for first, side in reversed(self.sides) if epoch >= first), None)
 
 
 MNIST = Recipe(epochs=50)
@@ -103,7 +115,9 @@ PAPER: dict[str, Recipe] = {
 
 FAST: dict[str, Recipe] = {
     "cifar10/a": replace(FAST_CIFAR10, epochs=80, lr=0.02, weight_decay=2e-3, milestones=(60, 74)),
-    "cifar10/b": Recipe(24, milestones=(17, 22), holdout=2500, precision="bf16", channels_last=True),
+    "cifar10/b": Recipe(
+        16, holdout=2500, precision="bf16", channels_last=True, sides=((0, 16), (8, 24), (13, 32)), fall=7
+    ),
     "cifar10/c": replace(FAST_CIFAR10, epochs=40, milestones=(28, 36)),
     "cifar10/d": FAST_CIFAR10,
     "cifar10/e": replace(FAST_DEEP, lr=0.05),
