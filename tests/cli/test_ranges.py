@@ -32,6 +32,9 @@ def table():
 def signal():
     return nn.Sequential(nn.Conv1d(1, 4, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool1d(4), nn.Flatten(),
                          nn.Linear(16, 2))
+
+def bands():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 2))
 """
 
 
@@ -130,9 +133,27 @@ def test_files_are_of_the_shape_of_the_inputs(here: Path) -> None:
     )
 
 
+def test_l0_counts_values_or_pixels_as_asked(here: Path, capsys) -> None:
+    generator = torch.Generator().manual_seed(0)
+    save_file({"x": torch.rand(6, 3, 4, 4, generator=generator), "y": torch.arange(6) % 2}, "bands.safetensors")
+    model = ["--data", "bands.safetensors", "--models", "nets.py:bands"]
+    attack = ["attack", "ensemble", *model, "--norm", "l0", "--eps", "2", "--steps", "8"]
+    run(capsys, *attack, "--unit", "pixel", "--out", "pixels")
+    run(capsys, *attack, "--out", "values")
+    moved = {name: AttackRecord.open(name).perturbations["min-max.delta"] != 0 for name in ("pixels", "values")}
+    assert int(moved["pixels"].any(1).flatten(1).sum(1).max()) == 2
+    assert int(moved["pixels"].flatten(1).sum(1).max()) > 2
+    assert int(moved["values"].flatten(1).sum(1).max()) == 2
+    assert json.loads(Path("pixels/config.json").read_text())["attack"]["unit"] == "pixel"
+    threats = arguments.threats(["l0:2", "linf:0.1"], arguments.Features("bands.safetensors", unit="pixel"))
+    assert [threat.unit for threat in threats.values()] == ["pixel", "value"]
+    run(capsys, "evaluate", *model, "--threat", "l0:1", "--threat", "linf:0.1", "--unit", "pixel", "--steps", "2")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--unit", "pixel"], "unit must be 'value' unless p is 0, which counts, got 'pixel' with p inf"),
         (["--scale", "0"], "scale must be finite and > 0, got 0"),
         (["--scale", "none.csv"], "scale must be a number, or a file .csv, .npy or .safetensors that exists"),
         (["--bounds", "1..0"], "bounds must be (lo, hi) with lo < hi, got (1.0, 0.0)"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import typer
 
-from omnirobust.core.choices import Clip, Norm
+from omnirobust.core.choices import Clip, Norm, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,7 @@ SCALE = typer.Option(
     metavar="NUMBER|FILE", help="Unit of the features, which radii and steps are in; or a file, a value a feature."
 )
 MASK = typer.Option(metavar="FILE", help="What may change: a file of 1 and 0, one a feature.")
+UNIT = typer.Option(help="What l0 counts: values, or pixels, all channels of a place as one.")
 RESIZE = typer.Option(metavar="H W", help="Height and width that images are resized to.")
 DEVICE = typer.Option(
     metavar="DEVICE", help="Where to compute: auto, cpu, cuda, cuda:N or mps; auto takes cuda where there is one."
@@ -119,6 +120,7 @@ class Features:
         bounds: LOW..HIGH or a file.
         scale: a number or a file.
         mask: a file.
+        unit: what l0 counts.
     """
 
     data: str
@@ -127,17 +129,18 @@ class Features:
     bounds: str | None = None
     scale: str | None = None
     mask: str | None = None
+    unit: Unit = "value"
 
     def threat_model(self, norm: Norm, eps: float) -> ThreatModel:
         """Make the threat model of a norm's name and a radius.
 
         Raises:
-            ValueError: if a file is not there, or does not have a value a feature.
+            ValueError: if a file is not there, or does not have a value a feature; or for pixels without l0.
         """
         from omnirobust.core.arguments import NORMS
         from omnirobust.core.threat_models import ThreatModel
 
-        return ThreatModel(NORMS[norm], eps, **self._ranges)
+        return ThreatModel(NORMS[norm], eps, **self._ranges, unit=self.unit)
 
     @cached_property
     def _ranges(self) -> dict[str, Any]:
@@ -218,7 +221,10 @@ def threats(texts: Sequence[str], features: Features = PLAIN) -> dict[str, Threa
         ValueError: if a text is not NORM:RADIUS, or one comes twice.
     """
     found: dict[str, ThreatModel] = {}
-    for text in _written_out(texts):
+    written = _written_out(texts)
+    if features.unit != "value" and not any(text.startswith("l0:") for text in written):
+        raise ValueError(f"unit must be value without a threat of l0, got {features.unit}")
+    for text in written:
         norm, _, radius = text.partition(":")
         if norm not in get_args(Norm) or not (matched := _RADIUS.fullmatch(radius)):
             raise ValueError(f"threat must be NORM:RADIUS such as linf:0.2, l2:2 or linf:8/255, got {text!r}")
@@ -227,7 +233,8 @@ def threats(texts: Sequence[str], features: Features = PLAIN) -> dict[str, Threa
         above, below = float(matched[1]), float(matched[2] or 1)
         if below == 0:
             raise ValueError(f"threat must have a finite radius, got {text!r}")
-        found[text] = features.threat_model(cast(Norm, norm), above / below)
+        counted = features if norm == "l0" else replace(features, unit="value")
+        found[text] = counted.threat_model(cast(Norm, norm), above / below)
     return found
 
 

@@ -12,7 +12,7 @@ from omnirobust.cli.config import configurable
 from omnirobust.cli.console import data_notes, notes, progress_bars, say
 from omnirobust.cli.given import Given
 from omnirobust.cli.launch import launched
-from omnirobust.core.choices import Attacks, Precision
+from omnirobust.core.choices import Attacks, Precision, Unit
 
 if TYPE_CHECKING:
     from omnirobust.jobs import EvaluationRecord
@@ -55,6 +55,7 @@ def evaluate(
     bounds: Annotated[str | None, args.BOUNDS] = None,
     scale: Annotated[str | None, args.SCALE] = None,
     mask: Annotated[str | None, args.MASK] = None,
+    unit: Annotated[Unit, args.UNIT] = "value",
     seed: Annotated[int, typer.Option(help="Seed of noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images attacked together, and saved together.")] = 250,
     precision: Annotated[Precision, typer.Option(help="During our attacks.")] = "fp32",
@@ -66,7 +67,7 @@ def evaluate(
     from omnirobust.jobs import EvaluationJob, run_evaluation
     from omnirobust.jobs.shards import workers
 
-    features = args.Features(data, split, label, bounds, scale, mask)
+    features = args.Features(data, split, label, bounds, scale, mask, unit)
     job = EvaluationJob(
         data, tuple(models), args.threats(threat, features), attacks=attack, steps=steps, restarts=restarts,
         images=images, start=start, split=split, label=label, resize=resize, seed=seed, batch_size=batch_size,

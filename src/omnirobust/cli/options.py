@@ -14,7 +14,7 @@ import typer
 from omnirobust.attacks.option_table import OPTIONS, PLAIN, AttackOptions
 from omnirobust.cli import arguments as args
 from omnirobust.cli.arguments import DirectionName, LossName
-from omnirobust.core.choices import Labels, Norm
+from omnirobust.core.choices import Labels, Norm, Unit
 
 if TYPE_CHECKING:
     from omnirobust.cli.given import Given
@@ -39,7 +39,7 @@ class CommonOptions:
     ]
     norm: Annotated[Norm, typer.Option(help="Norm of the perturbation.")]
     eps: Annotated[
-        float, typer.Option(parser=args.radius, metavar="RADIUS", help="0.1 or 8/255; for l0 a number of pixel values.")
+        float, typer.Option(parser=args.radius, metavar="RADIUS", help="0.1 or 8/255; for l0 a count, see --unit.")
     ]
     images: Annotated[int, typer.Option(help="How many images to attack.")] = 200
     start: Annotated[int, typer.Option(help="Index of the first image.")] = 0
@@ -49,6 +49,7 @@ class CommonOptions:
     bounds: Annotated[str | None, args.BOUNDS] = None
     scale: Annotated[str | None, args.SCALE] = None
     mask: Annotated[str | None, args.MASK] = None
+    unit: Annotated[Unit, args.UNIT] = "value"
     rule: Annotated[
         str,
         typer.Option(
@@ -79,7 +80,7 @@ class CommonOptions:
         from omnirobust.jobs import AttackJob
 
         domains = args.Domains() if domains is None else domains
-        features = args.Features(self.data, self.split, self.label, self.bounds, self.scale, self.mask)
+        features = args.Features(self.data, self.split, self.label, self.bounds, self.scale, self.mask, self.unit)
         return AttackJob(
             data=self.data,
             models=tuple(self.models),

@@ -13,7 +13,7 @@ from omnirobust.cli.config import configurable
 from omnirobust.cli.console import data_notes, progress_bars, say
 from omnirobust.cli.given import Given
 from omnirobust.cli.launch import launched
-from omnirobust.core.choices import Keep, Optimizer, Persist, Precision, SchemeKind, TrainingPreset, TrainingStart
+from omnirobust.core.choices import Keep, Optimizer, Persist, Precision, SchemeKind, TrainingPreset, TrainingStart, Unit
 
 if TYPE_CHECKING:
     from omnirobust.core.threat_models import ThreatModel
@@ -73,6 +73,7 @@ def train(
     bounds: Annotated[str | None, args.BOUNDS] = None,
     scale: Annotated[str | None, args.SCALE] = None,
     mask: Annotated[str | None, args.MASK] = None,
+    unit: Annotated[Unit, args.UNIT] = "value",
     validation: Annotated[int, typer.Option(help="Images at the end of the train split that choose the epoch.")] = 200,
     patience: Annotated[
         int | None, typer.Option(help="End after so many epochs without a better robust accuracy on them.")
@@ -100,7 +101,7 @@ def train(
         epochs, optimizer, lr, weight_decay, tuple(milestone or ()), batch_size, holdout=validation,
         precision=precision,
     )  # fmt: skip
-    features = args.Features(data, "train", label, bounds, scale, mask)
+    features = args.Features(data, "train", label, bounds, scale, mask, unit)
     wanted = _scheme(
         scheme, args.threats(threat or (), features), steps=steps, beta=beta, gamma=gamma, dpar=dpar,
         warmup=dpar_warmup, persist=persist, ratio=adversarial_ratio, preset=preset, init=init,

@@ -22,3 +22,4 @@ SchemeKind: TypeAlias = Literal["natural", "single", "average", "minmax", "worst
 Start: TypeAlias = Literal["zero", "normal"]
 TrainingPreset: TypeAlias = Literal["paper"]
 TrainingStart: TypeAlias = Literal["random", "zero"]
+Unit: TypeAlias = Literal["value", "pixel"]

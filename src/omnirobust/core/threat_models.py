@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import InitVar, dataclass, field, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from omnirobust.core import ranges
 from omnirobust.core.arguments import Norm, is_number, norm_name
 from omnirobust.core.choices import Clip as Clip
+from omnirobust.core.choices import Unit as Unit
 from omnirobust.core.projections import (
     as_rows,
     check_lp_box,
@@ -26,8 +27,6 @@ from omnirobust.core.projections import (
 )
 from omnirobust.core.ranges import Bound as Bound
 from omnirobust.core.ranges import Bounds as Bounds
-
-Unit: TypeAlias = Literal["value", "pixel"]
 
 _RANGE_TOLERANCE = 1e-6
 """How far inputs may stick out of the data range, in units of its width: the rounding of one image pipeline."""
