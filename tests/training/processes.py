@@ -25,6 +25,9 @@ SCHEMES = {
     "universal": Scheme("universal", BOTH[:1], 1),
     "carried": Scheme("minmax", BOTH, 3, rule=RULE, preset="paper"),
     "carried_worst": Scheme("worst", BOTH, 3, persist="all"),
+    "msd": Scheme("msd", BOTH, 3),
+    "alternate": Scheme("alternate", BOTH, 3),
+    "ramp": Scheme("ramp", BOTH, 3),
     "radii": Scheme("minmax", (Linf(torch.linspace(0.01, 0.3, 25)), BOTH[1]), 3, rule=RULE),
 }
 

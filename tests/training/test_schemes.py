@@ -21,7 +21,10 @@ def test_sensible_schemes() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "best"}, "kind must be one of natural, single, average, minmax, worst, universal, got 'best'"),
+        (
+            {"kind": "best"},
+            "kind must be one of natural, single, average, minmax, worst, universal, msd, alternate, ramp, got 'best'",
+        ),
         ({"kind": "natural", "threats": BOTH}, "threats must be empty for kind natural, got 2"),
         ({"kind": "single", "threats": BOTH}, "threats must be exactly one for kind single, got 2"),
         ({"kind": "single"}, "threats must be exactly one for kind single, got 0"),

@@ -14,7 +14,20 @@ from omnirobust.training import Scheme, fit
 from omnirobust.training.batches import TensorBatches
 
 SCRIPT = Path(__file__).with_name("processes.py")
-NAMES = ("natural", "average", "minmax", "worst", "dpar", "universal", "carried", "carried_worst", "radii")
+NAMES = (
+    "natural",
+    "average",
+    "minmax",
+    "worst",
+    "dpar",
+    "universal",
+    "carried",
+    "carried_worst",
+    "msd",
+    "alternate",
+    "ramp",
+    "radii",
+)
 
 
 @pytest.fixture(scope="module")

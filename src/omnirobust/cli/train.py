@@ -45,6 +45,8 @@ def train(
     steps: Annotated[int, typer.Option(help="Ascent steps of the attacks on each mini-batch.")] = 20,
     beta: Annotated[float | None, typer.Option(help="Step size of the weights.", show_default="0.02")] = None,
     gamma: Annotated[float | None, typer.Option(help="Pull towards equal weights.", show_default="4")] = None,
+    pairing: Annotated[float, typer.Option(help="Of --scheme ramp: weight of the logits' divergence.")] = 5.0,
+    natural_share: Annotated[float, typer.Option(help="Of --scheme ramp: share of the natural epochs.")] = 0.5,
     persist: Annotated[
         Persist | None,
         typer.Option(
@@ -105,6 +107,7 @@ def train(
     wanted = _scheme(
         scheme, args.threats(threat or (), features), steps=steps, beta=beta, gamma=gamma, dpar=dpar,
         warmup=dpar_warmup, persist=persist, ratio=adversarial_ratio, preset=preset, init=init,
+        pairing=pairing, natural_share=natural_share,
     )  # fmt: skip
     job = TrainingJob(
         data, wanted, recipe, model=model, start=start, images=images, label=label, resize=resize, patience=patience,
@@ -124,7 +127,7 @@ def train(
 def _scheme(
     name: SchemeKind | None, threats: Mapping[str, ThreatModel], *, steps: int, beta: float | None,
     gamma: float | None, dpar: float, warmup: int, persist: Persist | None, ratio: float, preset: TrainingPreset | None,
-    init: TrainingStart,
+    init: TrainingStart, pairing: float, natural_share: float,
 ) -> Scheme:  # fmt: skip
     """Make the scheme of the options; without a name the one that the number of threats suggests."""
     from omnirobust.core.weights import ProjectedAscent
@@ -140,6 +143,7 @@ def _scheme(
     return Scheme(
         kind, models, steps=steps, rule=rule, dpar=dpar, persist=persist, adversarial_ratio=ratio,
         preset=None if preset is None else "paper", start=init, dpar_warmup=warmup,
+        pairing=pairing, natural_share=natural_share,
     )  # fmt: skip
 
 

@@ -18,7 +18,9 @@ Persist: TypeAlias = Literal["none", "example", "all"]
 Precision: TypeAlias = Literal["fp32", "bf16"]
 Preset: TypeAlias = Literal["paper", "transfer"]
 RecipeName: TypeAlias = Literal["paper", "fast"]
-SchemeKind: TypeAlias = Literal["natural", "single", "average", "minmax", "worst", "universal"]
+SchemeKind: TypeAlias = Literal[
+    "natural", "single", "average", "minmax", "worst", "universal", "msd", "alternate", "ramp"
+]
 Start: TypeAlias = Literal["zero", "normal"]
 TrainingPreset: TypeAlias = Literal["paper"]
 TrainingStart: TypeAlias = Literal["random", "zero"]

@@ -7,7 +7,7 @@ each evaluation with the next perturbation, already projected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -88,6 +88,29 @@ class Normalised:
         return _Plain(unit_l2, step_size, steps, self.decay)
 
 
+@dataclass(frozen=True)
+class Sparse:
+    """delta <- proj(delta - alpha u / ||u||_1), u the signs of the largest coordinates of g.
+
+    Steepest descent for l1, spread over more than the one coordinate that is steepest by itself.
+
+    Args:
+        share: of the coordinates that move, in (0, 1]; one at least. Those that stand at the end of their range and
+            would leave it are passed over.
+        decay: of the step, as for ``Sign``.
+
+    Reference: Tramer and Boneh, "Adversarial training and robustness for multiple perturbations", 2019 (SLIDE); those
+    at the end of their range are passed over as in Maini et al., 2020.
+    """
+
+    share: float = 0.01
+    decay: Decay = "constant"
+
+    def start(self, feasible: FeasibleSet, step_size: float | Tensor | None, steps: int) -> Stepper:
+        """Return the stepper; ``step_size`` is alpha, an l1 length, or (B,); else eps/4."""
+        return _OfLargest(self.share, _Plain(lambda u: u, step_size, steps, self.decay))
+
+
 def unit_l2(g: Tensor) -> Tensor:
     """Scale every row of ``g`` (B, *S) to l2 norm 1, without overflow; zero rows stay zero."""
     flat = g.flatten(1)
@@ -129,3 +152,24 @@ class _Plain:
         """Nothing is kept between steps but sizes of each row's own."""
         if isinstance(self._size, Tensor):
             self._size = self._size[rows]
+
+
+class _OfLargest:
+    """A plain step along the signs of the largest coordinates."""
+
+    def __init__(self, share: float, plain: _Plain) -> None:
+        self._share, self._plain = share, plain
+
+    def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
+        assert evaluation.grads is not None
+        grad = weighted_gradient(weights, evaluation.grads)
+        stuck = torch.where(grad > 0, delta <= feasible.lower, delta >= feasible.upper)
+        size = torch.where(stuck, 0.0, grad.abs()).flatten(1)
+        count = max(1, round(self._share * size.shape[1]))
+        largest = torch.zeros_like(size).scatter_(1, size.topk(count, dim=1).indices, 1.0 / count)
+        u = largest.view_as(grad) * grad.sign() * ~stuck
+        ones = weights.new_ones(len(weights), 1)
+        return self._plain.step(t, delta, ones, replace(evaluation, grads=(u,)), feasible)
+
+    def select(self, rows: Tensor) -> None:
+        self._plain.select(rows)

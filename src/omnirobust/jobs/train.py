@@ -282,4 +282,5 @@ def _describe_scheme(scheme: Scheme) -> dict[str, Any]:
         "dpar": scheme.dpar, "persist": scheme.persisting, "adversarial_ratio": scheme.adversarial_ratio,
         "preset": scheme.preset, "start": scheme.start, "step_sizes": scheme.step_sizes,
         **({"dpar_warmup": scheme.dpar_warmup} if scheme.dpar_warmup else {}),
+        **({"pairing": scheme.pairing, "natural_share": scheme.natural_share} if scheme.kind == "ramp" else {}),
     }  # fmt: skip

@@ -226,7 +226,8 @@ def try_out(model: nn.Module, images: ImageData, scheme: Scheme) -> None:
         if not bool(cross_entropy(logits, y).isfinite()):
             raise ValueError(f"model must return finite logits, got {float(logits.detach().sum())} in their sum")
         if scheme.attacks and scheme.kind != "universal":
-            attack_batch(model, x, y, replace(scheme, steps=1))
+            kind = "average" if scheme.kind == "alternate" else scheme.kind
+            attack_batch(model, x, y, replace(scheme, kind=kind, steps=1))
 
 
 def try_step(model: nn.Module, images: ImageData, scheme: Scheme, recipe: Recipe) -> None:

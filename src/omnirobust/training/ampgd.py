@@ -20,6 +20,7 @@ from omnirobust.domains.outputs import check_finite, check_ruled_in, rows_named
 from omnirobust.training.carried import Carried
 from omnirobust.training.diversity import diversity
 from omnirobust.training.inner_steps import carried_starts, drawn_seeds, row_seeds, starts, steppers
+from omnirobust.training.msd import ascend_together
 from omnirobust.training.outputs import check_differentiable, check_labels, needs_second_derivatives
 from omnirobust.training.schemes import Scheme
 
@@ -45,14 +46,16 @@ def attack_batch(
         delta_k <- proj_{X_k}(delta_k + step of grad_{delta_k} (psi + dpar h)),    k = 1, ..., K               (13)
         psi = sum_k w_k f(delta_k) - gamma/2 ||w - 1/K||^2,                                                    (15)
 
-    the first as the scheme's rule says. ``Scheme.preset`` says what the step of a gradient is. For kind "worst" each
-    attack runs for itself, and w is one-hot at the highest loss that was reached, (10).
+    the first as the scheme's rule says. ``Scheme.preset`` says what the step of a gradient is. For kind "worst" and
+    "ramp" each attack runs for itself, and w is one-hot at the highest loss that was reached, (10). For "msd" see
+    ``Scheme``: delta_k is its perturbation where norm k was the last to be kept, which w says, and 0 elsewhere.
 
     Args:
         model: maps (B, *S) to logits (B, C). Runs in eval mode, frozen; modes and parameters are restored.
         x: inputs in the threat models' bounds, (B, *S).
         y: true classes, (B,) int64.
-        scheme: what to attack by; its kind is not "natural" or "universal".
+        scheme: what to attack by; its kind is not "natural" or "universal", nor "alternate", whose norm depends on
+            earlier mini-batches.
         generator: of the random starts. None: they are keyed by (seed, row), so that an example's do not depend on its
             batch.
         weights: the first weights, rows of the simplex, (B, K); None for those of the rule, which are 1/K.
@@ -69,10 +72,12 @@ def attack_batch(
     Raises:
         ValueError: if the arguments do not fit, or the model has no second derivatives and ``dpar`` needs them.
 
-    Cost: R forward and backward passes of K B inputs (one forward more for "worst"), no weight gradients, and K R
-    projections. DPAR adds a second backward pass through the first: the steps cost 2.5 to 3 times as much.
+    Cost: R forward and backward passes of K B inputs (one forward more for "worst" and "ramp"), no weight gradients,
+    and K R projections. "msd" takes R forward and backward passes of B inputs, and R forward passes of K B more, and
+    one of K B for a random start. DPAR adds a second backward pass through the first: the steps cost 2.5 to 3 times as
+    much.
     """
-    if not scheme.threats or scheme.kind == "universal":
+    if not scheme.threats or scheme.kind in ("universal", "alternate"):
         raise ValueError(f"scheme must attack each example by itself, got kind {scheme.kind!r}")
     check_seed("seed", seed)
     if not len(x) or y.dtype != torch.int64 or y.shape != x.shape[:1]:
@@ -121,6 +126,12 @@ def attack_rows(
     start = starts(scheme, feasible, seeds) if carried is None else carried_starts(scheme, feasible, seeds, *carried)
     # rows go through the model once for each threat, one set after the other
     with rows_named(lambda row: row % len(x)), classifier.frozen(), torch.enable_grad():
+        if scheme.kind == "msd":
+            return ascend_together(
+                lambda delta: evaluate(classifier, x, y, [delta], 0.0).ascent[0],
+                lambda deltas: losses_at(classifier, x, y, deltas),
+                scheme, feasible, start,
+            )  # fmt: skip
         return _ascend(classifier, x, y, scheme, feasible, start, weights)
 
 
@@ -135,6 +146,7 @@ def _ascend(
 ) -> tuple[list[Tensor], Tensor]:
     """Run the R steps on perturbations and weights."""
     rule, moving = checked_rule(scheme.weight_rule), steppers(scheme, feasible)
+    judged = scheme.kind in ("worst", "ramp")  # by the losses that the attacks, each for itself, have reached
     for r in range(1, scheme.steps + 1):
         seen = evaluate(classifier, x, y, deltas, scheme.dpar)
         shares = _shares(scheme, weights)
@@ -142,9 +154,9 @@ def _ascend(
             _step(stepper, r, delta, shares[:, k], seen, k, scheme.dpar, around)
             for k, (stepper, delta, around) in enumerate(zip(moving, deltas, feasible, strict=True))
         ]
-        if scheme.kind != "worst":
+        if not judged:
             weights = rule.step(weights, seen.losses)
-    if scheme.kind == "worst":
+    if judged:
         weights = rule.step(weights, losses_at(classifier, x, y, deltas))
     return deltas, weights
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,9 +17,10 @@ from omnirobust.core.types import Evaluation
 from omnirobust.core.units import start as start_in_units
 from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.outputs import RowError, rows_named
+from omnirobust.training.alternate import RunningErrors
 from omnirobust.training.ampgd import Seen, attack_rows, evaluate
 from omnirobust.training.batches import Batch
-from omnirobust.training.carried import CarriedDeltas
+from omnirobust.training.carried import Carried, CarriedDeltas
 from omnirobust.training.inner_steps import row_seeds
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Workers
@@ -51,7 +53,7 @@ def attacker_of(model: nn.Module, scheme: Scheme, seed: int, precision: Precisio
     """Return the adversary of ``scheme``; None if it has none."""
     if not scheme.attacks:
         return None
-    kind = UniversalAttacker if scheme.kind == "universal" else PrivateAttacker
+    kind = {"universal": UniversalAttacker, "alternate": AlternatingAttacker}.get(scheme.kind, PrivateAttacker)
     return kind(model, scheme, seed, precision, workers)
 
 
@@ -87,9 +89,7 @@ class PrivateAttacker:
         seeds = row_seeds(DrawKey(self.seed, epoch), rows, len(self.scheme.threats))
         try:
             with rows_named(lambda row: int(batch.rows[row])):
-                deltas, weights = attack_rows(
-                    self.classifier, batch.x, batch.y, scheme, seeds, self._first(batch), carried
-                )
+                deltas, weights = self._ascended(batch, scheme, seeds, carried)
         except RowError:
             if self.workers.count == 1:
                 raise
@@ -103,6 +103,12 @@ class PrivateAttacker:
         if self.carried is not None:
             self.carried.keep(batch, deltas)
         return Attack(torch.stack([batch.x + delta for delta in deltas]), weights)
+
+    def _ascended(
+        self, batch: Batch, scheme: Scheme, seeds: list[Tensor], carried: Carried | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the K perturbations of the share and their weights."""
+        return attack_rows(self.classifier, batch.x, batch.y, scheme, seeds, self._first(batch), carried)
 
     def _of_batch(self, batch: Batch, epoch: int) -> Scheme:
         """Return the scheme of an epoch, with the radii of a mini-batch's examples where each has its own."""
@@ -138,6 +144,55 @@ class PrivateAttacker:
         self.table = state["table"].clone()
         if self.carried is not None:
             self.carried.load(state)
+
+
+class AlternatingAttacker(PrivateAttacker):
+    """E-AT: one of two norms a mini-batch, the likelier the more of its examples have been wrong.
+
+    Cost: R forward and backward passes of B inputs, and a forward one, which tells what the attack left right.
+    """
+
+    def __init__(self, model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers) -> None:
+        super().__init__(model, scheme, seed, precision, workers)
+        self.errors, self.norm = RunningErrors(), 0
+
+    def attack(self, batch: Batch, epoch: int) -> Attack:
+        """Draw the norm, the same in all processes, attack by it, and note how many examples stood."""
+        drawn = self.errors.draw(self.seed)
+        self.norm = self.scheme.extremes[drawn]
+        found = super().attack(batch, epoch)
+        right = self._right(found.points[self.norm], batch.y) * (batch.factor > 0)
+        self.errors.note(drawn, float(self.workers.total(right)), batch.size)
+        return found
+
+    def _ascended(
+        self, batch: Batch, scheme: Scheme, seeds: list[Tensor], carried: Carried | None
+    ) -> tuple[list[Tensor], Tensor]:
+        k, sizes = self.norm, scheme.step_sizes
+        alone = replace(
+            scheme, kind="single", threats=(scheme.threats[k],), step_sizes=None if sizes is None else (sizes[k],)
+        )
+        (delta,), one = attack_rows(self.classifier, batch.x, batch.y, alone, seeds[k : k + 1])
+        weights = one.new_zeros(len(one), len(scheme.threats))
+        weights[:, k] = 1
+        return [delta if i == k else torch.zeros_like(delta) for i in range(len(scheme.threats))], weights
+
+    def _right(self, points: Tensor, y: Tensor) -> Tensor:
+        """Return how many are classified right, (); none where the attack has failed in this process."""
+        if not bool(points.isfinite().all()):
+            return points.new_zeros(())
+        with self.classifier.frozen(), torch.no_grad():
+            logits = self.classifier(self.classifier.arrange(points), points.dtype)
+        return (logits.argmax(1) == y).sum().to(torch.float32)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the table and what ``RunningErrors`` has counted."""
+        return super().state() | self.errors.state()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put both back."""
+        super().load(state)
+        self.errors.load(state)
 
 
 class UniversalAttacker:

@@ -175,7 +175,7 @@ def fit(
         raise ValueError("scheduler must be None with lr_factor, got both")
     file, rate = None if out is None else Path(out) / CHECKPOINT, made_scheduler(scheduler, step, validation)
     run = Run(model, step, settings, file, attacker, rate, generators(train, held_out))
-    objective, stepping = workers.setup(Objective(model, scheme, precision), step)
+    objective, stepping = workers.setup(Objective(model, scheme, precision, workers), step)
     check_validation(model, held_out)
     if held_out is not None and not isinstance(held_out, LoaderBatches):
         run.notes = told_of(model, held_out.x)

@@ -12,7 +12,7 @@ from torch import Tensor
 from omnirobust.attacks.presets import PAPER
 from omnirobust.core.adaptive import Adaptive
 from omnirobust.core.arguments import norm_name
-from omnirobust.core.directions import Direction, Normalised, RawGradient, Sign, Stepper
+from omnirobust.core.directions import Direction, Normalised, RawGradient, Sign, Sparse, Stepper
 from omnirobust.core.draws import DrawKey, normals_from, uniforms
 from omnirobust.core.threat_models import FeasibleSet, ThreatModel, paper_width
 from omnirobust.core.units import in_units
@@ -35,7 +35,7 @@ def steppers(scheme: Scheme, feasible: list[FeasibleSet]) -> list[Stepper]:
 class _OfRadius:
     """A direction whose first step is a share of each row's own radius."""
 
-    direction: Sign | Normalised
+    direction: Sign | Normalised | Sparse
     share: float
 
     def start(self, feasible: FeasibleSet, step_size: float | None, steps: int) -> Stepper:
@@ -50,12 +50,17 @@ def _direction(scheme: Scheme, threat: ThreatModel) -> Direction:
     """
     if scheme.preset == "paper":
         return RawGradient()
-    if threat.p in (0, 1):
+    if _adapts(scheme, threat):
         return Adaptive()
-    plain = Sign("linear") if threat.p == inf else Normalised("linear")
+    plain = {inf: Sign("linear"), 2: Normalised("linear"), 1: Sparse(decay="linear")}[threat.p]
     if isinstance(threat.eps, Tensor) and threat.eps.ndim and scheme.step_sizes is None:
         return _OfRadius(plain, _share(scheme))
     return plain
+
+
+def _adapts(scheme: Scheme, threat: ThreatModel) -> bool:
+    """Say whether the direction finds its steps itself, by where it has been: not for "msd", which others move."""
+    return threat.p == 0 or (threat.p == 1 and scheme.kind != "msd")
 
 
 def _share(scheme: Scheme) -> float:
@@ -72,7 +77,7 @@ def _step_size(scheme: Scheme, k: int) -> float | None:
         assert printed is not None
         # raw gradients shrink by the width of the range, and a step in it grows by that
         return (PAPER_LINF_STEP if threat.p == inf else printed) * paper_width(threat) ** 2
-    if threat.p in (0, 1) or (isinstance(threat.eps, Tensor) and threat.eps.ndim):
+    if _adapts(scheme, threat) or (isinstance(threat.eps, Tensor) and threat.eps.ndim):
         return None
     return float(threat.eps) * _share(scheme) or None
 

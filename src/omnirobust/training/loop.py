@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from omnirobust.training.attackers import Attack, Attacker
 from omnirobust.training.batches import Batch, Batches, epoch_seed
 from omnirobust.training.objective import widest
 from omnirobust.training.outputs import check_not_probabilities, needs_second_derivatives
+from omnirobust.training.ramp import with_natural_epoch
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import Run, own_randomness
 from omnirobust.training.stopping import validate
@@ -69,7 +70,7 @@ def one_epoch(run: Run, loop: Loop) -> None:
         for module in loop.still:
             module.training = False
         try:
-            row = {"epoch": run.epoch + 1.0} | _train(run, loop)
+            row = {"epoch": run.epoch + 1.0} | _trained(run, loop)
             _check_finite(run, good)
             if loop.held_out is not None:
                 row |= validate(run, loop.held_out, loop.scheme, loop.workers)
@@ -91,6 +92,16 @@ def _check_finite(run: Run, good: Mapping[str, Any]) -> None:
             )
 
 
+def _trained(run: Run, loop: Loop) -> dict[str, float]:
+    """Go through the data as the scheme says: once, or a second time beside it without an attack."""
+    if loop.scheme.kind != "ramp" or not loop.scheme.natural_share:
+        return _train(run, loop)
+    natural = replace(loop, scheme=Scheme("natural"), on_batch=None)
+    return with_natural_epoch(
+        run, lambda: _train(run, natural), lambda: _train(run, loop), loop.scheme.natural_share
+    )  # fmt: skip
+
+
 def _train(run: Run, loop: Loop) -> dict[str, float]:
     """Go through the data once; return the means of loss, accuracy and weights."""
     device = next(run.model.parameters()).device
@@ -109,12 +120,14 @@ def _train(run: Run, loop: Loop) -> dict[str, float]:
 
 def _one_batch(run: Run, loop: Loop, batch: Batch, number: int, sums: _Sums) -> float:
     """Attack the mini-batch, take one step on theta, and return the loss."""
-    attack = None if run.attacker is None else _attack(run, run.attacker, batch, number)
+    idle = run.attacker is None or not loop.scheme.attacks
+    attack = None if run.attacker is None or idle else _attack(run, run.attacker, batch, number)
     loop.optimizer.zero_grad(set_to_none=True)
     # The mean over processes of their shares' means, each times its factor, is the mean over the mini-batch.
     dpar = loop.scheme.at(run.epoch).dpar
     with unused_told():
-        loss, right, logits = loop.objective(batch.x, batch.y, *((None, None) if attack is None else attack), dpar)
+        attacked = (None, None) if attack is None else attack
+        loss, right, logits = loop.objective(batch.x, batch.y, *attacked, dpar, batch.factor)
     loss = loss * batch.factor
     if number == 1:
         check_not_probabilities(logits)

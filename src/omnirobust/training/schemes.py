@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from math import isfinite
-from typing import Any, get_args
+from math import inf, isfinite
+from typing import get_args
 
-import torch
 from torch import Tensor
 
 from omnirobust.core.arguments import check_number, check_whole, is_number
@@ -18,7 +17,7 @@ from omnirobust.core.contracts import check_answers_losses
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.core.types import WeightRule
 from omnirobust.core.weights import ProjectedAscent, Uniform, WorstCase
-from omnirobust.zoo.chunks import fingerprint
+from omnirobust.training.threats import check_threats, cut, full_text, mean_radius, told_radius
 
 DEFAULT_RULE = ProjectedAscent(1 / 50, 4.0)
 """How the weights answer the losses for "minmax": beta and gamma of the paper's Table A8."""
@@ -26,7 +25,10 @@ DEFAULT_RULE = ProjectedAscent(1 / 50, 4.0)
 _CARRYING: tuple[Kind, ...] = ("single", "average", "minmax", "worst")
 """Kinds whose examples have perturbations of their own to carry."""
 
-_ADDED = ("preset", "start", "step_sizes", "dpar_warmup")
+_RIVALS: tuple[Kind, ...] = ("msd", "alternate", "ramp")
+"""Kinds of other authors that are more than weights: no DPAR, no preset of the paper."""
+
+_ADDED = ("preset", "start", "step_sizes", "dpar_warmup", "pairing", "natural_share")
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,26 @@ class Scheme:
 
     where h is the regulariser (16). The delta_k in X_k ascend their losses, and the kinds differ in w.
 
+    Three kinds are other authors' answers to the same question. "msd": one perturbation an example, which at every step
+    takes that norm's step after which its loss is highest; w is one-hot at the last of them (multi steepest descent).
+    "alternate": one norm a mini-batch, of the largest and the smallest p given, drawn with probability proportional to
+    1 minus its accuracy under attack over the mini-batches so far that it was drawn for, equal until both have been
+    (E-AT). "ramp": "worst" of two norms, plus ``pairing`` times the divergence of the logits under the attack of the
+    smaller p from those under that of the larger, KL(softmax(z_large) || softmax(z_small)), in the mean over the
+    examples that the latter leaves right; and every epoch moves theta by 1 - b of what training so would have moved it,
+    and by b, ``natural_share``, of what an epoch of natural training would, each of its parameters times its cosine
+    with that where it is positive (RAMP).
+
     Attributes:
         kind: "natural": no attack. "single": one threat model, (8). "average": w = 1/K, (9). "minmax": w ascends (15)
             together with the perturbations, Algorithm 2. "worst": w is one-hot at the perturbation of highest loss,
             (10), the MAX strategy of Tramer and Boneh. "universal": one perturbation for all examples, which persists
-            over the mini-batches, the uSGD of Shafahi et al.
+            over the mini-batches, the uSGD of Shafahi et al. "msd", "alternate", "ramp": see above.
         threats: the threat models trained against, one or more except for "natural", exactly one for "single" and
-            "universal". Any mix of norms and radii. A radius eps (N,) has one for each of N training examples, by its
-            number, which data must yield (not for "universal"). Validation data, whose examples are others, is judged
-            at its mean, as the notes of ``fit`` say.
+            "universal"; for "msd" two or more, none of them l0, which has no steepest direction; for "alternate" of two
+            norms or more; for "ramp" two, of different norms. Any mix of norms and radii. A radius eps (N,) has one
+            for each of N training examples, by its number, which data must yield (not for "universal"). Validation
+            data, whose examples are others, is judged at its mean, as the notes of ``fit`` say.
         steps: ascent steps R of the attacker on each mini-batch.
         rule: how the weights answer the losses for "minmax"; None for ``DEFAULT_RULE``.
         dpar: weight lambda >= 0 of the diversity-promoting attack regulariser (17); the paper's is 0.1.
@@ -70,6 +83,17 @@ class Scheme:
             preset 1/6 for linf (Table A8) and those of the paper's ensemble attack for other norms.
         dpar_warmup: epochs >= 0 over which ``dpar`` rises linearly from 0, so that the network has begun to learn
             before its gradients are to agree; 0 as in the paper.
+        pairing: weight >= 0 of the divergence for "ramp"; its authors take 5 from the beginning, 1.5 to fine-tune.
+        natural_share: b in [0, 1] for "ramp"; 0 spares the natural epochs.
+
+    Cost: see ``attack_batch`` for the steps. Each example then costs one forward and backward pass with the gradients
+    of the parameters for each weight that is not 0 (for "ramp" 2), one for its clean self unless r is 1, and for
+    "ramp" another for the natural epoch.
+
+    References: Maini, Wong and Kolter, "Adversarial robustness against the union of multiple perturbation models",
+    2020, Algorithm 1; Croce and Hein, "Adversarial robustness against multiple and single lp-threat models via quick
+    fine-tuning of robust classifiers", 2022; Jiang and Singh, "RAMP: boosting adversarial robustness against multiple
+    lp perturbations", 2024.
     """
 
     kind: Kind = "natural"
@@ -83,13 +107,15 @@ class Scheme:
     start: TrainingStart = "random"
     step_sizes: tuple[float, ...] | None = None
     dpar_warmup: int = 0
+    pairing: float = 5.0
+    natural_share: float = 0.5
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
         if isinstance(self.threats, ThreatModel):
             raise ValueError(f"threats must be a sequence of threat models, got {self.threats!r}: write [it]")
         object.__setattr__(self, "threats", tuple(self.threats))  # a list is as good
-        self._check_threats()
+        check_threats(self.kind, self.threats)
         check_whole("steps", self.steps, 1)
         if self.rule is not None and self.kind != "minmax":
             raise ValueError(f"rule must be None unless kind is minmax, got {self.rule!r} with kind {self.kind!r}")
@@ -98,9 +124,12 @@ class Scheme:
         check_number("adversarial_ratio", self.adversarial_ratio, "in [0, 1]", lambda share: 0 <= share <= 1)
         if self.preset is not None:
             _check_choice("preset", self.preset, get_args(TrainingPreset))
+            if self.kind in _RIVALS:
+                raise ValueError(f"preset must be None for kind {self.kind}, got {self.preset!r}")
         _check_choice("start", self.start, get_args(TrainingStart))
         self._check_dpar()
         self._check_step_sizes()
+        self._check_ramp()
 
     @property
     def attacks(self) -> bool:
@@ -115,9 +144,15 @@ class Scheme:
         return "all" if self.preset == "paper" and self.kind in _CARRYING else "none"
 
     @property
+    def extremes(self) -> tuple[int, int]:
+        """The numbers of the threat models of the largest and of the smallest p."""
+        order = sorted(range(len(self.threats)), key=lambda k: self.threats[k].p)
+        return order[-1], order[0]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """One name a threat model, such as "linf:0.2"; those that would be equal are numbered."""
-        plain = [f"{threat.name}:{_told_radius(threat.eps)}" for threat in self.threats]
+        plain = [f"{threat.name}:{told_radius(threat.eps)}" for threat in self.threats]
         return tuple(
             name if plain.count(name) == 1 else f"{name}#{plain[: k + 1].count(name)}" for k, name in enumerate(plain)
         )
@@ -127,7 +162,7 @@ class Scheme:
         """The rule that the weights follow."""
         if self.kind == "minmax":
             return self.rule or DEFAULT_RULE
-        return WorstCase() if self.kind == "worst" else Uniform()
+        return WorstCase() if self.kind in ("worst", "ramp") else Uniform()
 
     def at(self, epoch: int) -> Scheme:
         """Return the scheme of one epoch, from 0: with the share min(1, epoch / dpar_warmup) of ``dpar``."""
@@ -145,7 +180,7 @@ class Scheme:
         if self.examples is None:
             return self
         self.check_rows(rows)
-        return replace(self, threats=tuple(_cut(threat, rows) for threat in self.threats))
+        return replace(self, threats=tuple(cut(threat, rows) for threat in self.threats))
 
     def check_rows(self, rows: Tensor) -> None:
         """Raise a ValueError if there is a number among ``rows`` that no radius is given for."""
@@ -155,7 +190,7 @@ class Scheme:
 
     def common(self) -> Scheme:
         """Return the scheme with the mean radius in the place of one for each example, for other examples."""
-        return self if self.examples is None else replace(self, threats=tuple(map(_mean_radius, self.threats)))
+        return self if self.examples is None else replace(self, threats=tuple(map(mean_radius, self.threats)))
 
     def check_masks(self, x: Tensor) -> None:
         """Raise a ValueError if a mask is one for each example (N, *S): mini-batches are drawn anew in each epoch."""
@@ -173,28 +208,7 @@ class Scheme:
         """
         shown = [f for f in fields(self) if f.name not in _ADDED or getattr(self, f.name) != f.default]
         told = {f.name: getattr(self, f.name) for f in shown} | {"persist": self.persisting}
-        return f"Scheme({', '.join(f'{name}={_full(value)}' for name, value in told.items())})"
-
-    def _check_threats(self) -> None:
-        for threat in self.threats:
-            if not isinstance(threat, ThreatModel):
-                raise ValueError(f"threats must be threat models such as Linf(0.2), got {threat!r}")
-            if isinstance(threat.eps, Tensor) and threat.eps.ndim and self.kind == "universal":
-                raise ValueError(
-                    f"threats must have one radius for all examples with kind universal, got eps of shape "
-                    f"{(*threat.eps.shape,)}"
-                )
-            if isinstance(threat.eps, Tensor) and threat.eps.ndim and len(threat.eps) != self.examples:
-                raise ValueError(
-                    f"threats must have radii for as many examples, got {self.examples} and {len(threat.eps)}"
-                )
-        count = len(self.threats)
-        if self.kind == "natural" and count:
-            raise ValueError(f"threats must be empty for kind natural, got {count}")
-        if self.kind in ("single", "universal") and count != 1:
-            raise ValueError(f"threats must be exactly one for kind {self.kind}, got {count}")
-        if self.kind not in ("natural", "single", "universal") and count < 1:
-            raise ValueError(f"threats must be at least one for kind {self.kind}, got none")
+        return f"Scheme({', '.join(f'{name}={full_text(value)}' for name, value in told.items())})"
 
     def _check_persist(self) -> None:
         if self.persist is None:
@@ -209,7 +223,9 @@ class Scheme:
             raise ValueError(f"persist must be 'none' unless kind is one of {kinds}, got 'all' with kind {self.kind!r}")
 
     def _check_dpar(self) -> None:
-        check_number("dpar", self.dpar, ">= 0", lambda weight: 0 <= weight < float("inf"))
+        check_number("dpar", self.dpar, ">= 0", lambda weight: 0 <= weight < inf)
+        if self.dpar and self.kind in _RIVALS:
+            raise ValueError(f"dpar must be 0 for kind {self.kind}, got {self.dpar}")
         if self.dpar and (len(self.threats) < 2 or self.kind == "universal"):
             raise ValueError(
                 f"dpar must be 0 unless two or more attacks can differ, got {self.dpar} with kind {self.kind!r} and "
@@ -219,6 +235,15 @@ class Scheme:
         check_number("dpar_warmup", self.dpar_warmup, whole, lambda epochs: epochs >= 0 and epochs % 1 == 0)
         if self.dpar and self.start == "zero":
             raise ValueError("start must be 'random' with dpar: attacks that start alike have the same gradient")
+
+    def _check_ramp(self) -> None:
+        check_number("pairing", self.pairing, ">= 0", lambda weight: 0 <= weight < inf)
+        check_number("natural_share", self.natural_share, "in [0, 1]", lambda share: 0 <= share <= 1)
+        for name in ("pairing", "natural_share"):
+            if self.kind != "ramp" and getattr(self, name) != getattr(Scheme, name):
+                raise ValueError(
+                    f"{name} must be left out unless kind is ramp, got {getattr(self, name)} with kind {self.kind!r}"
+                )
 
     def _check_step_sizes(self) -> None:
         if self.step_sizes is None:
@@ -235,35 +260,3 @@ class Scheme:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _told_radius(eps: float | Tensor) -> str:
-    if not isinstance(eps, Tensor) or not eps.ndim:
-        return f"{float(eps):g}"
-    return f"{float(eps.min()):g}..{float(eps.max()):g}"
-
-
-def _cut(threat: ThreatModel, rows: Tensor) -> ThreatModel:
-    if not isinstance(threat.eps, Tensor) or not threat.eps.ndim:
-        return threat
-    return replace(threat, eps=threat.eps[rows.to(threat.eps.device)])
-
-
-def _mean_radius(threat: ThreatModel) -> ThreatModel:
-    return replace(threat, eps=float(torch.as_tensor(threat.eps, dtype=torch.float64).mean()))
-
-
-def _full(value: Any) -> str:
-    """Return a repr that shows every element of the tensors in it."""
-    if isinstance(value, Tensor):
-        return f"tensor({value.tolist()})"
-    if isinstance(value, tuple):
-        return f"({', '.join(_full(part) for part in value)}{',' * (len(value) == 1)})"
-    if isinstance(value, ThreatModel):
-        mask = None if value.mask is None else value.mask.tolist()
-        later = "" if value.scale is None else f", scale={_full(value.scale)}"
-        later += "" if value.unit == "value" else f", unit={value.unit}"
-        eps = value.eps
-        eps = fingerprint({"eps": eps}) if isinstance(eps, Tensor) and eps.ndim else repr(float(eps))
-        return f"ThreatModel(p={value.p}, eps={eps}, bounds={_full(value.bounds)}, mask={mask}{later})"
-    return repr(value)

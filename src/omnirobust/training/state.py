@@ -54,6 +54,7 @@ class Run:
     Attributes:
         notes: what a reader of the accuracies must know of the model; None while nobody has looked. No checkpoint holds
             them.
+        natural: state of the optimizer in the natural epochs of a scheme that has such beside its own.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.notes: tuple[str, ...] | None = None
+        self.natural: dict[Any, Any] | None = None
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
@@ -104,6 +106,8 @@ class Run:
             state["attacker"] = kept
         if self.scheduler is not None:
             state["scheduler"] = self.scheduler.state_dict()
+        if self.natural is not None:
+            state["natural"] = self.natural
         if self.generators:
             state["generators"] = [generator.get_state() for generator in self.generators]
         return state if self.best is None else state | {"best": self.best}
@@ -146,6 +150,7 @@ class Run:
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"The checkpoint {self.file} belongs to another model: pass resume=False.") from error
         self.epoch, self.history, self.best = state["epoch"], state["history"], state.get("best")
+        self.natural = state.get("natural")
 
     def _check(self, state: dict[str, Any]) -> None:
         for name, value in asdict(self.settings).items():

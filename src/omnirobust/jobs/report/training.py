@@ -76,6 +76,9 @@ _KINDS = {
     "minmax": "Min-max adversarial training",
     "worst": "Worst-case adversarial training",
     "universal": "Universal adversarial training",
+    "msd": "Multi-steepest-descent adversarial training",
+    "alternate": "Adversarial training in turns",
+    "ramp": "Adversarial training by RAMP",
 }
 
 
