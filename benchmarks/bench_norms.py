@@ -1,0 +1,170 @@
+"""Training against two norms beside other authors' ways of doing it, at equal numbers of gradients.
+
+    python benchmarks/bench_norms.py --out benchmarks/norms.md    # train and judge what is missing, write the page
+    python benchmarks/bench_norms.py autoattack                   # judge the kept networks by AutoAttack as well
+    python benchmarks/bench_norms.py cost                         # gradients to the level of average training
+    python benchmarks/bench_norms.py choose                       # settings of ours, on images that judge nothing
+
+A gradient is a forward and a backward pass of one input through the network, in an attack or in the step on theta; each
+row trains for as many epochs as fit into the same number of them. Every cell is written to ``norms.json`` beside this
+file as it is found, and one that is there is not measured again. Networks are kept in ``--networks``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+import omnirobust as orb
+from norms_page import page
+from norms_setting import SETTINGS, Setting, begun, cost, epochs_of, note, read, rows
+from omnirobust.evaluation import evaluate_robustness
+from omnirobust.training import Scheme, fit
+
+
+def bits(right: Tensor) -> str:
+    return "".join("01"[int(r)] for r in right.tolist())
+
+
+def judged(model: nn.Module, setting: Setting, part: tuple[Tensor, Tensor], attacks: str = "default") -> dict[str, Any]:
+    """Return clean and union accuracy under strong attacks, and which images stand."""
+    threats = {threat.name: threat for threat in setting.threats}
+    modes = model.training
+    report = evaluate_robustness(model.eval(), *part, threats, attacks=cast("Any", attacks), steps=20)
+    model.train(modes)
+    by_norm = {name: round(rate, 4) for name, rate in report.accuracy.items()}
+    right = bits(report.correct.all(1))
+    return {"clean": round(report.clean, 4), "union": round(report.union, 4), "by_norm": by_norm, "right": right}
+
+
+def measure(networks: Path, names: Sequence[str], seeds: range, ratio: float) -> None:
+    """Train and judge every cell that is missing, a seed at a time."""
+    for name in names:
+        setting = SETTINGS[name]
+        for seed in seeds:
+            for row, scheme in rows(setting.threats, ratio).items():
+                if (key := f"{name}/{ratio:g}/{row}/{seed}") in read():
+                    continue
+                model, epochs = begun(setting, seed), epochs_of(scheme, setting.gradients)
+                begin, train = time.process_time(), setting.part("train", 0, setting.images)
+                fit(model, train, scheme, epochs=epochs, seed=seed, batch_size=setting.batch_size)
+                seconds = time.process_time() - begin
+                networks.mkdir(parents=True, exist_ok=True)
+                torch.save(model.state_dict(), networks / f"{key.replace('/', '_')}.pt")
+                found = judged(model, setting, setting.part("test", 0, setting.judged))
+                note(key, found | {"epochs": epochs, "cpu_seconds": round(seconds)})
+
+
+def by_autoattack(networks: Path, names: Sequence[str], seeds: range, ratio: float, images: int) -> None:
+    """Judge the kept networks by AutoAttack on the first test images."""
+    for name in names:
+        setting = SETTINGS[name]
+        for seed in seeds:
+            for row in rows(setting.threats, ratio):
+                key = f"{name}/{ratio:g}/{row}/{seed}"
+                file = networks / f"{key.replace('/', '_')}.pt"
+                if "autoattack" in read().get(key, {}) or not file.exists():
+                    continue
+                model = begun(setting, seed)
+                model.load_state_dict(torch.load(file, weights_only=True))
+                found = judged(model, setting, setting.part("test", 0, images), "autoattack")
+                note(key, {"autoattack": found["right"], "autoattack_union": found["union"]})
+
+
+MARKS = (31, 45, 60, 75, 100, 150, 201)
+"""Gradients an image after which the cost to a level is looked at."""
+
+
+def cost_to_level(names: Sequence[str], seeds: range) -> None:
+    """Follow average training and ours over the gradients that each image has cost."""
+    for name in names:
+        setting = SETTINGS[name]
+        for seed in seeds:
+            for row, scheme in (
+                ("average", Scheme("average", setting.threats, 10)),
+                *((f"min-max, {R} carried", Scheme("minmax", setting.threats, R, persist="all")) for R in (1, 2, 3)),
+            ):
+                if (key := f"cost/{name}/{row}/{seed}") not in read():
+                    note(key, {"curve": followed(setting, scheme, seed, setting.part("test", 0, setting.judged))})
+
+
+def followed(setting: Setting, scheme: Scheme, seed: int, part: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Return the union accuracy at every mark of gradients that is an epoch's end, or nearest to one."""
+    each, model, curve = cost(scheme)[0], begun(setting, seed), dict[str, float]()
+    looks = {max(1, mark // each) for mark in MARKS}
+
+    def look(epoch: int, last: int, row: Mapping[str, float]) -> None:
+        if epoch in looks:
+            curve[str(epoch * each)] = judged(model, setting, part)["union"]
+
+    train = setting.part("train", 0, setting.images)
+    fit(model, train, scheme, epochs=max(looks), seed=seed, batch_size=setting.batch_size, progress=look)
+    return curve
+
+
+CHOICES: dict[str, Callable[[Sequence[orb.ThreatModel]], Scheme]] = {
+    f"{kind}, {R} carried": lambda threats, kind=kind, R=R: Scheme(cast("Any", kind), tuple(threats), R, persist="all")
+    for kind in ("minmax", "worst", "average")
+    for R in (2, 3, 5)
+}
+CHOICES |= {
+    f"minmax, 3 carried, {name}": lambda threats, rule=rule: Scheme(
+        "minmax", tuple(threats), 3, rule=rule, persist="all"
+    )
+    for name, rule in {
+        "beta 0.1, gamma 1": orb.ProjectedAscent(0.1, 1.0),
+        "beta 0.5, gamma 0.5": orb.ProjectedAscent(0.5, 0.5),
+    }.items()
+}
+
+
+def choose(name: str, seeds: range, ratio: float) -> None:
+    """Judge settings of ours on training images that nothing is trained on."""
+    setting = SETTINGS[name]
+    for seed in seeds:
+        for row, made in CHOICES.items():
+            scheme = replace(made(setting.threats), adversarial_ratio=ratio)
+            if (key := f"choose/{name}/{ratio:g}/{row}/{seed}") in read():
+                continue
+            model, epochs = begun(setting, seed), epochs_of(scheme, setting.gradients)
+            train = setting.part("train", 0, setting.images)
+            fit(model, train, scheme, epochs=epochs, seed=seed, batch_size=setting.batch_size)
+            note(key, judged(model, setting, setting.part("train", 50000, setting.judged)) | {"epochs": epochs})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", default="all", choices=("all", "autoattack", "cost", "choose", "page"))
+    parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--ratio", type=float, default=0.5, help="share of attacked examples in the loss")
+    parser.add_argument("--images", type=int, default=200, help="of autoattack")
+    parser.add_argument("--networks", type=Path, default=Path("runs/norms"))
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    if given.what == "all":
+        measure(given.networks, given.only, seeds, given.ratio)
+    elif given.what == "autoattack":
+        by_autoattack(given.networks, given.only, seeds, given.ratio, given.images)
+    elif given.what == "cost":
+        cost_to_level(given.only, seeds)
+    elif given.what == "choose":
+        choose(given.only[0], seeds, given.ratio)
+    if given.out is None:
+        print(page())
+    else:
+        given.out.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
