@@ -72,8 +72,8 @@ test-slow: $(VENV)/.test
 test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e . pytest hypothesis cvxpy
-	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest tests/cli tests/jobs tests/report tests/fuzz \
-	  tests/test_attacks.py tests/test_data.py tests/test_runs.py tests/test_stores.py
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest tests/cli tests/jobs tests/fuzz \
+	  tests/attacks/test_recipes.py tests/attacks/test_store.py tests/zoo/test_data.py
 
 # The same processor, told to compute as others do: products of matrices then round differently with the size of a batch.
 test-processors: $(VENV)/.test

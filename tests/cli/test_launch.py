@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,25 +30,37 @@ def test_two_processes_write_the_files_of_one(digits, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         main([*SMALL, "--out", str(tmp_path / "one")])
     assert stopped.value.code == 0
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert out.count("Saved and read back, average") == 1  # the other process is silent
     assert out.endswith(f"Report:  {tmp_path}/two/report.html\n")
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
+DIES = """
+import os
+from pathlib import Path
+import torch
+
+class Dies(torch.nn.Sequential):
+    def forward(self, x):
+        parts = Path(__file__).with_name("run").glob("parts/*/*.safetensors")
+        if os.environ.get("RANK") == "1" and len(list(parts)) >= 2:
+            os.kill(os.getpid(), 9)
+        return super().forward(x)
+
+torch.manual_seed(0)
+net = Dies(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_told_and_the_run_goes_on(digits, tmp_path):
-    command = [*COMMAND, "--images", "30", "--steps", "50", "--batch-size", "2", "--out", str(tmp_path / "run")]
+    (tmp_path / "own.py").write_text(DIES)
+    words = [f"{tmp_path}/own.py:net" if word == "a" else word for word in COMMAND]
+    command = [*words, "--images", "30", "--steps", "50", "--batch-size", "2", "--out", str(tmp_path / "run")]
     process = start(*command, "--processes", "2")
-    deadline = time.monotonic() + 90
-    while len(kept := list((tmp_path / "run").glob("parts/*/*.safetensors"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert kept
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [pid for pid in children if b"omnirobust" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(int(workers[-1]), signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in err
     assert "was killed by signal 9. Give the same command again to go on." in err
     assert not (tmp_path / "run" / "metrics.json").exists()
@@ -72,7 +81,7 @@ def test_what_another_process_finds_wrong_is_told_as_well(digits, tmp_path, monk
     )
     words = [f"{tmp_path}/own.py:net" if word == "a" else word for word in COMMAND]
     process = start(*words, "--processes", "2", "--out", str(tmp_path / "run"))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode in (2, 3) and "Traceback" not in err
     assert "broken on one machine" in err
 
@@ -86,7 +95,7 @@ def test_the_last_words_of_a_process_that_was_killed_are_told(digits, tmp_path):
     )
     words = [f"{tmp_path}/own.py:net" if word == "a" else word for word in COMMAND]
     process = start(*words, "--processes", "2", "--out", str(tmp_path / "run"))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in err
     assert "Process 1 was killed by signal 9. Give the same command again to go on. Its last words: what it was" in err
 

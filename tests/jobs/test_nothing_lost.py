@@ -31,6 +31,7 @@ from omnirobust.jobs import (
     run_training,
 )
 from omnirobust.jobs import train as train_module
+from omnirobust.jobs.report.robustness import stacked
 from omnirobust.training import Scheme
 from omnirobust.zoo import Recipe
 
@@ -108,7 +109,7 @@ def test_of_two_trainings_in_one_folder_the_second_waits_and_finds_what_the_firs
 
     thread = Thread(target=again)
     first = run_training(TRAINING, tmp_path / "run", after_epoch=after_epoch)
-    thread.join(60)
+    thread.join(300)
     assert set(told) == {f"another command is at work in {tmp_path / 'run'}: waiting for its end"}
     assert second == [first]
     assert epochs(tmp_path / "run") == {1: 60, 2: 60, 3: 60}
@@ -294,4 +295,4 @@ def test_a_run_of_an_earlier_version_is_read(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["report", str(out)])
     assert stopped.value.code == 0
-    assert "50.0" in (out / "report.html").read_text()
+    assert stacked(rate) in (out / "report.html").read_text()
