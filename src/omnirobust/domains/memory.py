@@ -1,4 +1,7 @@
-"""How many images fit into a budget: what the graph of a forward pass holds, counted while one is recorded."""
+"""How many images fit into a budget: what the graph of a forward pass holds, counted while one is recorded.
+
+Importing it lets the C library keep what a step has freed for the next one.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +71,12 @@ SMALL = 2**22
 
 _PROBE = 8
 """Images of the first pass, while it is not known what one costs."""
+
+
+# glibc returns to the system what is freed beyond twice the largest block that it has seen freed, and an attack pays
+# for the pages anew in its next step: a sixth of the processor time of small networks. One block that nobody writes to,
+# the largest that it goes by (32 MiB less what it adds), lets it keep 64 MiB. MALLOC_TRIM_THRESHOLD_ overrules that.
+torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 
 
 def default_budget(device: torch.device) -> int:
