@@ -268,3 +268,19 @@ def test_losses_are_unchanged_by_what_their_docstrings_say_and_by_nothing_else(l
     for invariant, name in ((OFFSET, "offset"), (FACTOR, "factor"), (CLASSES, "classes")):
         same = torch.isclose(loss(changed[name], y, targeted=targeted), was, rtol=1e-9, atol=1e-9)
         assert bool(same.all()) == (loss in invariant), name
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4, 1e38])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_slope_of_the_cross_entropy_is_that_of_autograd(dtype: torch.dtype, scale: float) -> None:
+    """Bit for bit, whether a model is sure, surely fooled, or rules classes out."""
+    z, y = random_logits(11, rows=400, classes=6)
+    z = (z * scale / 4).to(dtype).clamp(-scale * 3, scale * 3)
+    z[::7, 2], z[::5, 3] = -torch.inf, z[::5].amax(1)
+    z.scatter_(1, y.unsqueeze(1), z.nan_to_num(neginf=0.0).gather(1, y.unsqueeze(1)))
+    leaf = z.clone().requires_grad_()
+    value = -losses.neg_cross_entropy(leaf, y)
+    (grad,) = torch.autograd.grad(value.sum(), leaf)
+    found, slope = losses.cross_entropy_slope(z, y)
+    assert torch.equal(found, value.detach()) and torch.equal(slope, grad)
+    assert bool((slope != 0).any())

@@ -10,8 +10,9 @@ price of arithmetic.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -164,28 +165,34 @@ def fast_l2(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, out: Tensor) -
     g(t) <= eps^2, the secants, first through 0, climb monotonically; 3 to 5 evaluations suffice. Every evaluation is
     three passes over ``out``: a slope would cost as much as an evaluation, and another buffer its page faults.
     """
-    tol = TOLERANCES[a.dtype]
-    target = eps * eps
-    # A quarter of the tolerance is left for the rounding of t + gap / slope.
-    close = 0.75 * tol.solved * target
-    total = _square_sum(a)
-    t = torch.where(total > target * (1 + tol.inside), target / total, 1)
-    move, last, slope = t, torch.zeros_like(t), total
-    step = 0
-    while True:
-        reached = _square_sum(torch.clamp(torch.mul(a, t.sqrt(), out=out), lower, upper, out=out))
-        gap = target - reached
-        # Nearer points would give the rounding of the sums.
-        slope = torch.where(move.abs() > 1e-4 * t, (reached - last) / move, slope)
-        move = (t + gap / slope).clamp_max_(1).sub_(t)
-        unsolved = (move.abs() * slope) > close
-        if step == 15 or not bool(unsolved.any()):
-            break
-        t, last = torch.where(unsolved, t + move, t), reached
-        step += 1
-    solved = (gap.abs() <= tol.solved * target) | ((t == 1) & (gap > 0))
-    # Where almost all of the norm sits on the box, the root is sensitive to rounding in the sums.
-    return solved & ((20 * t * slope >= target) | (t == 1)) & _usable(eps, tol)
+    tol, on_cpu = TOLERANCES[a.dtype], a.device.type == "cpu"
+    # one number a row: on a processor NumPy calls cost a quarter of torch's, and round alike
+    xp: Any = np if on_cpu else torch
+    own = (lambda column: column.numpy()) if on_cpu else (lambda column: column)
+    radius, total, one = own(eps), own(_square_sum(a)), own(eps.new_ones(1))
+    with np.errstate(all="ignore"):
+        target = radius * radius
+        # A quarter of the tolerance is left for the rounding of t + gap / slope.
+        close = 0.75 * tol.solved * target
+        t = xp.where(total > target * (1 + tol.inside), target / total, one)
+        move, last, slope = t, 0 * t, total
+        step = 0
+        while True:
+            scale = torch.as_tensor(t).sqrt()  # as rounded as ever: that of NumPy differs in the last place
+            reached = own(_square_sum(torch.clamp(torch.mul(a, scale, out=out), lower, upper, out=out)))
+            gap = target - reached
+            # Nearer points would give the rounding of the sums.
+            slope = xp.where(abs(move) > 1e-4 * t, (reached - last) / move, slope)
+            move = xp.minimum(t + gap / slope, one) - t
+            unsolved = (abs(move) * slope) > close
+            if step == 15 or not bool(unsolved.any()):
+                break
+            t, last = xp.where(unsolved, t + move, t), reached
+            step += 1
+        solved = (abs(gap) <= tol.solved * target) | ((t == 1) & (gap > 0))
+        # Where almost all of the norm sits on the box, the root is sensitive to rounding in the sums.
+        solved &= ((20 * t * slope >= target) | (t == 1)) & _usable(radius, tol)
+    return torch.as_tensor(solved)
 
 
 def _square_sum(rows: Tensor) -> Tensor:
@@ -252,5 +259,5 @@ def _caps(a: Tensor, eps: Tensor, lower: Tensor, upper: Tensor, out: Tensor) -> 
     return torch.clamp(torch.copysign(2 * eps, a, out=out), lower, upper, out=out)
 
 
-def _usable(eps: Tensor, tol: Tolerance) -> Tensor:
+def _usable(eps: Any, tol: Tolerance) -> Any:
     return ((eps > tol.small) & (eps < tol.large)) | (eps == 0)

@@ -7,7 +7,7 @@ each evaluation with the next perturbation, already projected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -63,7 +63,7 @@ class RawGradient:
         """Return the stepper; ``step_size`` is alpha and must be given."""
         if step_size is None:
             raise ValueError("step_size must be given for raw gradients: their scale is the model's")
-        return _Plain(lambda g: g, step_size, steps, self.decay)
+        return Plain(lambda g: g, step_size, steps, self.decay)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Sign:
 
     def start(self, feasible: FeasibleSet, step_size: float | Tensor | None, steps: int) -> Stepper:
         """Return the stepper; ``step_size`` is alpha, in units of the input, or (B,); else eps/4 (l0: width/4)."""
-        return _Plain(torch.sign, step_size, steps, self.decay)
+        return Plain(torch.sign, step_size, steps, self.decay)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Normalised:
 
     def start(self, feasible: FeasibleSet, step_size: float | Tensor | None, steps: int) -> Stepper:
         """Return the stepper; ``step_size`` is alpha, an l2 length, or (B,); else eps/4 (l0: width/4)."""
-        return _Plain(unit_l2, step_size, steps, self.decay)
+        return Plain(unit_l2, step_size, steps, self.decay)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Sparse:
 
     def start(self, feasible: FeasibleSet, step_size: float | Tensor | None, steps: int) -> Stepper:
         """Return the stepper; ``step_size`` is alpha, an l1 length, or (B,); else eps/4."""
-        return _OfLargest(self.share, _Plain(lambda u: u, step_size, steps, self.decay))
+        return _OfLargest(self.share, Plain(lambda u: u, step_size, steps, self.decay))
 
 
 def unit_l2(g: Tensor) -> Tensor:
@@ -116,14 +116,15 @@ def unit_l2(g: Tensor) -> Tensor:
     flat = g.flatten(1)
     norms = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     out = flat / norms
-    odd = ~((norms > 1e-12) & (norms < 1e12)).squeeze(1)  # squares that may underflow or overflow, and zeros
-    if bool(odd.any()):
+    least, most = norms.aminmax() if len(norms) else (1.0, 1.0)
+    if not (float(least) > 1e-12 and float(most) < 1e12):  # squares that may underflow or overflow, zeros, and NaN
+        odd = ~((norms > 1e-12) & (norms < 1e12)).squeeze(1)
         scaled = flat[odd] / flat[odd].abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
         out[odd] = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1e-12)
     return out.view_as(g)
 
 
-class _Plain:
+class Plain:
     """A step along a function of the weighted gradient, its size constant or decayed linearly to 1/T of itself."""
 
     def __init__(
@@ -134,8 +135,13 @@ class _Plain:
         self._shape, self._size, self._steps, self._decay = shape, step_size, steps, decay
 
     def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
+        """See ``Stepper``."""
         assert evaluation.grads is not None
-        move = self._shape(weighted_gradient(weights, evaluation.grads))
+        return self.down(t, delta, weighted_gradient(weights, evaluation.grads), feasible)
+
+    def down(self, t: int, delta: Tensor, slope: Tensor, feasible: FeasibleSet) -> Tensor:
+        """Take step ``t`` from ``delta`` along a gradient (B, *S) that is weighed already."""
+        move = self._shape(slope)
         fraction = 1.0 if self._decay == "constant" else 1.0 - (t - 1) / self._steps
         if isinstance(self._size, Tensor):
             size = (self._size * fraction).view((-1,) + (1,) * (delta.ndim - 1))
@@ -157,7 +163,7 @@ class _Plain:
 class _OfLargest:
     """A plain step along the signs of the largest coordinates."""
 
-    def __init__(self, share: float, plain: _Plain) -> None:
+    def __init__(self, share: float, plain: Plain) -> None:
         self._share, self._plain = share, plain
 
     def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
@@ -168,8 +174,7 @@ class _OfLargest:
         count = max(1, round(self._share * size.shape[1]))
         largest = torch.zeros_like(size).scatter_(1, size.topk(count, dim=1).indices, 1.0 / count)
         u = largest.view_as(grad) * grad.sign() * ~stuck
-        ones = weights.new_ones(len(weights), 1)
-        return self._plain.step(t, delta, ones, replace(evaluation, grads=(u,)), feasible)
+        return self._plain.down(t, delta, u, feasible)
 
     def select(self, rows: Tensor) -> None:
         self._plain.select(rows)

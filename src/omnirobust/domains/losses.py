@@ -33,6 +33,9 @@ _LEAST_SLOPE = 2.0**-100
 """What is added to the slope of the cross-entropy in its margin, 1 - p_y: that leaves the range of float32 at a margin
 of 103 and, a factor of the gradient, would take its direction along."""
 
+_STRAIGHT = 50
+"""Argument from which on softplus is the identity."""
+
 UNITS = 4.0
 """Units of ``relative_margin`` in one reach: on clean inputs it lies between -4 and 4."""
 
@@ -294,7 +297,27 @@ def neg_cross_entropy(logits: Tensor, labels: Tensor, *, targeted: bool = False)
     """
     m = smooth_margin(logits, labels)
     held = (m - m.detach()).nan_to_num()  # zero; NaN where the margin is infinite
-    return _signed(-softplus(-m, threshold=50) + _LEAST_SLOPE * held, targeted)
+    return _signed(-softplus(-m, threshold=_STRAIGHT) + _LEAST_SLOPE * held, targeted)
+
+
+def cross_entropy_slope(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the negative of ``neg_cross_entropy``, f = softplus(-m), (B,), and its gradient in the logits, (B, C).
+
+        df/dz_y = -s,    df/dz_j = s exp(z_j) / sum_{i != y} exp(z_i),    s = sigmoid(-m) + 2^-100
+
+    Bit for bit what autograd makes of it, by a quarter of the operations: for loops that need no graph of the loss.
+
+    Args:
+        logits: (B, C), in float32 or wider; of a row all finite, or minus infinity for classes other than its label.
+        labels: (B,) int64 in [0, C).
+    """
+    z, at = logits.detach(), labels.unsqueeze(1)
+    rest = z.scatter(1, at, -torch.inf).clamp_min_(torch.finfo(z.dtype).min)
+    others = rest.logsumexp(dim=1, keepdim=True)
+    lost = others - z.gather(1, at)
+    slope = torch.ops.aten.softplus_backward(torch.ones_like(lost), lost, 1, _STRAIGHT)
+    slope = slope.add_(_LEAST_SLOPE * lost.isfinite())
+    return softplus(lost, threshold=_STRAIGHT).squeeze(1), rest.sub_(others).exp_().mul_(slope).scatter_(1, at, -slope)
 
 
 def dlr(logits: Tensor, labels: Tensor, *, targeted: bool = False) -> Tensor:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from omnirobust.core.arguments import check_seed
 from omnirobust.core.contracts import checked_rule, first_weights, set_around
-from omnirobust.core.directions import Stepper
+from omnirobust.core.directions import Plain, Stepper
 from omnirobust.core.draws import DrawKey
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Evaluation, check_shape
 from omnirobust.domains.classifier import Classifier, Precision, widened
-from omnirobust.domains.losses import neg_cross_entropy
-from omnirobust.domains.outputs import check_finite, check_ruled_in, rows_named
+from omnirobust.domains.outputs import rows_named
 from omnirobust.training.carried import Carried
-from omnirobust.training.diversity import diversity
+from omnirobust.training.evaluating import Evaluator, Seen
 from omnirobust.training.inner_steps import carried_starts, drawn_seeds, row_seeds, starts, steppers
 from omnirobust.training.msd import ascend_together
-from omnirobust.training.outputs import check_differentiable, check_labels, needs_second_derivatives
 from omnirobust.training.schemes import Scheme
 
 
@@ -127,11 +124,8 @@ def attack_rows(
     # rows go through the model once for each threat, one set after the other
     with rows_named(lambda row: row % len(x)), classifier.frozen(), torch.enable_grad():
         if scheme.kind == "msd":
-            return ascend_together(
-                lambda delta: evaluate(classifier, x, y, [delta], 0.0).ascent[0],
-                lambda deltas: losses_at(classifier, x, y, deltas),
-                scheme, feasible, start,
-            )  # fmt: skip
+            one, every = (Evaluator(classifier, x, y, count) for count in (1, len(start)))
+            return ascend_together(lambda delta: one.see([delta]).descent[0], every.losses, scheme, feasible, start)
         return _ascend(classifier, x, y, scheme, feasible, start, weights)
 
 
@@ -146,99 +140,40 @@ def _ascend(
 ) -> tuple[list[Tensor], Tensor]:
     """Run the R steps on perturbations and weights."""
     rule, moving = checked_rule(scheme.weight_rule), steppers(scheme, feasible)
+    passes = Evaluator(classifier, x, y, len(deltas))
     judged = scheme.kind in ("worst", "ramp")  # by the losses that the attacks, each for itself, have reached
+    # the factor on each attack's gradient: w_k as printed, or 1, so that no attack stalls
+    weighed = scheme.preset == "paper" and scheme.kind != "worst"
     for r in range(1, scheme.steps + 1):
-        seen = evaluate(classifier, x, y, deltas, scheme.dpar)
-        shares = _shares(scheme, weights)
+        seen = passes.see(deltas, scheme.dpar)
         deltas = [
-            _step(stepper, r, delta, shares[:, k], seen, k, scheme.dpar, around)
+            _step(stepper, r, delta, weights[:, k] if weighed else None, seen, k, scheme.dpar, around)
             for k, (stepper, delta, around) in enumerate(zip(moving, deltas, feasible, strict=True))
         ]
         if not judged:
             weights = rule.step(weights, seen.losses)
     if judged:
-        weights = rule.step(weights, losses_at(classifier, x, y, deltas))
+        weights = rule.step(weights, passes.losses(deltas))
     return deltas, weights
-
-
-class Seen(NamedTuple):
-    """What one evaluation of the K perturbations yields.
-
-    Attributes:
-        losses: f, high = fooled, (B, K).
-        ascent: grad f of each perturbation, (K, B, *S).
-        diversity: h, (B,); None without DPAR.
-        spread: grad h of each perturbation, (K, B, *S); None without DPAR.
-    """
-
-    losses: Tensor
-    ascent: Tensor
-    diversity: Tensor | None
-    spread: Tensor | None
-
-
-def evaluate(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor], dpar: float) -> Seen:
-    """Evaluate K perturbations (B, *S) in one forward pass, with their input gradients and, for DPAR, those of h."""
-    points = widened(_displaced(x, deltas)).requires_grad_(True)
-    losses = _losses(classifier, points, y, len(deltas), x.dtype)
-    check_differentiable(losses)
-    with classifier.differentiating():
-        (grads,) = torch.autograd.grad(losses.sum(), points, create_graph=dpar > 0)
-    check_finite(grads, f"model {classifier.name!r} has NaN or infinite input gradients")
-    by_attack = losses.detach().view(len(deltas), -1).t()
-    grads = grads.view(len(deltas), *x.shape)
-    if dpar == 0:
-        return Seen(by_attack, grads, None, None)
-    h = diversity(grads)
-    return Seen(by_attack, grads.detach(), h.detach(), second_gradient(h.sum(), points).view_as(grads))
-
-
-def losses_at(classifier: Classifier, x: Tensor, y: Tensor, deltas: list[Tensor]) -> Tensor:
-    """Return f of K perturbations (B, *S), (B, K), without gradients."""
-    with torch.no_grad():
-        return _losses(classifier, _displaced(x, deltas), y, len(deltas), x.dtype).view(len(deltas), -1).t()
-
-
-def _displaced(x: Tensor, deltas: list[Tensor]) -> Tensor:
-    """Return x + delta for each of K perturbations (B, *S), (K B, *S): one pass over the memory, not three."""
-    points = x.new_empty(len(deltas), *x.shape)
-    for place, delta in zip(points, deltas, strict=True):
-        torch.add(x, delta, out=place)
-    return points.flatten(0, 1)
-
-
-def second_gradient(h: Tensor, points: Tensor) -> Tensor:
-    """Return the gradient of ``h``, itself made of gradients, or say that the model cannot give it."""
-    with needs_second_derivatives():
-        return torch.autograd.grad(h, points)[0]
-
-
-def _losses(classifier: Classifier, points: Tensor, y: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    logits, labels = classifier(classifier.arrange(points), dtype), y.repeat(count)
-    check_labels(logits, y)
-    check_ruled_in(logits, labels, f"model {classifier.name!r}")
-    return -neg_cross_entropy(logits, labels)
-
-
-def _shares(scheme: Scheme, weights: Tensor) -> Tensor:
-    """Return the factor on each attack's gradient, (B, K): w_k as printed, or 1, so that no attack stalls."""
-    return weights if scheme.preset == "paper" and scheme.kind != "worst" else torch.ones_like(weights)
 
 
 def _step(
     stepper: Stepper,
     r: int,
     delta: Tensor,
-    share: Tensor,
+    share: Tensor | None,
     seen: Seen,
     k: int,
     dpar: float,
     around: FeasibleSet,
 ) -> Tensor:
-    """Move one perturbation up share f + dpar h. Steppers descend, so that the weights are handed over negated."""
+    """Move one perturbation up share f + dpar h, by a stepper, which descends."""
+    if share is None and seen.spread is None and isinstance(stepper, Plain):
+        return stepper.down(r, delta, seen.descent[k], around)
+    share = torch.ones_like(seen.losses[:, k]) if share is None else share
     if seen.spread is None or seen.diversity is None:
-        view = Evaluation(-seen.losses[:, k : k + 1], None, (seen.ascent[k],))
-        return stepper.step(r, delta, -share.unsqueeze(1), view, around)
+        view = Evaluation(-seen.losses[:, k : k + 1], None, (seen.descent[k],))
+        return stepper.step(r, delta, share.unsqueeze(1), view, around)
     fell = -(seen.losses[:, k] + dpar * seen.diversity)
-    view = Evaluation(torch.stack([fell, fell], 1), None, (seen.ascent[k], seen.spread[k]))
-    return stepper.step(r, delta, -torch.stack([share, torch.full_like(share, dpar)], 1), view, around)
+    view = Evaluation(torch.stack([fell, fell], 1), None, (seen.descent[k], seen.spread[k]))
+    return stepper.step(r, delta, torch.stack([share, torch.full_like(share, -dpar)], 1), view, around)

@@ -18,9 +18,10 @@ from omnirobust.core.units import start as start_in_units
 from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.outputs import RowError, rows_named
 from omnirobust.training.alternate import RunningErrors
-from omnirobust.training.ampgd import Seen, attack_rows, evaluate
+from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batch
 from omnirobust.training.carried import Carried, CarriedDeltas
+from omnirobust.training.evaluating import Evaluator, Seen
 from omnirobust.training.inner_steps import row_seeds
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Workers
@@ -229,14 +230,14 @@ class UniversalAttacker:
         moved = batch.x + delta
         cut = clamped(moved, self.scheme.threats[0].bounds)
         try:
-            seen = evaluate(self.classifier, batch.x, batch.y, [cut - batch.x], 0.0)
+            seen = Evaluator(self.classifier, batch.x, batch.y, 1).see([cut - batch.x])
         except RowError:
             if self.workers.count == 1:
                 raise
             seen = Seen(batch.x.new_zeros(len(batch.x), 1), torch.full_like(batch.x, torch.nan)[None], None, None)
         inside = cut == moved  # a clamped pixel passes no gradient on
-        grad = self.workers.total((seen.ascent[0] * inside).sum(0, keepdim=True) * float(batch.factor > 0))
-        flat = Evaluation(delta.new_zeros(1, 1), None, (-grad,))
+        grad = self.workers.total((seen.descent[0] * inside).sum(0, keepdim=True) * float(batch.factor > 0))
+        flat = Evaluation(delta.new_zeros(1, 1), None, (grad,))
         return stepper.step(r, delta, delta.new_ones(1, 1), flat, around)
 
     def state(self) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from omnirobust.training.schemes import Scheme
 
 
 def ascend_together(
-    gradient: Callable[[Tensor], Tensor],
+    descent: Callable[[Tensor], Tensor],
     losses: Callable[[list[Tensor]], Tensor],
     scheme: Scheme,
     feasible: list[FeasibleSet],
@@ -29,7 +29,7 @@ def ascend_together(
         delta_k <- proj_{X_k}(delta + alpha_k v_k(grad f(delta))),    delta <- delta_k of the highest f(delta_k)
 
     Args:
-        gradient: delta (B, *S) to grad f, (B, *S).
+        descent: delta (B, *S) to grad (-f), (B, *S), which steppers go down.
         losses: K perturbations (B, *S) to their f, (B, K).
         scheme: of kind "msd".
         feasible: the sets X_k.
@@ -47,10 +47,9 @@ def ascend_together(
     delta = starts[0] if scheme.start == "zero" else _worst(starts, losses(starts))[0]
     kept = torch.zeros(len(delta), dtype=torch.int64, device=delta.device)
     for r in range(1, scheme.steps + 1):
-        fallen = Evaluation(torch.zeros_like(ones), None, (gradient(delta),))
+        fallen = Evaluation(torch.zeros_like(ones), None, (descent(delta),))
         candidates = [
-            stepper.step(r, delta, -ones, fallen, around)  # steppers descend
-            for stepper, around in zip(moving, feasible, strict=True)
+            stepper.step(r, delta, ones, fallen, around) for stepper, around in zip(moving, feasible, strict=True)
         ]
         delta, kept = _worst(candidates, losses(candidates))
     weights = one_hot(kept, len(feasible))
