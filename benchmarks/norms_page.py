@@ -62,7 +62,7 @@ def cost_table(name: str) -> list[str]:
     """Return the gradients after which each run of ours was first at the level that average training ended with."""
     cells, lines = read(), list[str]()
     runs = {key: cell["curve"] for key, cell in cells.items() if key.startswith(f"cost/{name}/")}
-    levels = {key.rpartition("/")[2]: list(curve.values())[-1] for key, curve in runs.items() if "/average/" in key}
+    levels = {key.rpartition("/")[2]: curve[max(curve, key=int)] for key, curve in runs.items() if "/average/" in key}
     for key, curve in sorted(runs.items()):
         seed = key.rpartition("/")[2]
         if "/average/" in key or seed not in levels:

@@ -91,6 +91,31 @@ def test_a_training_from_the_command_line(digits, tmp_path, capsys):
     assert (code, err) == (0, "") and any(line.split()[:1] == ["robust"] for line in out.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("options", "kind", "called"),
+    [
+        ("msd", "msd", "Multi-steepest-descent adversarial training against"),
+        ("alternate", "alternate", "Adversarial training in turns against"),
+        ("ramp --pairing 2 --natural-share 0.25", "ramp", "Adversarial training by RAMP against"),
+    ],
+)
+def test_rivals_from_the_command_line(digits, tmp_path, capsys, options, kind, called):
+    line = f"train --data digits --model digits/a {TWO} --scheme {options} --epochs 2 {SMALL} --keep last"
+    code, _, err = run(capsys, line, f"--out {tmp_path}/run")
+    assert code == 0, err
+    extra = {"pairing": 2.0, "natural_share": 0.25} if kind == "ramp" else {}
+    scheme = Scheme(kind, (orb.Linf(0.1), orb.L2(0.5)), steps=2, **extra)
+    train = data.load("digits", "train")
+    torch.manual_seed(0)
+    model = zoo.build("a", train.shape, 10)
+    fit(model, (train.x[:96], train.y[:96]), scheme, epochs=2, batch_size=32)
+    assert all(torch.equal(value, weights(tmp_path / "run")[name]) for name, value in model.state_dict().items())
+    told = TrainingRecord.open(tmp_path / "run").config["scheme"]
+    assert told["kind"] == kind and all(told[name] == value for name, value in extra.items())
+    assert ("pairing" in told) == (kind == "ramp")
+    assert called in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_the_page_can_be_written_again(digits, tmp_path, capsys):
     run(capsys, f"train --data digits --model a {TWO} --epochs 2 {SMALL} --out {tmp_path}/run")
     first = (tmp_path / "run" / "report.html").read_text()
@@ -244,6 +269,9 @@ def frozen():
         (f"--model a --scheme average --beta 0.1 {TWO}", "rule must be None unless kind is minmax"),
         (f"--model a --dpar -1 {TWO}", "dpar must be >= 0, got -1.0"),
         ("--model a --dpar 0.1 --threat l2:1", "dpar must be 0 unless two or more attacks can differ"),
+        (f"--model a --scheme msd --persist all {TWO}", "persist must be 'none' unless kind is one of single, average"),
+        (f"--model a --scheme ramp --dpar 0.1 {TWO}", "dpar must be 0 for kind ramp, got 0.1"),
+        (f"--model a --pairing 1 {TWO}", "pairing must be left out unless kind is ramp, got 1.0 with kind 'minmax'"),
         (f"--model OWN:no_second --dpar 0.1 {TWO}", "dpar must be 0 for this model, which has no second derivatives"),
         (f"--model OWN:wide {TWO}", "model must take inputs of shape (2, 1, 8, 8), got an error: mat1 and mat2"),
         (f"--model OWN:few {TWO}", "data must hold labels from 0 to 2, the model's classes, got 0 to 9"),

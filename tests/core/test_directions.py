@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import omnirobust as orb
 from omnirobust.core.adaptive import checkpoints
-from omnirobust.core.directions import balanced_gradient, unit_l2, weighted_gradient
+from omnirobust.core.directions import Sparse, balanced_gradient, unit_l2, weighted_gradient
 from omnirobust.core.swaps import swap_coordinates
 from omnirobust.core.types import Evaluation
 
@@ -59,6 +59,25 @@ def test_plain_directions_follow_their_formulas(evaluation: Evaluation, kind: ty
     size = 0.2 * (1.0 if decay == "constant" else (4 - (t - 1)) / 4)
     stepper = kind(decay).start(free(), 0.2, 4)
     assert torch.allclose(stepper.step(t, HERE, W, evaluation, free()), HERE - size * shape)
+
+
+def test_sparse_moves_the_largest_coordinates_that_can_still_move() -> None:
+    g = torch.Generator().manual_seed(0)
+    grad = torch.randn(1, 1, 2, 5, generator=g, dtype=torch.float64)
+    order = grad.flatten().abs().argsort(descending=True).tolist()
+    lower, upper = torch.full_like(grad, -1.0), torch.full_like(grad, 1.0)
+    delta = torch.zeros_like(grad)
+    for place, end in ((order[0], 1.0), (order[2], -1.0)):  # the largest stands where it would leave the box
+        delta.view(-1)[place] = -end * grad.flatten()[place].sign()
+    around = orb.FeasibleSet(1, 100.0, lower, upper)
+    stepper = Sparse(0.3, "linear").start(around, 0.6, 4)
+    seen = Evaluation(torch.zeros(1, 1).double(), None, (grad,))
+    moved = stepper.step(3, delta, torch.ones(1, 1).double(), seen, around) - delta
+    expected = torch.zeros_like(grad).flatten()
+    for place in order[1:4]:  # 3 of 10, each a third of what is half of 0.6 in the third of four steps
+        expected[place] = -grad.flatten()[place].sign() * 0.1
+    torch.testing.assert_close(moved.flatten(), expected)
+    assert float(moved.abs().sum()) == pytest.approx(0.3)
 
 
 def test_without_a_step_size_a_quarter_of_the_radius_is_taken(evaluation: Evaluation) -> None:

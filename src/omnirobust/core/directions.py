@@ -13,6 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import check_number
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Evaluation
 from omnirobust.core.weights import weighted_gradient as weighted_gradient
@@ -105,6 +106,9 @@ class Sparse:
 
     share: float = 0.01
     decay: Decay = "constant"
+
+    def __post_init__(self) -> None:
+        check_number("share", self.share, "in (0, 1]", lambda share: 0 < share <= 1)
 
     def start(self, feasible: FeasibleSet, step_size: float | Tensor | None, steps: int) -> Stepper:
         """Return the stepper; ``step_size`` is alpha, an l1 length, or (B,); else eps/4."""
