@@ -78,7 +78,7 @@ def by_autoattack(networks: Path, names: Sequence[str], seeds: range, ratio: flo
                 note(key, {"autoattack": found["right"], "autoattack_union": found["union"]})
 
 
-MARKS = (31, 45, 60, 75, 100, 150, 201)
+MARKS = (21, 28, 35, 45, 60, 80, 101)
 """Gradients an image after which the cost to a level is looked at."""
 
 

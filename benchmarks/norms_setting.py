@@ -65,8 +65,8 @@ def small_conv() -> nn.Module:
 
 
 SETTINGS = {
-    "mlp": Setting("MLP, MNIST", "mnist", 28, 3000, 64, 201, 500, MNIST, lambda: zoo.build("a", (1, 28, 28), 10)),
-    "lenet": Setting("LeNet, MNIST", "mnist", 28, 1000, 32, 201, 400, MNIST, lambda: zoo.build("c", (1, 28, 28), 10)),
+    "mlp": Setting("MLP, MNIST", "mnist", 28, 2000, 32, 101, 500, MNIST, lambda: zoo.build("a", (1, 28, 28), 10)),
+    "lenet": Setting("LeNet, MNIST", "mnist", 28, 1000, 32, 101, 400, MNIST, lambda: zoo.build("c", (1, 28, 28), 10)),
     "conv": Setting("small CNN, CIFAR-10 24 x 24", "cifar10", 24, 2000, 64, 101, 400, CIFAR, small_conv),
 }
 

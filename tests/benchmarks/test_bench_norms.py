@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from omnirobust.core.threat_models import L2, Linf
+from omnirobust.evaluation import evaluate_robustness
+from omnirobust.evaluation.suite import STRONG
 from omnirobust.training import fit
+from omnirobust.zoo import data
 
 BOTH = (Linf(0.1), L2(0.5))
 NAMES = ("average", "worst (MAX)", "min-max", "min-max, carried", "MSD", "E-AT", "RAMP")
@@ -69,6 +73,42 @@ def test_every_row_is_there_and_epochs_spend_alike(modules: dict[str, ModuleType
         assert abs(spent - 201) <= setting.cost(scheme)[0] / 2
 
 
+def test_cells_are_measured_once_and_curves_followed(
+    modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    setting, bench, page = (modules[name] for name in ("norms_setting", "bench_norms", "norms_page"))
+    tiny = setting.Setting(
+        "tiny", "digits", 6, 40, 20, 24, 6, BOTH, lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 10))
+    )
+    monkeypatch.setattr(setting, "SETTINGS", {"tiny": tiny})
+    for module in (bench, page):
+        monkeypatch.setattr(module, "SETTINGS", setting.SETTINGS)
+    monkeypatch.setattr(bench, "CHOICES", dict(list(bench.CHOICES.items())[:1]))
+    monkeypatch.setattr(bench, "MARKS", (9, 12))
+    weak = partial(evaluate_robustness, attacks=STRONG[:1])
+    monkeypatch.setattr(bench, "evaluate_robustness", lambda *part, **_: weak(*part, steps=2))
+    monkeypatch.setattr(setting.Setting, "part", _digits)
+    bench.measure(tmp_path, ["tiny"], range(1), 0.5)
+    cells = setting.read()
+    assert sorted(cells) == sorted(f"tiny/0.5/{name}/{seed}" for name in NAMES for seed in (0,))
+    for cell in cells.values():
+        assert cell["union"] == pytest.approx(cell["right"].count("1") / 6, abs=1e-4) and len(cell["right"]) == 6
+    monkeypatch.setattr(bench, "fit", None)  # what is there is not measured again
+    bench.measure(tmp_path, ["tiny"], range(1), 0.5)
+    monkeypatch.setattr(bench, "fit", fit)
+    bench.cost_to_level(["tiny"], range(1))
+    bench.choose("tiny", range(1), 0.5)
+    curve = setting.read()["cost/tiny/min-max, 1 carried/0"]["curve"]
+    assert sorted(map(int, curve)) == [5, 10]  # 5 gradients an epoch: the ends of epochs not beyond 9 and 12
+    text = page.page()
+    assert text.count("| not measured |") == len(NAMES) and "Gradients to a level: tiny" in text
+
+
+def _digits(self, split: str, start: int, count: int) -> tuple[Tensor, Tensor]:
+    found = data.load("digits", split, limit=count)
+    return found.x[..., 1:7, 1:7].contiguous(), found.y
+
+
 def test_the_page_says_what_the_cells_say(modules: dict[str, ModuleType]) -> None:
     setting, page = modules["norms_setting"], modules["norms_page"].page
     for seed, (one, other) in enumerate((("1100", "1110"), ("1000", "1100"))):
@@ -80,7 +120,7 @@ def test_the_page_says_what_the_cells_say(modules: dict[str, ModuleType]) -> Non
     text = page()
     row = next(line for line in text.splitlines() if line.startswith("| average |"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    assert cells[:6] == ["average", "10", "23 + 0", "9", "2", "90.0"]
+    assert cells[:6] == ["average", "10", "23 + 0", "4", "2", "90.0"]
     assert cells[6].startswith("37.5 (") and cells[7].startswith("-25.0 (") and cells[8].startswith("50.0 (")
     assert "| min-max, 2 carried | 0 | 30.0 | 207 | 56 | 0.27 |" in text
     assert json.loads(setting.FILE.read_text())["mlp/0.5/average/0"]["autoattack"] == "10"

@@ -250,6 +250,28 @@ def test_ramp_is_published_ramp(pairing: float, share: float) -> None:
     same(model, twin)
 
 
+def test_ramp_goes_through_a_loader_twice_an_epoch() -> None:
+    x, y = problem()
+    once = iter([(x[:10], y[:10]), (x[10:], y[10:])])
+    with pytest.raises(ValueError, match="got none in epoch 1: a loader must begin anew each time"):
+        fit(network(), once, Scheme("ramp", BOTH, 1), epochs=1)
+    model, twin = network(), network()
+    scheme = Scheme("ramp", BOTH, 2)
+    fit(model, (x, y), scheme, epochs=2, batch_size=BATCH, optimizer=sgd)
+
+    class Loader:  # the mini-batches of the tensors, epoch by epoch, each twice
+        def __init__(self) -> None:
+            self.passes = 0
+
+        def __iter__(self):
+            batches = TensorBatches(x, y, BATCH, 0).numbered(self.passes // 2)
+            self.passes += 1
+            return ((b.x, b.y, b.rows) for b in batches)
+
+    fit(twin, Loader(), scheme, epochs=2, optimizer=sgd)
+    same(model, twin, 0.0)
+
+
 def test_ramp_keeps_the_statistics_of_adversarial_training_and_knows_which_attack_is_which() -> None:
     x, y = problem()
 

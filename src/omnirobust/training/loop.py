@@ -113,7 +113,8 @@ def _train(run: Run, loop: Loop) -> dict[str, float]:
         if loop.on_batch is not None and loop.workers.rank == 0:
             loop.on_batch(number, len(loop.train), value)
     if not number:
-        again = f" in epoch {run.epoch + 1}: a loader must begin anew each time" if run.epoch else ""
+        twice = run.epoch or loop.scheme.kind == "ramp"  # whose natural epoch has been through the data already
+        again = f" in epoch {run.epoch + 1}: a loader must begin anew each time" if twice else ""
         raise ValueError(f"data must hold at least one batch, got none{again}")
     return sums.means(seen)
 

@@ -68,7 +68,8 @@ def check_normalised(model: nn.Module, scheme: Scheme, x: Tensor, largest: int, 
         ValueError: if so: its statistics would stay what they were.
     """
     single = len(scheme.threats) == 1 or scheme.kind in ("worst", "msd", "alternate")  # one attacked input an example
-    alone = not scheme.attacks or scheme.kind == "ramp" or (scheme.adversarial_ratio == 1 and single)
+    natural = not scheme.attacks or (scheme.kind == "ramp" and scheme.natural_share > 0)
+    alone = natural or (scheme.adversarial_ratio == 1 and single)
     if not alone or largest > processes:
         return
     before, modes = copied(model.state_dict()), [(module, module.training) for module in model.modules()]
