@@ -22,6 +22,7 @@ from omnirobust.evaluation.metrics import compare_paired as compare_paired
 from omnirobust.evaluation.metrics import lift as lift
 from omnirobust.evaluation.metrics import paired_mean_difference as paired_mean_difference
 from omnirobust.evaluation.metrics import wilson_interval as wilson_interval
+from omnirobust.evaluation.race import Race as Race
 from omnirobust.evaluation.rank_correlation import Correlation as Correlation
 from omnirobust.evaluation.rank_correlation import correlation as correlation
 from omnirobust.evaluation.rank_correlation import spearman as spearman

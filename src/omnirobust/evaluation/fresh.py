@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from omnirobust.domains.classifier import Probed
+from omnirobust.domains.classifier import Model, Probed
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import signed_margin
 
@@ -62,14 +62,14 @@ class Judge:
     """Asks one model, once if it is not random, else on several draws of its own.
 
     Attributes:
-        model: what a probe found of it.
+        model: it, or what a probe found of it.
         draws: how many times a random model is asked.
         seed: keys its draws, with the first row of each batch.
         first_row: global row of the first input.
         restart: sets these draws apart from others.
     """
 
-    model: Probed
+    model: Model | Probed
     draws: int
     seed: int
     first_row: int = 0

@@ -36,6 +36,10 @@ from omnirobust.evaluation.threats import Threats, check_universal, inner_first,
 DRAWS = 10
 """Draws of a random model for selection, and for judgement, where nobody says how many."""
 
+_TOGETHER, _VALUES = 256, 2**18
+"""Of few inputs so many perturbations are moved at once, and no more values than these: a batch that is full costs less
+for each of its rows."""
+
 Attacks: TypeAlias = choices.Attacks | Sequence[EvaluationAttack]
 
 
@@ -76,8 +80,8 @@ def evaluate_robustness(
         y: true labels, (B,) int64.
         threats: a mapping from name to threat model, or a sequence, whose members are named "linf:0.2"; one is
             enough. All must share their bounds.
-        attacks: "default" (``STRONG``: the margin from zero; cross-entropy, the ratio of logits and the margin from
-            noise, in balls that shrink to eps; then the nine likeliest wrong classes in turn; all with the adaptive
+        attacks: "default" (``STRONG``: the margin from zero; the nine likeliest wrong classes in a race; cross-entropy
+            and the ratio of logits from noise; the last three in balls that shrink to eps; all with the adaptive
             direction); "autoattack", through the package ``pyautoattack``, with the default in its place under
             l0; or a sequence of attacks.
         steps: T of every run of a gradient attack, >= 1.
@@ -104,7 +108,7 @@ def evaluate_robustness(
             sentence names it.
         ModuleNotFoundError: if AutoAttack is asked for and not installed.
 
-    Cost: for every threat at most 13 restarts (T + 1) forwards and T input gradients of the inputs; those that fall
+    Cost: for every threat at most 8.4 restarts T input gradients and as many forwards of the inputs; those that fall
     early cost a fraction. A few rows go through the model before, to see whether it is random; if it is, times
     ``samples``, and 2 ``draws`` forwards for every run.
 
@@ -125,7 +129,7 @@ def evaluate_robustness(
         clean = first_look(judge, x, y, batch_size)
         problem = Problem(
             known.model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision, first_row,
-            known, samples, draws,
+            known, samples, draws, batch_size or max(len(x), min(_TOGETHER, _VALUES // max(x[:1].numel(), 1)), 1),
         )  # fmt: skip
         judged = f"Accuracies are means over {draws} fresh draws, and depend on the batch size."
         ranges = [f"{name}: {note}" for name, threat in named.items() for note in range_notes(threat, x)]

@@ -1,0 +1,155 @@
+"""A race of wrong classes: descent towards many of them at once; those that fall behind are given up on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from omnirobust.attacks.masking import GradientMaskingError
+from omnirobust.core.adaptive import Adaptive
+from omnirobust.core.arguments import check_count
+from omnirobust.core.directions import Direction
+from omnirobust.core.threat_models import ThreatModel, clamped
+from omnirobust.domains import losses
+from omnirobust.domains.losses import Loss
+from omnirobust.domains.outputs import rows_named
+from omnirobust.evaluation.descent import WIDE, Descent, Problem, Run, start_of, stream_of
+from omnirobust.evaluation.fresh import Judge
+
+
+class _Field(NamedTuple):
+    """The pairs of an input and a wrong class that are still in the race, and how near each is: first ``stands``."""
+
+    row: Tensor  # of the input, (n,) int64
+    target: Tensor  # number among the input's rivals, (n,) int64
+    delta: Tensor  # (n, *S)
+    stands: Tensor  # on what share of draws the model is right, (n,)
+    margin: Tensor  # z_y - max_{j != y} z_j, (n,)
+
+    def of(self, chosen: Tensor) -> _Field:
+        """Return those that ``chosen`` lists, or says True of."""
+        return _Field(*(values[chosen] for values in self))
+
+    def nearest(self, keep: int) -> _Field:
+        """Return for every input its ``keep`` nearest classes: all inputs' nearest first, then all inputs' second."""
+        order = self.margin.argsort(stable=True)
+        for values in (self.stands, self.row):
+            order = order[values[order].argsort(stable=True)]
+        places = torch.arange(len(order), device=order.device)
+        first = torch.searchsorted(self.row[order], self.row[order])
+        place = places - first
+        kept = place < keep
+        return self.of(order[kept][place[kept].argsort(stable=True)])
+
+
+@dataclass(frozen=True)
+class Race:
+    """Descent towards the likeliest wrong classes of every input, through balls that shrink to eps, many in a batch.
+
+    After every ball each input keeps the classes that lie nearest: of nine five, then three. So what is hopeless costs
+    a fraction, and batches stay large however few inputs stand.
+
+    Attributes:
+        name: what the report calls it.
+        loss: per-example attack loss with targets, low = the class is reached.
+        keep: how many wrong classes are tried in the first, the second and the third ball of ``WIDE``, >= 1 each.
+        direction: how the perturbation moves.
+
+    Cost: with T steps (0.3 keep[0] + 0.3 keep[1] + 0.4 keep[2]) T gradients an input that stands: 5.4 T by default,
+    where each class in turn costs 9 T.
+    """
+
+    name: str
+    loss: Loss = losses.relative_margin
+    keep: tuple[int, int, int] = (9, 5, 3)
+    direction: Direction = field(default_factory=Adaptive)
+
+    def __post_init__(self) -> None:
+        if not callable(self.loss):
+            raise ValueError(f"loss must be a function of logits and labels, got {self.loss!r}")
+        if not isinstance(self.keep, tuple) or len(self.keep) != 3:
+            raise ValueError(f"keep must be three numbers of classes, got {self.keep!r}")
+        for number in self.keep:
+            check_count("keep", number)
+
+    def fits(self, threat: ThreatModel, classes: int) -> bool:
+        """Say whether there are classes to choose among."""
+        return classes >= 3
+
+    def runs(self, problem: Problem) -> Iterator[Run]:
+        """Yield one run for every restart: the first from no perturbation, the others from noise."""
+        for restart in range(problem.restarts):
+            yield self.name, _Heat(self, problem, restart).attempt
+
+
+@dataclass(frozen=True)
+class _Heat:
+    """One race, of one restart."""
+
+    race: Race
+    problem: Problem
+    restart: int
+
+    def attempt(self, rows: Tensor) -> Tensor:
+        """Return for each of ``rows`` the perturbation that came nearest, (n, *S)."""
+        problem, runners, begun = self.problem, self._lined_up(rows), False
+        legs = WIDE[problem.threat.name].phases(problem.steps)
+        for keep, (factor, steps) in zip(self.race.keep, legs, strict=True):
+            if steps or factor == 1:  # in the ball itself even no steps end: what lies outside must not count
+                runners, masked = self._leg(runners.nearest(keep), factor, steps)
+                problem.masked[self.race.name] += 0 if begun else round(masked * len(rows))
+                begun = True
+        best = runners.nearest(1)
+        return best.delta[best.row.argsort()]
+
+    def _lined_up(self, rows: Tensor) -> _Field:
+        count = min(max(self.race.keep), self.problem.rivals.shape[1])
+        starts = [
+            start_of(self.problem, rows, stream_of(self.restart, k), noisy=self.restart > 0) for k in range(count)
+        ]
+        delta = torch.cat(starts)
+        targets = torch.arange(count, device=rows.device).repeat_interleave(len(rows))
+        # before the first leg the likeliest class counts as the nearest
+        return _Field(rows.repeat(count), targets, delta, torch.ones_like(targets), targets)
+
+    def _leg(self, runners: _Field, factor: float, steps: int) -> tuple[_Field, float]:
+        """Run one leg, a batch after the other, and return who arrives and what share began without any gradient.
+
+        In the ball itself inputs leave between batches once they have fallen.
+        """
+        arrived, masked, errors, fallen = list[_Field](), 0.0, list[GradientMaskingError](), runners.row[:0]
+        for piece in torch.arange(len(runners.row), device=runners.row.device).split(self.problem.together):
+            batch = runners.of(piece)
+            batch = batch.of(~torch.isin(batch.row, fallen))
+            if not len(batch.row):
+                continue
+            try:
+                batch, blind = self._moved(batch, factor, steps)
+            except GradientMaskingError as error:
+                errors.append(error)
+                batch, blind = self._judged(batch._replace(delta=torch.zeros_like(batch.delta))), 1.0
+            masked += blind * len(batch.row)
+            arrived.append(batch)
+            if factor == 1:
+                fallen = torch.cat([fallen, batch.row[batch.stands == 0]])
+        if len(errors) == len(arrived):
+            raise errors[0]
+        return _Field(*map(torch.cat, zip(*arrived, strict=True))), masked / sum(len(batch.row) for batch in arrived)
+
+    def _moved(self, batch: _Field, factor: float, steps: int) -> tuple[_Field, float]:
+        goal = self.problem.rivals[batch.row, batch.target]
+        descent = Descent(self.race.loss, self.race.direction, True, stream_of(self.restart, 0))
+        delta, masked = descent.run(self.problem, batch.row, goal, batch.delta, factor, steps)
+        return self._judged(batch._replace(delta=delta)), masked
+
+    def _judged(self, batch: _Field) -> _Field:
+        problem, first = self.problem, int(batch.row[0])
+        judge = Judge(problem.probed or problem.model, problem.draws, problem.seed, problem.first_row)
+        with rows_named(lambda row: problem.first_row + int(batch.row[row - problem.first_row - first])):
+            moved = clamped(problem.x[batch.row] + batch.delta, problem.threat.bounds)
+            hits, margins = judge.asked(moved, problem.y[batch.row], first)
+        return batch._replace(stands=1 - hits.to(margins.dtype).mean(0), margin=margins.mean(0))
