@@ -172,7 +172,7 @@ def _accuracy_table(outcome: Outcome) -> str:
         if not outcome.images(row):
             continue
         printed, miss = outcome.printed(row.key), outcome.interval(row.variant, row.key)
-        value, ours = None if printed is None else printed.accuracy.get(row.key[0]), 100 * (1 - miss.estimate)
+        value, ours = None if printed is None else printed.accuracy.get(row.cell.columns[0]), 100 * (1 - miss.estimate)
         band = f"{100 * (1 - miss.high):.2f} to {100 * (1 - miss.low):.2f}"
         shift = NONE if value is None else f"{ours - value:+.2f}"
         lines.append([*row.key, _number(value), f"{ours:.2f}", band, shift, str(outcome.images(row))])
