@@ -132,9 +132,8 @@ class Descent:
     def _target(self, delta: Tensor, grad: Tensor, feasible: FeasibleSet) -> Tensor:
         """Return z: where a step without momentum ends."""
         shape = torch.sign(grad) if feasible.p == inf else unit_l2(grad)
-        return feasible.project(
-            delta.to(shape.dtype).addcmul(shape, self._size.view(self._rows), value=-1).to(delta.dtype)
-        )
+        torch.addcmul(delta.to(shape.dtype), shape, self._size.view(self._rows), value=-1, out=shape)
+        return feasible.project(shape.to(delta.dtype))
 
     def _begin(self, delta: Tensor, grad: Tensor, worst: Tensor, feasible: FeasibleSet) -> None:
         first = self._setting.first_step or 1.0
