@@ -31,89 +31,57 @@ CASES = [*ENSEMBLES, "AC 200 linf, own loss", *GRIDS]
 
 def ensemble(letters: str, count: int, norm: str, own_loss: bool, steps: int) -> tuple[Callable[[], Any], ...]:
     """Return an attack on MNIST models, and its bare passes."""
-    orb, losses, defaults, _ = _library()
-    from omnirobust import zoo
+    from omnirobust import data, losses, zoo
+    from steps import bare, solved
 
     models = {letter: zoo.load(f"mnist/{letter.lower()}") for letter in letters}
-    images = _data().load("mnist", limit=count)
-    threat = {"linf": orb.Linf(0.2), "l2": orb.L2(3.0), "l1": orb.L1(20.0), "l0": orb.L0(30)}[norm]
-    loss = defaults[norm].loss if own_loss else losses.smooth_margin
-    attack = _attack(models, images.x, images.y, threat, loss, defaults[norm], steps, {}, {})
-    return attack, _bare(list(models.values()), [lambda v: v], images.x, images.y, losses, steps)
+    images, settings = data.load("mnist", limit=count), _defaults()[norm]
+    loss = settings.loss if own_loss else losses.smooth_margin
+    attack = solved(models, images.x, images.y, _threats()[norm], settings, loss, steps)
+    return attack, bare(list(models.values()), (), images.x, images.y, losses.smooth_margin, steps)
 
 
 def grid(letter: str, kind: str, steps: int) -> tuple[Callable[[], Any], ...]:
     """Return an attack on groups of five images or under transformations, and its bare passes."""
     import torch
 
-    orb, losses, defaults, transforms = _library()
-    from omnirobust import zoo
+    import omnirobust as orb
+    from omnirobust import losses, transforms
+    from steps import bare, solved, untrained
 
-    torch.manual_seed(0)
-    shared = kind in ("image", "intersection")
+    shared, settings = kind in ("image", "intersection"), _defaults()["linf"]
     shape = (1, 28, 28) if shared else (3, 32, 32)
-    model = zoo.architectures.build(letter.lower(), shape, 10).eval()
+    (model,) = untrained(letter.lower(), shape).values()
     x = torch.rand(200, *([5] if shared else []), *shape)
     y = torch.randint(0, 10, x.shape[:2] if shared else x.shape[:1])
-    views = {} if shared else transforms[kind]
+    views = {
+        "deterministic": transforms.PAPER_DETERMINISTIC,
+        "stochastic": transforms.PAPER_STOCHASTIC,
+    }.get(kind, {})
     of_grid = {"shared": True, "clip": kind} if shared else {"transforms": views}
-    of_set = {"shared": True, "clip": kind} if shared else {}
-    attack = _attack(model, x, y, orb.Linf(0.1), losses.smooth_margin, defaults["linf"], steps, of_grid, of_set)
+    attack = solved(model, x, y, orb.Linf(0.1), settings, losses.smooth_margin, steps, **of_grid)
     images, labels = (x.flatten(0, 1), y.flatten()) if shared else (x, y)
-    return attack, _bare([model], list(views.values()) or [lambda v: v], images, labels, losses, steps)
+    return attack, bare([model], list(views.values()), images, labels, losses.smooth_margin, steps)
 
 
-def _attack(
-    models: Any, x: Any, y: Any, threat: Any, loss: Any, chosen: Any, steps: int, of_grid: dict[str, Any],
-    of_set: dict[str, Any],
-) -> Callable[[], Any]:  # fmt: skip
+def _threats() -> dict[str, Any]:
     import omnirobust as orb
 
-    def run() -> None:
-        domains = orb.DomainGrid(models, x, y, loss=loss, **of_grid)
-        orb.solve(
-            domains, threat.around(x, **of_set), chosen.rule, steps=steps, step_size=chosen.step_size,
-            direction=chosen.direction, keep=chosen.keep,
-        )  # fmt: skip
-
-    return run
+    return {
+        "linf": orb.Linf(0.2),
+        "l2": orb.L2(3.0),
+        "l1": orb.L1(20.0),
+        "l0": orb.L0(30),
+    }
 
 
-def _bare(models: list[Any], views: list[Any], x: Any, y: Any, losses: Any, steps: int) -> Callable[[], Any]:
-    import torch
-
-    labels = y.repeat(len(views))
-
-    def run() -> None:
-        for step in range(steps + 1):
-            for model in models:
-                leaf = x.detach().requires_grad_(step < steps)
-                seen = torch.cat([view(leaf) for view in views]) if len(views) > 1 else views[0](leaf)
-                loss = losses.smooth_margin(model(seen), labels).sum()
-                if step < steps:
-                    torch.autograd.grad(loss, leaf)
-
-    return run
-
-
-def _library() -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Return the package, its losses, defaults and transformations, wherever the commit has them."""
-    import omnirobust as orb
-
+def _defaults() -> dict[str, Any]:
+    """Return the default settings of every norm, wherever the commit has them."""
     try:
         from omnirobust.attacks.presets import DEFAULT
     except ImportError:
         from omnirobust.settings import DEFAULT  # pyright: ignore[reportMissingImports]
-    from omnirobust import losses, transforms
-
-    kinds = {"deterministic": transforms.PAPER_DETERMINISTIC, "stochastic": transforms.PAPER_STOCHASTIC}
-    return orb, losses, DEFAULT, kinds
-
-
-def _data() -> Any:
-    from omnirobust import data
-
-    return data
+    return DEFAULT
 
 
 def work(steps: int) -> None:
@@ -143,7 +111,12 @@ def work(steps: int) -> None:
 
 def start(checkout: Path, steps: int) -> subprocess.Popen[str]:
     """Start a process that runs what is asked with the library of a checkout."""
-    env = {**os.environ, "PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(checkout / "src"),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
     command = [sys.executable, str(HERE), "--work", "--steps", str(steps), "-"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
@@ -178,7 +151,10 @@ def main() -> None:
                 times[w].append(ask(workers[w], case))
         other, this = (min(run for run, _ in of_one) for of_one in times)
         bare = min(run for of_one in times for _, run in of_one)
-        print(f"| {case} | {1e3 * other:.0f} | {1e3 * this:.0f} | {other / this:.2f} | {this / bare:.2f} |", flush=True)
+        print(
+            f"| {case} | {1e3 * other:.0f} | {1e3 * this:.0f} | {other / this:.2f} | {this / bare:.2f} |",
+            flush=True,
+        )
     for worker in workers:
         worker.communicate()
 

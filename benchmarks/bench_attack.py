@@ -15,52 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import omnirobust as orb
 from omnirobust import zoo
 from omnirobust.attacks.presets import DEFAULT, PAPER
 from omnirobust.domains import losses
 from omnirobust.zoo import data
+from steps import bare, solved
 from timing import interleaved, ratio
 
-THREATS = {"linf": orb.Linf(0.2), "l2": orb.L2(3.0), "l1": orb.L1(20.0), "l0": orb.L0(30)}
+THREATS = {
+    "linf": orb.Linf(0.2),
+    "l2": orb.L2(3.0),
+    "l1": orb.L1(20.0),
+    "l0": orb.L0(30),
+}
 STEPS = 5
-
-
-def bare(models: dict[str, nn.Module], x: Tensor, y: Tensor, steps: int, last: bool = True) -> Callable[[], None]:
-    """Return a function that takes the input gradient of every model ``steps`` times, and does nothing with them.
-
-    With ``last`` one forward of each model more: what any attack must pay to know the losses of its last iterate.
-    """
-
-    def run() -> None:
-        for _ in range(steps):
-            for model in models.values():
-                leaf = x.detach().requires_grad_()
-                torch.autograd.grad(losses.margin(model(leaf), y).sum(), leaf)
-        if last:
-            with torch.no_grad():
-                for model in models.values():
-                    losses.margin(model(x), y)
-
-    return run
-
-
-def attack(
-    models: dict[str, nn.Module], x: Tensor, y: Tensor, threat: orb.ThreatModel, steps: int, preset: str | None
-) -> Callable[[], object]:
-    """Return a function that runs ``steps`` steps of Algorithm 1 with the settings of a preset."""
-    chosen = PAPER[threat.name] if preset == "paper" else DEFAULT[threat.name]
-
-    def run() -> object:
-        grid = orb.DomainGrid(models, x, y, loss=chosen.loss)
-        return orb.solve(
-            grid, threat.around(x), chosen.rule, steps=steps, step_size=chosen.step_size,
-            direction=chosen.direction, keep=chosen.keep,
-        )  # fmt: skip
-
-    return run
 
 
 def overhead_rows(rounds: int) -> list[str]:
@@ -71,9 +42,12 @@ def overhead_rows(rounds: int) -> list[str]:
         models = {letter: zoo.load(f"mnist/{letter}") for letter in letters}
         some, labels = x[:count], y[:count]
         for preset in (None, "paper"):
-            runs: dict[str, Callable[[], object]] = {"bare": bare(models, some, labels, STEPS)}
+            runs: dict[str, Callable[[], object]] = {
+                "bare": bare(models.values(), (), some, labels, losses.margin, STEPS)
+            }
             for name, threat in THREATS.items():
-                runs[name] = attack(models, some, labels, threat, STEPS, preset)
+                chosen = (PAPER if preset == "paper" else DEFAULT)[name]
+                runs[name] = solved(models, some, labels, threat, chosen, chosen.loss, STEPS)
             times = interleaved(runs, rounds=rounds)
             cells = " | ".join(str(ratio(times, of=name, over="bare")) for name in THREATS)
             rows.append(f"| {', '.join(letters).upper()} | {count} | {preset or 'default'} | {cells} |")
@@ -104,7 +78,7 @@ def option_rows(rounds: int) -> list[str]:
     x, y = _images(500)
     for letter in "abcd":
         models = {letter: zoo.load(f"mnist/{letter}")}
-        runs: dict[str, Callable[[], object]] = {"bare": bare(models, x, y, 1, last=False)}
+        runs: dict[str, Callable[[], object]] = {"bare": bare(models.values(), (), x, y, losses.margin, 1, last=False)}
         for precision in ("fp32", "bf16"):
             grid = orb.DomainGrid(models, x, y, loss=losses.margin, precision=precision)
             runs[precision] = lambda grid=grid: grid.evaluate(torch.zeros_like(x))

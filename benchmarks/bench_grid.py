@@ -19,70 +19,44 @@ import torch
 from torch import Tensor, nn
 
 import omnirobust as orb
-from omnirobust import zoo
 from omnirobust.attacks.presets import DEFAULT, PAPER_OF, Task
 from omnirobust.domains import losses
 from omnirobust.domains.transforms import PAPER_DETERMINISTIC, PAPER_STOCHASTIC
+from steps import bare, solved, untrained
 from timing import interleaved, ratio
 
 STEPS = 5
 MIB = 2**20
 
 
-def networks(letters: str, shape: tuple[int, int, int]) -> dict[str, nn.Module]:
-    """Build networks of the paper, untrained: how long a step takes does not depend on the weights."""
-    torch.manual_seed(0)
-    return {letter: zoo.architectures.build(letter, shape, 10).eval() for letter in letters}
+def _bare(model: nn.Module, views: list[Callable[[Tensor], Tensor]], x: Tensor, y: Tensor) -> Callable[[], None]:
+    return bare([model], views, x, y, losses.margin, STEPS)
 
 
-def bare(model: nn.Module, batches: list[Callable[[Tensor], Tensor]], x: Tensor, y: Tensor) -> Callable[[], None]:
-    """Return a function that takes the gradient of every view of ``x`` in one pass, ``STEPS`` times, and one forward.
-
-    Args:
-        model: the network.
-        batches: the views, functions of ``x``.
-        x: images, (N, *S).
-        y: labels, (N,).
-    """
-    labels = y.repeat(len(batches))
-
-    def run() -> None:
-        for step in range(STEPS + 1):
-            leaf = x.detach().requires_grad_(step < STEPS)
-            seen = torch.cat([view(leaf) for view in batches]) if len(batches) > 1 else batches[0](leaf)
-            loss = losses.margin(model(seen), labels).sum()
-            if step < STEPS:
-                torch.autograd.grad(loss, leaf)
-
-    return run
-
-
-def solved(
-    model: nn.Module, x: Tensor, y: Tensor, task: Task, preset: str | None, **grid: object
+def _solved(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    task: Task,
+    preset: str | None,
+    **grid: object,
 ) -> Callable[[], object]:
-    """Return a function that runs ``STEPS`` steps of Algorithm 1 on a grid."""
     chosen = (PAPER_OF[task] if preset == "paper" else DEFAULT)["linf"]
-    shared = bool(grid.get("shared"))
-    clip = "intersection" if grid.get("clip") == "intersection" else "image"
-
-    def run() -> object:
-        domains = orb.DomainGrid(model, x, y, loss=chosen.loss, **grid)  # pyright: ignore[reportArgumentType]
-        return orb.solve(
-            domains, orb.Linf(0.1).around(x, shared=shared, clip=clip), chosen.rule, steps=STEPS,
-            step_size=chosen.step_size, direction=chosen.direction, keep=chosen.keep,
-        )  # fmt: skip
-
-    return run
+    return solved(model, x, y, orb.Linf(0.1), chosen, chosen.loss, STEPS, **grid)
 
 
 def universal_rows(rounds: int) -> list[str]:
     """Measure 200 groups of 5 images of MNIST's shape."""
     rows = []
     x, y = torch.rand(200, 5, 1, 28, 28), torch.randint(0, 10, (200, 5))
-    for letter, model in networks("acd", (1, 28, 28)).items():
-        runs = {"bare": bare(model, [lambda v: v], x.flatten(0, 1), y.flatten())}
-        for preset, clip in ((None, "image"), (None, "intersection"), ("paper", "intersection")):
-            runs[f"{preset} {clip}"] = solved(model, x, y, "universal", preset, shared=True, clip=clip)
+    for letter, model in untrained("acd", (1, 28, 28)).items():
+        runs: dict[str, Callable[[], object]] = {"bare": _bare(model, [], x.flatten(0, 1), y.flatten())}
+        for preset, clip in (
+            (None, "image"),
+            (None, "intersection"),
+            ("paper", "intersection"),
+        ):
+            runs[f"{preset} {clip}"] = _solved(model, x, y, "universal", preset, shared=True, clip=clip)
         rows.append(_row(letter.upper(), runs, rounds, over=("bare",)))
     return rows
 
@@ -91,20 +65,35 @@ def transform_rows(rounds: int) -> list[str]:
     """Measure 200 images of CIFAR-10's shape under the paper's transformations."""
     rows = []
     x, y = torch.rand(200, 3, 32, 32), torch.randint(0, 10, (200,))
-    for letter, model in networks("acd", (3, 32, 32)).items():
-        for kind, transforms in (("6 deterministic", PAPER_DETERMINISTIC), ("5 stochastic", PAPER_STOCHASTIC)):
+    for letter, model in untrained("acd", (3, 32, 32)).items():
+        for kind, transforms in (
+            ("6 deterministic", PAPER_DETERMINISTIC),
+            ("5 stochastic", PAPER_STOCHASTIC),
+        ):
             views: list[Callable[[Tensor], Tensor]] = list(transforms.values())
             runs = {
-                "done before": bare(model, [lambda v: v], torch.cat([t(x) for t in views]), y.repeat(len(views))),
-                "inside": bare(model, views, x, y),
-                "default": solved(model, x, y, "transforms", None, transforms=transforms),
-                "paper": solved(model, x, y, "transforms", "paper", transforms=transforms),
+                "done before": _bare(model, [], torch.cat([t(x) for t in views]), y.repeat(len(views))),
+                "inside": _bare(model, views, x, y),
+                "default": _solved(model, x, y, "transforms", None, transforms=transforms),
+                "paper": _solved(model, x, y, "transforms", "paper", transforms=transforms),
             }
-            rows.append(_row(f"{letter.upper()} | {kind}", runs, rounds, over=("done before", "inside")))
+            rows.append(
+                _row(
+                    f"{letter.upper()} | {kind}",
+                    runs,
+                    rounds,
+                    over=("done before", "inside"),
+                )
+            )
     return rows
 
 
-def _row(title: str, runs: Mapping[str, Callable[[], object]], rounds: int, over: tuple[str, ...]) -> str:
+def _row(
+    title: str,
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    over: tuple[str, ...],
+) -> str:
     times = interleaved(runs, rounds=rounds)
     cells = [str(ratio(times, of=name, over=base)) for name in runs if name not in over for base in over]
     return f"| {title} | {' | '.join(cells)} |"
@@ -114,7 +103,7 @@ def product(examples: int, transforms: int, memory: int | None) -> Callable[[], 
     """Return a function that takes two steps on models A, C and D times transformations times examples."""
     chosen = dict(list(PAPER_DETERMINISTIC.items())[:transforms])
     x, y = torch.rand(20, examples, 3, 32, 32), torch.randint(0, 10, (20, examples))
-    models = networks("acd", (3, 32, 32))
+    models = untrained("acd", (3, 32, 32))
     domains = orb.DomainGrid(models, x, y, loss=losses.margin, transforms=chosen, shared=True, memory=memory)
     delta = torch.zeros(20, 3, 32, 32)
     return lambda: [domains.evaluate(delta) for _ in range(2)]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import omnirobust as orb
 from omnirobust import zoo
 from omnirobust.attacks.store import ResultStore
-from omnirobust.domains.memory import Meter
+from omnirobust.domains.memory import MemoryBudget
 
 NET = """
 import torch
@@ -99,17 +99,17 @@ def single(arch: str, images: int = 64, steps: int = 10) -> str:
     """Return a row of what one image costs: work, processor time and memory of a step, and its part of the results."""
     torch.manual_seed(0)
     x, net = torch.rand(images, 3, 32, 32), zoo.build(arch, (3, 32, 32), 10).eval()
-    y, meter, taken = net(x).argmax(1), Meter(2**40), []
-    with meter.watching(arch, images, net, True):
+    y, budget, taken, found = net(x).argmax(1), MemoryBudget(2**40), [], []
+    with budget.watching(arch, images, net):
         net(x.clone().requires_grad_()).sum()
     for _ in range(3):
         begin = time.process_time()
-        result = orb.attack_ensemble({arch: net}, x, y, orb.Linf(0.001), steps=steps, history="full", keep="last")
+        found.append(orb.attack_ensemble({arch: net}, x, y, orb.Linf(0.001), steps=steps, history="full", keep="last"))
         taken.append((time.process_time() - begin) / images / steps)
     with TemporaryDirectory() as folder:
-        ResultStore(Path(folder)).put(0, result)
+        ResultStore(Path(folder)).put(0, found[-1])
         kept = next(Path(folder).iterdir()).stat().st_size / images
-    work, graph = multiply_adds(net, x), meter._image_bytes[arch]
+    work, graph = multiply_adds(net, x), budget.image_bytes[arch]
     cells = (
         f"{work / 1e6:.2f}",
         f"{1e3 * min(taken):.2f}",

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from omnirobust import zoo
 
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE"):  # what is printed looks as in no terminal
+    os.environ.pop(_name, None)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 

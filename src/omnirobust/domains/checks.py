@@ -12,7 +12,7 @@ from omnirobust.core.arguments import check_count, check_flag, check_seed, is_nu
 from omnirobust.core.types import described
 from omnirobust.domains.classifier import Classifier
 from omnirobust.domains.losses import Loss, wants_reach
-from omnirobust.domains.memory import Meter
+from omnirobust.domains.memory import MemoryBudget
 from omnirobust.domains.outputs import RowError
 
 _TRIED = 12
@@ -220,5 +220,6 @@ def check_settings(
     check_flag("shared", shared)
     check_flag("targeted", targeted)
     check_seed("seed", seed)
-    if not isinstance(memory, Meter | None) and not (is_number(memory) and isinstance(memory, int) and memory >= 1):
+    bytes_given = is_number(memory) and isinstance(memory, int) and memory >= 1
+    if not bytes_given and not isinstance(memory, MemoryBudget | None):
         raise ValueError(f"memory must be a whole number of bytes >= 1 or None, got {memory!r}")

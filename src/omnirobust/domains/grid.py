@@ -26,7 +26,7 @@ from omnirobust.domains.classifier import Classifier, Models, Precision, named_m
 from omnirobust.domains.drawing import just_beyond
 from omnirobust.domains.functions import FunctionDomains as FunctionDomains
 from omnirobust.domains.losses import Loss, reach_of, signed_margin, wants_reach
-from omnirobust.domains.memory import SMALL, Meter
+from omnirobust.domains.memory import SMALL, MemoryBudget
 from omnirobust.domains.passes import Passes
 from omnirobust.domains.probe import ROWS as PROBED_ROWS
 from omnirobust.domains.probe import probed
@@ -66,7 +66,7 @@ class DomainGrid(Passes):
             transforms, examples). ``scaled`` sets it.
         memory: bytes that the graph of one forward pass may hold; images go through a model in pieces that keep to it.
             None: small batches go whole, others keep to 1 GiB, on a GPU to a quarter of its memory. All draws of one
-            image go together. A ``Meter`` shares what is known of a model's images with other grids.
+            image go together. A ``MemoryBudget`` shares what is known of a model's images with other grids.
 
     Raises:
         ValueError: if a model, a transformation, ``x`` or ``y`` does not fit the above.
@@ -103,7 +103,7 @@ class DomainGrid(Passes):
         restart: int = 0,
         first_row: int = 0,
         reach: Tensor | None = None,
-        memory: int | Meter | None = None,
+        memory: int | MemoryBudget | None = None,
     ) -> None:
         check_settings(
             loss=loss, clip=clip, samples=samples, memory=memory, shared=shared, targeted=targeted, seed=seed
@@ -132,7 +132,7 @@ class DomainGrid(Passes):
         self._rows = torch.arange(first_row, first_row + len(x), device=x.device)
         # where nobody set a budget, and all fits at once, nothing is ever cut
         few = memory is None and self._x.numel() * self.images <= SMALL
-        self._meter = None if few else memory if isinstance(memory, Meter) else Meter(memory)
+        self._budget = None if few else memory if isinstance(memory, MemoryBudget) else MemoryBudget(memory)
         for classifier in self._classifiers:
             classifier.check_device(x)
 

@@ -17,7 +17,7 @@ from omnirobust.domains.classifier import Model, widened
 from omnirobust.domains.frozen import Frozen
 from omnirobust.domains.functions import gradient_of
 from omnirobust.domains.losses import UNITS, as_divisor, falls_of
-from omnirobust.domains.memory import SMALL, Meter
+from omnirobust.domains.memory import SMALL, MemoryBudget
 from omnirobust.domains.outputs import reason
 from omnirobust.domains.probe import ROWS, Probe
 
@@ -80,7 +80,7 @@ class LossGrid:
         self._kind: Unit = unit
         self._samples, self._seed, self._first, self._restart, self._calls = samples, seed, first_row, 0, 0
         self._drawn: frozenset[str] = frozenset()
-        self._meter = None if memory is None and x.numel() <= SMALL else Meter(memory)
+        self._budget = None if memory is None and x.numel() <= SMALL else MemoryBudget(memory)
         self.unit: Tensor | None = None
         self.flat: Tensor | None = None
         self.notes: tuple[str, ...] = ()
@@ -222,7 +222,7 @@ class LossGrid:
     def _cuts(self, name: str, problems: int) -> Iterator[slice]:
         begin, rest = 0, max(problems, 1)
         while rest > 0:
-            size = rest if self._meter is None else self._meter.limit(name, rest, self._x)
+            size = rest if self._budget is None else self._budget.limit(name, rest, self._x)
             yield slice(begin, begin + size)
             begin, rest = begin + size, rest - size
 
@@ -233,8 +233,8 @@ class LossGrid:
         under = seeded(sum(row_seeds(key, rows[:1] + self._first)), leaf) if name in self._drawn else nullcontext()
         held = self._held[name]
         watching = nullcontext()
-        if self._meter is not None and grad and self._calls == 0:
-            watching = self._meter.watching(name, len(leaf), nn.ModuleList(held.modules))
+        if self._budget is not None and grad and self._calls == 0:
+            watching = self._budget.watching(name, len(leaf), nn.ModuleList(held.modules))
         with held, under, torch.set_grad_enabled(grad):
             with watching:
                 values = self._call(name, leaf, rows)

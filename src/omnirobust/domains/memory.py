@@ -86,29 +86,32 @@ def default_budget(device: torch.device) -> int:
     return GIB
 
 
-class Meter:
+class MemoryBudget:
     """Learns from one pass what the graph of an image holds, and says how many images the budget allows at once.
 
     Args:
         budget: bytes that the graph of a forward pass may hold; None for the default, which leaves small batches whole.
+
+    Attributes:
+        image_bytes: what the graph of one image holds, by model, as far as it is known.
     """
 
     def __init__(self, budget: int | None) -> None:
-        self._budget = budget
-        self._image_bytes: dict[str, float] = {}
+        self._bytes = budget
+        self.image_bytes: dict[str, float] = {}
 
     def limit(self, name: str, images: int, like: Tensor) -> int:
         """Return how many of ``images`` inputs such as ``like`` (n, *S) may go through model ``name`` at once."""
         if not self.needed(images, like):
             return max(images, 1)
-        if name not in self._image_bytes:
+        if name not in self.image_bytes:
             return min(max(images, 1), _PROBE)
-        budget = self._budget or default_budget(like.device)
-        return max(1, min(images, int(budget // max(self._image_bytes[name], 1.0))))
+        budget = self._bytes or default_budget(like.device)
+        return max(1, min(images, int(budget // max(self.image_bytes[name], 1.0))))
 
     def needed(self, images: int, like: Tensor) -> bool:
         """Say whether ``images`` inputs such as ``like`` (n, *S) are to be cut: by a budget, or for being many."""
-        return self._budget is not None or images * like[:1].numel() > SMALL
+        return self._bytes is not None or images * like[:1].numel() > SMALL
 
     @contextmanager
     def watching(self, name: str, images: int, model: object) -> Iterator[None]:
@@ -120,7 +123,7 @@ class Meter:
         seen: dict[int, int] = {}
         with torch.autograd.graph.saved_tensors_hooks(_counting(known, seen), lambda t: t):
             yield
-        self._image_bytes[name] = max(self._image_bytes.get(name, 0.0), sum(seen.values()) / images)
+        self.image_bytes[name] = max(self.image_bytes.get(name, 0.0), sum(seen.values()) / images)
 
 
 def _tensors(model: object) -> list[Tensor]:

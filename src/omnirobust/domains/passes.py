@@ -19,7 +19,7 @@ from omnirobust.domains.classifier import Classifier, widened
 from omnirobust.domains.drawing import Drawing, mean_of_draws
 from omnirobust.domains.losses import Loss
 from omnirobust.domains.losses import fooled as is_fooled
-from omnirobust.domains.memory import Meter, Part, numbered, parts_of
+from omnirobust.domains.memory import MemoryBudget, Part, numbered, parts_of
 from omnirobust.domains.outputs import RowError, beyond_doubt, check_ruled_in
 from omnirobust.domains.transforms.seeded import View
 
@@ -75,7 +75,7 @@ class Passes:
     _seed: int
     _restart: int
     _calls: int  # of ``evaluate``
-    _meter: Meter | None
+    _budget: MemoryBudget | None
     _whole: dict[int, Cut]  # of models whose images all go through them at once
     _tried: set[tuple[int, bool]]  # models that have answered once, and whether the loss was tried
 
@@ -121,7 +121,7 @@ class Passes:
         if cut is not None:
             return self._piece(m, cut, delta, grad)
         images = len(delta) * self.images
-        budgeted = self._meter is not None and self._meter.needed(images, self._x[0])
+        budgeted = self._budget is not None and self._budget.needed(images, self._x[0])
         if not budgeted and self._classifiers[m].pieces(images, self._x[0]) >= images:  # nothing will ever cut it
             everything = Part(slice(0, len(delta)), range(size[0]), slice(0, size[1]), self._slots[m])
             self._whole[m] = cut = self._cut(m, everything)
@@ -146,7 +146,7 @@ class Passes:
 
         def limit(images: int) -> int:
             most = classifier.pieces(images, like)
-            return most if self._meter is None else min(most, self._meter.limit(classifier.name, images, like))
+            return most if self._budget is None else min(most, self._budget.limit(classifier.name, images, like))
 
         chosen = range(self._sizes[1]) if transforms is None else transforms
         return parts_of(len(self._rows), self._sizes[2], chosen, self._slots[m], limit)
@@ -212,7 +212,7 @@ class Passes:
         leaves = [images.detach().requires_grad_(grad) for _ in part.transforms]
         # transformations differ in what they keep: all passes of the first evaluation are watched
         count = len(images) * len(leaves)
-        watching = self._meter.watching(classifier.name, count, classifier.model) if self._meter and watch else None
+        watching = self._budget.watching(classifier.name, count, classifier.model) if self._budget and watch else None
         with watching or nullcontext():
             plain = self._views is None and len(part.slots[0]) == 1
             views = leaves[0] if plain else classifier.arrange(self._drawing.seen(leaves, part))
