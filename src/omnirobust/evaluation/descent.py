@@ -14,10 +14,11 @@ from omnirobust.attacks.recipes import attack_ensemble
 from omnirobust.core.adaptive import RadiusSchedule
 from omnirobust.core.directions import Direction
 from omnirobust.core.draws import row_generator
-from omnirobust.core.threat_models import ThreatModel, width_of
+from omnirobust.core.threat_models import ThreatModel, clamped, width_of
 from omnirobust.domains.classifier import Model, Precision, Probed
 from omnirobust.domains.losses import Loss
 from omnirobust.domains.outputs import rows_named
+from omnirobust.evaluation.fresh import Judge
 from omnirobust.evaluation.threats import of_rows
 
 Attempt: TypeAlias = Callable[[Tensor], Tensor]
@@ -158,3 +159,18 @@ def start_of(problem: Problem, rows: Tensor, stream: int, *, noisy: bool) -> Ten
     numbers = (rows + problem.first_row).tolist()
     drawn = [torch.randn(x.shape[1:], generator=row_generator(problem.seed, stream, row)) for row in numbers]
     return torch.stack(drawn).to(x) * width_of(of_rows(problem.threat, rows, problem.x), x)
+
+
+def seen(problem: Problem, rows: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Say on what share of draws the model is right at perturbations of ``rows``, and by what mean margin, (n,) each.
+
+    Args:
+        problem: the model and the inputs.
+        rows: indices of inputs, (n,) int64; one may stand there several times.
+        delta: (n, *S), of a larger ball perhaps.
+    """
+    first = int(rows[0])
+    judge = Judge(problem.probed or problem.model, problem.draws, problem.seed, problem.first_row)
+    with rows_named(lambda row: problem.first_row + int(rows[row - problem.first_row - first])):
+        hits, margins = judge.asked(clamped(problem.x[rows] + delta, problem.threat.bounds), problem.y[rows], first)
+    return 1 - hits.to(margins.dtype).mean(0), margins.mean(0)
