@@ -304,14 +304,14 @@ class ThreatModel:
         if x.numel() == 0:
             return
         x = x.detach()
-        if not bool(torch.isfinite(x).all()):
+        least, most = (float(end) for end in x.aminmax())  # NaN if one of x is
+        if not (math.isfinite(least) and math.isfinite(most)):
             raise ValueError("x must be finite, got NaN or infinity")
         low, high = self.bounds
         if isinstance(low, Tensor) or isinstance(high, Tensor) or not high - low < math.inf:
             low, high = (ranges.one_input("bounds", bound, x[:, 0] if shared else x) for bound in (low, high))
             ranges.check_within(x, (low, high))
             return
-        least, most = float(x.min()), float(x.max())
         slack = _RANGE_TOLERANCE * (high - low)
         if least < low - slack or most > high + slack:
             raise ValueError(
