@@ -116,6 +116,15 @@ def test_rivals_from_the_command_line(digits, tmp_path, capsys, options, kind, c
     assert called in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_compiling_is_on_record_and_so_is_what_could_not_be(digits, tmp_path, capsys):
+    line = f"train --data digits --model a --threat l1:1 --epochs 1 {SMALL} --test-images 0 --out {tmp_path}/run"
+    code, out, err = run(capsys, f"{line} --compile")
+    record = TrainingRecord.open(tmp_path / "run")
+    assert (code, err) == (0, "") and record.config["compile"] is True
+    (note,) = (note for note in record.metrics["notes"] if note.startswith("compile:"))
+    assert "only plain steps under linf and l2 are compiled" in note and note in out
+
+
 def test_the_page_can_be_written_again(digits, tmp_path, capsys):
     run(capsys, f"train --data digits --model a {TWO} --epochs 2 {SMALL} --out {tmp_path}/run")
     first = (tmp_path / "run" / "report.html").read_text()
@@ -303,7 +312,15 @@ def test_the_folder_of_another_training_is_left_alone(digits, tmp_path, capsys):
     line = f"train --data digits --model a {TWO} --dpar 0.2 --epochs 1 {SMALL} --out {tmp_path}/run"
     run(capsys, line)
     before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir() if file.is_file()}
-    for other in ("--seed 1", "--dpar 0.1", "--dpar-warmup 1", "--lr 0.01", "--images 64", "--tensorboard --steps 3"):
+    for other in (
+        "--seed 1",
+        "--dpar 0.1",
+        "--dpar-warmup 1",
+        "--compile",
+        "--lr 0.01",
+        "--images 64",
+        "--tensorboard --steps 3",
+    ):
         code, out, err = run(capsys, f"{line} {other}")
         assert (code, out) == (2, "") and err.count("\n") == 1
         assert "out must be a new folder or that of a run with the same settings" in err

@@ -86,6 +86,9 @@ def train(
     test_images: Annotated[int, typer.Option(help="Images of the test split to judge the result on.")] = 200,
     test_steps: Annotated[int, typer.Option(help="Steps of every attack that judges it.")] = 100,
     precision: Annotated[Precision, typer.Option(help="Of attack and training.")] = "fp32",
+    compile: Annotated[  # noqa: A002
+        bool, typer.Option("--compile", help="Compile the attacks' steps under linf and l2.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of weights, order, dropout and noise.")] = 0,
     device: Annotated[str, args.DEVICE] = "auto",
     processes: Annotated[
@@ -112,7 +115,7 @@ def train(
     job = TrainingJob(
         data, wanted, recipe, model=model, start=start, images=images, label=label, resize=resize, patience=patience,
         keep=keep, test_images=test_images, test_steps=test_steps, seed=seed,
-        tensorboard=tensorboard, device=device,
+        tensorboard=tensorboard, device=device, compile=compile,
     )  # fmt: skip
     where = args.chosen_device(device)
     if launched(given, processes, out):

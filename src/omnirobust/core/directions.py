@@ -136,7 +136,7 @@ class Plain:
     ) -> None:
         if decay not in ("constant", "linear"):
             raise ValueError(f"decay must be 'constant' or 'linear', got {decay!r}")
-        self._shape, self._size, self._steps, self._decay = shape, step_size, steps, decay
+        self.shape, self._size, self._steps, self._decay = shape, step_size, steps, decay
 
     def step(self, t: int, delta: Tensor, weights: Tensor, evaluation: Evaluation, feasible: FeasibleSet) -> Tensor:
         """See ``Stepper``."""
@@ -145,18 +145,21 @@ class Plain:
 
     def down(self, t: int, delta: Tensor, slope: Tensor, feasible: FeasibleSet) -> Tensor:
         """Take step ``t`` from ``delta`` along a gradient (B, *S) that is weighed already."""
-        move = self._shape(slope)
+        move, length = self.shape(slope), self.length(t, feasible)
+        if isinstance(length, Tensor):
+            length = length.view((-1,) + (1,) * (delta.ndim - 1))
+            return feasible.project((delta - move * length).to(delta.dtype))
+        return feasible.project(delta.sub(move, alpha=length).to(delta.dtype))
+
+    def length(self, t: int, feasible: FeasibleSet) -> float | Tensor:
+        """Return how far step ``t`` goes, one number or one a row (B,)."""
         fraction = 1.0 if self._decay == "constant" else 1.0 - (t - 1) / self._steps
-        if isinstance(self._size, Tensor):
-            size = (self._size * fraction).view((-1,) + (1,) * (delta.ndim - 1))
-            return feasible.project((delta - move * size).to(delta.dtype))
         if self._size is not None:
-            return feasible.project(delta.sub(move, alpha=self._size * fraction).to(delta.dtype))
+            return self._size * fraction
         reach = feasible.radius()
         if feasible.p == 0:  # eps counts coordinates there: the width of the box is the length that there is
             reach = (feasible.upper - feasible.lower).flatten(1).amax(dim=1)
-        reach = reach.view((-1,) + (1,) * (delta.ndim - 1))
-        return feasible.project((delta - move * (reach * (fraction / 4))).to(delta.dtype))
+        return reach * (fraction / 4)
 
     def select(self, rows: Tensor) -> None:
         """Nothing is kept between steps but sizes of each row's own."""

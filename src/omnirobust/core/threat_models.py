@@ -109,6 +109,11 @@ class FeasibleSet:
         return lp_box_unchecked(delta, self.p, self.eps, self.lower, self.upper, self.channels)
 
     @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """How far each coordinate may go by itself, (B, *S) each: the box, and under linf the ball with it."""
+        return self._low, self._high
+
+    @property
     def channels(self) -> int:
         """How many coordinates count as one under p = 0."""
         return self.lower.shape[1] if self.unit == "pixel" else 1

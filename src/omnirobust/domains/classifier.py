@@ -92,6 +92,11 @@ class Classifier:
         return Probed(self.model, random, told, self.held, self._dtype, self.classes, said, self._only_reads)
 
     @property
+    def casts(self) -> bool:
+        """Whether the model is given its inputs in another dtype than they have."""
+        return self._dtype is not None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was seen so far that a reader of results must know, one sentence each."""
         told = [f"{self._label} {end}." for end in getattr(self.model, "source_notes", ())]

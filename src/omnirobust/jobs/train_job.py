@@ -34,6 +34,7 @@ class TrainingJob:
         seed: of initial weights, shuffling, dropout and random starts.
         tensorboard: whether to write the epochs' metrics for TensorBoard too.
         device: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is one.
+        compile: whether the attacks' steps are compiled, see ``fit``.
     """
 
     data: str
@@ -51,6 +52,7 @@ class TrainingJob:
     seed: int = 0
     tensorboard: bool = False
     device: str = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.device)

@@ -14,6 +14,7 @@ from omnirobust.core.draws import DrawKey
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.core.types import Evaluation, check_shape
 from omnirobust.domains.classifier import Classifier, Precision, widened
+from omnirobust.domains.compiling import CompiledSteps, Steps
 from omnirobust.domains.outputs import rows_named
 from omnirobust.training.carried import Carried
 from omnirobust.training.evaluating import Evaluator, Seen
@@ -113,8 +114,12 @@ def attack_rows(
     seeds: list[Tensor],
     weights: Tensor | None = None,
     carried: Carried | None = None,
+    compiled: CompiledSteps | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Attack as ``attack_batch`` does, from what is carried, and elsewhere from starts drawn from ``seeds`` (B, 2)."""
+    """Attack as ``attack_batch`` does, from what is carried, and elsewhere from starts drawn from ``seeds`` (B, 2).
+
+    Steps are those of ``compiled``, if there are any and they can be taken so.
+    """
     feasible = [set_around(threat, x) for threat in scheme.threats]
     shape = (len(x), len(feasible))
     if weights is None:
@@ -124,37 +129,56 @@ def attack_rows(
     # rows go through the model once for each threat, one set after the other
     with rows_named(lambda row: row % len(x)), classifier.frozen(), torch.enable_grad():
         if scheme.kind == "msd":
+            if compiled is not None:
+                compiled.refuse("the steps of kind msd are not compiled")
             one, every = (Evaluator(classifier, x, y, count) for count in (1, len(start)))
             return ascend_together(lambda delta: one.see([delta]).descent[0], every.losses, scheme, feasible, start)
-        return _ascend(classifier, x, y, scheme, feasible, start, weights)
+        return _ascend(Evaluator(classifier, x, y, len(start)), scheme, feasible, start, weights, compiled)
 
 
 def _ascend(
-    classifier: Classifier,
-    x: Tensor,
-    y: Tensor,
+    passes: Evaluator,
     scheme: Scheme,
     feasible: list[FeasibleSet],
     deltas: list[Tensor],
     weights: Tensor,
+    compiled: CompiledSteps | None,
 ) -> tuple[list[Tensor], Tensor]:
     """Run the R steps on perturbations and weights."""
     rule, moving = checked_rule(scheme.weight_rule), steppers(scheme, feasible)
-    passes = Evaluator(classifier, x, y, len(deltas))
     judged = scheme.kind in ("worst", "ramp")  # by the losses that the attacks, each for itself, have reached
     # the factor on each attack's gradient: w_k as printed, or 1, so that no attack stalls
     weighed = scheme.preset == "paper" and scheme.kind != "worst"
+    fused = None if compiled is None else _fused(compiled, passes, scheme, feasible, moving, deltas, weighed)
     for r in range(1, scheme.steps + 1):
-        seen = passes.see(deltas, scheme.dpar)
-        deltas = [
-            _step(stepper, r, delta, weights[:, k] if weighed else None, seen, k, scheme.dpar, around)
-            for k, (stepper, delta, around) in enumerate(zip(moving, deltas, feasible, strict=True))
-        ]
+        moved = None if fused is None else fused.take(r, deltas, weights)
+        if moved is None:
+            seen = passes.see(deltas, scheme.dpar)
+            deltas = [
+                _step(stepper, r, delta, weights[:, k] if weighed else None, seen, k, scheme.dpar, around)
+                for k, (stepper, delta, around) in enumerate(zip(moving, deltas, feasible, strict=True))
+            ]
+        else:
+            seen, deltas = moved, moved.deltas
         if not judged:
             weights = rule.step(weights, seen.losses)
     if judged:
         weights = rule.step(weights, passes.losses(deltas))
     return deltas, weights
+
+
+def _fused(
+    compiled: CompiledSteps, passes: Evaluator, scheme: Scheme, feasible: list[FeasibleSet], moving: list[Stepper],
+    deltas: list[Tensor], weighed: bool,
+) -> Steps | None:  # fmt: skip
+    """Return the compiled steps on a mini-batch, if all of it can be."""
+    if scheme.dpar > 0:
+        compiled.refuse("the second derivatives of dpar are not compiled")
+        return None
+    if not compiled.tried:
+        passes.see(deltas)
+        compiled.tried = True
+    return compiled.of(passes.x, passes.y, feasible, moving, weighed)
 
 
 def _step(

@@ -16,6 +16,7 @@ from omnirobust.core.threat_models import FeasibleSet, clamped
 from omnirobust.core.types import Evaluation
 from omnirobust.core.units import start as start_in_units
 from omnirobust.domains.classifier import Classifier, Precision, widened
+from omnirobust.domains.compiling import CompiledSteps
 from omnirobust.domains.outputs import RowError, rows_named
 from omnirobust.training.alternate import RunningErrors
 from omnirobust.training.ampgd import attack_rows
@@ -35,7 +36,15 @@ class Attack(NamedTuple):
 
 
 class Attacker(Protocol):
-    """Makes the adversarial examples of each mini-batch."""
+    """Makes the adversarial examples of each mini-batch.
+
+    Attributes:
+        classifier: the model as the attack sees it.
+        compiled: the compiled steps, where they are wanted.
+    """
+
+    classifier: Classifier
+    compiled: CompiledSteps | None
 
     def attack(self, batch: Batch, epoch: int) -> Attack:
         """Attack this process's share of a mini-batch."""
@@ -50,12 +59,19 @@ class Attacker(Protocol):
         ...
 
 
-def attacker_of(model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers) -> Attacker | None:
-    """Return the adversary of ``scheme``; None if it has none."""
+def attacker_of(
+    model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers, compiled: bool = False
+) -> Attacker | None:
+    """Return the adversary of ``scheme``, whose steps are to be ``compiled`` where they can be; None if it has none."""
     if not scheme.attacks:
         return None
     kind = {"universal": UniversalAttacker, "alternate": AlternatingAttacker}.get(scheme.kind, PrivateAttacker)
-    return kind(model, scheme, seed, precision, workers)
+    made: Attacker = kind(model, scheme, seed, precision, workers)
+    if compiled:
+        made.compiled = CompiledSteps(made.classifier)
+        if scheme.kind == "universal":
+            made.compiled.refuse("the steps of kind universal are not compiled")
+    return made
 
 
 class PrivateAttacker:
@@ -72,6 +88,7 @@ class PrivateAttacker:
     def __init__(self, model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers) -> None:
         self.scheme, self.seed, self.workers = scheme, seed, workers
         self.classifier = Classifier("model", model, precision)
+        self.compiled: CompiledSteps | None = None
         self.table = torch.empty(0, len(scheme.threats))
         self.carried = CarriedDeltas(scheme.threats, workers) if scheme.persisting == "all" else None
 
@@ -109,7 +126,8 @@ class PrivateAttacker:
         self, batch: Batch, scheme: Scheme, seeds: list[Tensor], carried: Carried | None
     ) -> tuple[list[Tensor], Tensor]:
         """Return the K perturbations of the share and their weights."""
-        return attack_rows(self.classifier, batch.x, batch.y, scheme, seeds, self._first(batch), carried)
+        first = self._first(batch)
+        return attack_rows(self.classifier, batch.x, batch.y, scheme, seeds, first, carried, self.compiled)
 
     def _of_batch(self, batch: Batch, epoch: int) -> Scheme:
         """Return the scheme of an epoch, with the radii of a mini-batch's examples where each has its own."""
@@ -173,7 +191,7 @@ class AlternatingAttacker(PrivateAttacker):
         alone = replace(
             scheme, kind="single", threats=(scheme.threats[k],), step_sizes=None if sizes is None else (sizes[k],)
         )
-        (delta,), one = attack_rows(self.classifier, batch.x, batch.y, alone, seeds[k : k + 1])
+        (delta,), one = attack_rows(self.classifier, batch.x, batch.y, alone, seeds[k : k + 1], compiled=self.compiled)
         weights = one.new_zeros(len(one), len(scheme.threats))
         weights[:, k] = 1
         return [delta if i == k else torch.zeros_like(delta) for i in range(len(scheme.threats))], weights
@@ -209,6 +227,7 @@ class UniversalAttacker:
     def __init__(self, model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers) -> None:
         self.scheme, self.workers = scheme, workers
         self.classifier = Classifier("model", model, precision)
+        self.compiled: CompiledSteps | None = None
         self.delta: Tensor | None = None
 
     def attack(self, batch: Batch, epoch: int) -> Attack:

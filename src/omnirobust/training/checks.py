@@ -23,7 +23,14 @@ SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
 def check_settings(
-    model: object, scheme: object, epochs: int, batch_size: int, precision: str, resume: object, seed: object
+    model: object,
+    scheme: object,
+    epochs: int,
+    batch_size: int,
+    precision: str,
+    resume: object,
+    seed: object,
+    compiled: object,
 ) -> None:
     """Raise a ValueError for arguments of the wrong kind or out of range."""
     if torch.is_inference_mode_enabled():
@@ -40,6 +47,7 @@ def check_settings(
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         check_whole(name, value, 1)
     check_flag("resume", resume)
+    check_flag("compile", compiled)
     check_seed("seed", seed)
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from omnirobust.domains.classifier import Precision as Precision
 from omnirobust.training.accuracy import before_of, classes_apart, radii_of, ranges_of, restored_modes, told_of
-from omnirobust.training.attackers import PrivateAttacker, attacker_of
+from omnirobust.training.attackers import Attacker, PrivateAttacker, attacker_of
 from omnirobust.training.batches import Batches, Data, LoaderBatches, batches, generators
 from omnirobust.training.checks import Keep as Keep
 from omnirobust.training.checks import OptimizerFactory as OptimizerFactory
@@ -96,6 +96,7 @@ def fit(
     patience: int | None = None,
     keep: Keep = "last",
     precision: Precision = "fp32",
+    compile: bool = False,  # noqa: A002
     fabric: Fabric | None = None,
     loggers: Sequence[MetricLogger] = (),
     progress: Progress | None = None,
@@ -135,6 +136,10 @@ def fit(
             the higher clean accuracy, then to the first.
         precision: "fp32", or "bf16" for mixed precision in attack and training: bf16 products, fp32 parameters, losses
             and log-determinants. A Fabric brings its own.
+        compile: whether each step of the attacks is one function compiled by torch.compile, made once for each shape of
+            mini-batch (up to four), which takes seconds to a minute and needs a C++ compiler on a processor. It rounds
+            otherwise than the steps that are not compiled, and the same from run to run. Linf and l2 without ``scale``
+            and without ``dpar`` are compiled; of what is not, and where the compiler gives up, the notes say why.
         fabric: a launched Lightning Fabric: its devices read the same mini-batches, each takes its share, and together
             they give the gradients that one would, but for BatchNorm's statistics and dropout's draws.
         loggers: take each epoch's row, as Fabric's do; ``make_loggers`` makes CSV and TensorBoard. Those of ``fabric``
@@ -161,7 +166,7 @@ def fit(
     if fabric is not None:
         workers = Launched(fabric)
         precision = workers.precision
-    check_settings(model, scheme, epochs, batch_size, precision, resume, seed)
+    check_settings(model, scheme, epochs, batch_size, precision, resume, seed, compile)
     check_stopping(stop_at, patience, keep, validation)
     check_given_back(model)
     train = batches("data", data, "train", batch_size, seed)
@@ -169,8 +174,8 @@ def fit(
     check_data(scheme, train, held_out)
     step = made_optimizer(optimizer, model)
     images = "" if out is None or isinstance(train, LoaderBatches) else fingerprint({"x": train.x, "y": train.y})
-    settings = Settings(scheme.fingerprint(), batch_size, len(train), seed, precision, repr(step), images)
-    attacker = attacker_of(model, scheme, seed, precision, workers)
+    settings = Settings(scheme.fingerprint(), batch_size, len(train), seed, precision, repr(step), images, compile)
+    attacker = attacker_of(model, scheme, seed, precision, workers, compile)
     if lr_factor is not None and scheduler is not None:
         raise ValueError("scheduler must be None with lr_factor, got both")
     file, rate = None if out is None else Path(out) / CHECKPOINT, made_scheduler(scheduler, step, validation)
@@ -200,8 +205,20 @@ def fit(
             log(listening, run.history[-1])
             if progress is not None and workers.rank == 0:
                 progress(run.epoch, epochs, run.history[-1])
-    told = (*classes_apart(train, held_out), *ranges_of(scheme, train), *radii_of(scheme, held_out))
+    told = (
+        *_of_compiling(attacker, compile),
+        *classes_apart(train, held_out),
+        *ranges_of(scheme, train),
+        *radii_of(scheme, held_out),
+    )
     return _result(run, stopped, keep, told, train if held_out is None else held_out)
+
+
+def _of_compiling(attacker: Attacker | None, wanted: bool) -> tuple[str, ...]:
+    """Say what of a training was not compiled although it was wanted."""
+    if attacker is None or attacker.compiled is None:
+        return ("compile: nothing was compiled, for the scheme attacks nothing.",) if wanted else ()
+    return attacker.compiled.notes
 
 
 def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, keep: Keep) -> None:

@@ -37,6 +37,7 @@ class Settings:
     precision: str
     optimizer: str
     data: str = ""
+    compile: bool = False
 
 
 class Run:
@@ -154,7 +155,8 @@ class Run:
 
     def _check(self, state: dict[str, Any]) -> None:
         for name, value in asdict(self.settings).items():
-            saved = state["settings"].get(name, value)  # checkpoints from before there was this setting stay good
+            # checkpoints from before there was this setting stay good
+            saved = state["settings"].get(name, False if name == "compile" else value)
             if saved != value and name == "data":
                 raise ValueError(
                     f"data must be those of the checkpoint {self.file} to resume it, got others; pass resume=False to "

@@ -1,0 +1,209 @@
+"""Compiled inner steps against those that are not, and what is said where there are none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from omnirobust import L1, L2, Linf, project_lp_box
+from omnirobust.domains.compiling import unrolled_l2
+from omnirobust.training import FitResult, Scheme, fit
+
+BOTH = (Linf(0.1), L2(0.6))
+G = torch.Generator().manual_seed(4)
+X, Y = torch.rand(20, 2, 5, generator=G), torch.randint(3, (20,), generator=G)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let what is compiled be traced as ever, but run operation by operation: that takes a second, no compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    yield
+    torch._dynamo.reset()
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Flatten(), nn.Linear(10, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def trained(
+    scheme: Scheme, compiled: bool, model: nn.Module | None = None, **kw
+) -> tuple[dict[str, Tensor], FitResult]:
+    """Return the parameters that a short training leads to: mini-batches of 8, 8 and 4, twice."""
+    model = network() if model is None else model
+    given = {"epochs": 2, "batch_size": 8, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1)} | kw
+    result = fit(model, (X, Y), scheme, compile=compiled, **given)
+    return model.state_dict(), result
+
+
+def told(result: FitResult) -> list[str]:
+    return [note for note in result.notes if note.startswith("compile:")]
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Scheme("single", (Linf(0.1),), 4),
+        Scheme("average", BOTH, 4),
+        Scheme("worst", BOTH, 4),
+        Scheme("minmax", BOTH, 4),
+        Scheme("minmax", BOTH, 4, preset="paper"),
+        Scheme("minmax", (Linf(torch.linspace(0, 0.2, 20)), L2(torch.linspace(0, 1, 20))), 4),
+        Scheme("alternate", BOTH, 4),
+    ],
+    ids=lambda s: f"{s.kind} {s.preset} {s.examples}",
+)
+def test_a_training_comes_to_the_same_parameters(scheme: Scheme) -> None:
+    plain, _ = trained(scheme, compiled=False)
+    counters.clear()
+    fast, result = trained(scheme, compiled=True)
+    assert counters["stats"]["unique_graphs"] >= 2 and not told(result)
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_shape_is_compiled_once() -> None:
+    """Two shapes of mini-batches in three epochs, of 4 steps each: two functions, whatever was trained before."""
+    for _ in range(2):
+        counters.clear()
+        trained(Scheme("minmax", BOTH, 4), compiled=True, epochs=3)
+        assert counters["stats"]["unique_graphs"] == 2
+
+
+class Asking(nn.Module):
+    """A network that looks at its values and goes one way or the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.inner(x)
+        return z * 2 if float(z.detach().sum()) > 0 else z
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_model_that_cannot_be_compiled_trains_without_and_the_notes_say_so() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain, _ = trained(Scheme("minmax", BOTH, 3), compiled=False, model=Asking())
+        fast, result = trained(Scheme("minmax", BOTH, 3), compiled=True, model=Asking())
+    assert same(plain, fast)
+    (note,) = told(result)
+    assert note.startswith("compile: the attacks ran uncompiled, wholly or in part: the compiler gave up (")
+
+
+ALONE = """
+import torch
+from omnirobust import Linf
+from omnirobust.training import Scheme, fit
+
+x, y = torch.rand(8, 5), torch.arange(8) % 3
+ends = []
+for compiled in (False, True):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(5, 3)
+    result = fit(model, (x, y), Scheme("single", (Linf(0.1),), 2), epochs=1, compile=compiled)
+    ends.append(model.weight)
+assert torch.equal(*ends)
+print(*(note for note in result.notes if note.startswith("compile:")), sep="\\n")
+"""
+
+
+def test_without_a_compiler_it_trains_without_and_the_notes_say_so() -> None:
+    """In a process of its own, which remembers for good that it found none."""
+    env = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    run = subprocess.run([sys.executable, "-c", ALONE], env=env, capture_output=True, text=True, check=True)
+    (note,) = run.stdout.splitlines()
+    assert "the compiler gave up" in note and "InvalidCxxCompiler" in note and note.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "why"),
+    [
+        (Scheme("minmax", (Linf(0.1), L1(1.0)), 2), "only plain steps under linf and l2"),
+        (Scheme("minmax", (Linf(0.1, scale=2.0), L2(1.0)), 2), "in units of the data"),
+        (Scheme("minmax", BOTH, 2, dpar=0.1), "dpar"),
+        (Scheme("msd", BOTH, 2), "kind msd"),
+        (Scheme("universal", (Linf(0.1),), 2), "kind universal"),
+        (Scheme(), "the scheme attacks nothing"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_what_is_not_compiled_runs_as_ever(scheme: Scheme, why: str) -> None:
+    plain, _ = trained(scheme, compiled=False)
+    fast, result = trained(scheme, compiled=True)
+    assert same(plain, fast)
+    (note,) = told(result)
+    assert why in note
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_resumed_training_has_the_same_bytes_and_keeps_to_compiling(tmp_path: Path) -> None:
+    scheme = Scheme("minmax", BOTH, 3)
+    whole, _ = trained(scheme, compiled=True, epochs=3)
+    trained(scheme, compiled=True, epochs=1, out=tmp_path)
+    with pytest.raises(ValueError, match="compile must be True as in the checkpoint"):
+        trained(scheme, compiled=False, epochs=3, out=tmp_path)
+    resumed, _ = trained(scheme, compiled=True, epochs=3, out=tmp_path)
+    assert same(whole, resumed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_unrolled_projection_is_the_exact_one(dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    for n in (2, 30, 784):
+        x = torch.rand(64, n, generator=g, dtype=dtype)
+        x[:16] = x[:16].round()
+        a = torch.randn(64, n, generator=g, dtype=dtype)
+        eps = torch.rand(64, generator=g, dtype=dtype) * n**0.5 / 3
+        a[5], eps[7] = 0, 0
+        found, solved = unrolled_l2(a, eps.unsqueeze(1), -x, 1 - x)
+        assert bool(solved.all())
+        torch.testing.assert_close(found, project_lp_box(a, 2, eps, -x, 1 - x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_that_is_not_solved_is_told() -> None:
+    """Bounds of ever other sizes: each Newton step brings few coordinates to theirs."""
+    a, high = torch.ones(1, 40, dtype=torch.float64), torch.logspace(-9, 0, 40, dtype=torch.float64).unsqueeze(0)
+    a = a * torch.logspace(-12, 0, 40, dtype=torch.float64)
+    eps = (high.square().sum().sqrt() * 0.999).view(1, 1)
+    found, solved = unrolled_l2(a * 1e12, eps, -high, high)
+    assert bool(solved) == (abs(float(found.norm()) - float(eps)) < 1e-9) and float(found.norm()) <= float(eps) + 1e-12
+
+
+def test_one_function_that_is_really_compiled_climbs_as_the_steps_do() -> None:
+    scheme = Scheme("single", (Linf(0.1),), 3)
+    plain, _ = trained(scheme, compiled=False, epochs=1)
+    fast, result = trained(scheme, compiled=True, epochs=1)
+    assert not told(result)
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_trainings_have_the_same_bytes_from_run_to_run(precision: str) -> None:
+    scheme = Scheme("minmax", BOTH, 4)
+    plain, _ = trained(scheme, compiled=False, precision=precision)
+    first, result = trained(scheme, compiled=True, precision=precision)
+    second, _ = trained(scheme, compiled=True, precision=precision)
+    assert same(first, second) and not told(result)
+    for name, value in plain.items():
+        torch.testing.assert_close(first[name], value, rtol=1e-3, atol=1e-4 if precision == "fp32" else 3e-2)
