@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import omnirobust as orb
 from norms_page import page
@@ -126,7 +127,10 @@ CHOICES |= {
 
 
 def choose(name: str, seeds: range, ratio: float) -> None:
-    """Judge settings of ours on training images that nothing is trained on."""
+    """Judge settings of ours on training images that nothing is trained on.
+
+    And with them the mean of the parameters over about the last hundred steps.
+    """
     setting = SETTINGS[name]
     for seed in seeds:
         for row, made in CHOICES.items():
@@ -134,9 +138,17 @@ def choose(name: str, seeds: range, ratio: float) -> None:
             if (key := f"choose/{name}/{ratio:g}/{row}/{seed}") in read():
                 continue
             model, epochs = begun(setting, seed), epochs_of(scheme, setting.gradients)
-            train = setting.part("train", 0, setting.images)
-            fit(model, train, scheme, epochs=epochs, seed=seed, batch_size=setting.batch_size)
-            note(key, judged(model, setting, setting.part("train", 50000, setting.judged)) | {"epochs": epochs})
+            train, held_out = setting.part("train", 0, setting.images), setting.part("train", 50000, setting.judged)
+            mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+
+            def follow(*_: object, mean: AveragedModel = mean, model: nn.Module = model) -> None:
+                mean.update_parameters(model)
+
+            fit(
+                model, train, scheme, epochs=epochs, seed=seed, batch_size=setting.batch_size, on_batch=follow
+            )  # fmt: skip
+            averaged = judged(mean.module, setting, held_out)["union"]
+            note(key, judged(model, setting, held_out) | {"epochs": epochs, "averaged": averaged})
 
 
 def main() -> None:

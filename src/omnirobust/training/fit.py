@@ -158,9 +158,9 @@ def fit(
             epoch.
 
     Cost: one forward and one backward pass an example and epoch for the natural scheme; K (R + 1) and a clean one for
-    R steps against K threat models. In the end one forward of 1000 inputs, for the notes. Where examples carry their
-    perturbations (``Scheme.persist`` "all"), N K values of half precision for each coordinate of an input, in the
-    memory of the processor and, once an epoch, in the checkpoint.
+    R steps against K threat models; see ``Scheme`` for "msd", "alternate" and "ramp". In the end one forward of 1000
+    inputs, for the notes. Where examples carry their perturbations (``Scheme.persist`` "all"), N K values of half
+    precision for each coordinate of an input, in the memory of the processor and, once an epoch, in the checkpoint.
     """
     workers: Workers = Alone()
     if fabric is not None:
