@@ -29,6 +29,9 @@ from norms_setting import SETTINGS, Setting, begun, cost, epochs_of, note, read,
 from omnirobust.evaluation import evaluate_robustness
 from omnirobust.training import Scheme, fit
 
+FIRST = 5000
+"""The first test image that judges: by those before, benchmarks/carried.py found how many ascents carried ones need."""
+
 
 def bits(right: Tensor) -> str:
     return "".join("01"[int(r)] for r in right.tolist())
@@ -45,22 +48,39 @@ def judged(model: nn.Module, setting: Setting, part: tuple[Tensor, Tensor], atta
     return {"clean": round(report.clean, 4), "union": round(report.union, 4), "by_norm": by_norm, "right": right}
 
 
-def measure(networks: Path, names: Sequence[str], seeds: range, ratio: float) -> None:
-    """Train and judge every cell that is missing, a seed at a time."""
+def measure(networks: Path, names: Sequence[str], seeds: range, ratio: float, schemes: Sequence[str] = ()) -> None:
+    """Train and judge every cell that is missing, or those of some schemes, a seed at a time."""
     for name in names:
         setting = SETTINGS[name]
         for seed in seeds:
             for row, scheme in rows(setting.threats, ratio).items():
-                if (key := f"{name}/{ratio:g}/{row}/{seed}") in read():
+                key = f"{name}/{ratio:g}/{row}/{seed}"
+                if read().get(key, {}).get("first") == FIRST or (schemes and row not in schemes):
                     continue
-                model, epochs = begun(setting, seed), epochs_of(scheme, setting.gradients)
-                begin, train = time.process_time(), setting.part("train", 0, setting.images)
-                fit(model, train, scheme, epochs=epochs, seed=seed, batch_size=setting.batch_size)
-                seconds = time.process_time() - begin
-                networks.mkdir(parents=True, exist_ok=True)
-                torch.save(model.state_dict(), networks / f"{key.replace('/', '_')}.pt")
-                found = judged(model, setting, setting.part("test", 0, setting.judged))
-                note(key, found | {"epochs": epochs, "cpu_seconds": round(seconds)})
+                file = networks / f"{key.replace('/', '_')}.pt"
+                if not file.exists():
+                    note(key, trained(setting, scheme, seed, file))
+                note(key, judged(kept(setting, seed, file), setting, unseen(setting)) | {"first": FIRST})
+
+
+def trained(setting: Setting, scheme: Scheme, seed: int, file: Path) -> dict[str, int]:
+    """Train a network, keep it, and return what it took."""
+    model, epochs = begun(setting, seed), epochs_of(scheme, setting.gradients)
+    begin, train = time.process_time(), setting.part("train", 0, setting.images)
+    fit(model, train, scheme, epochs=epochs, seed=seed, batch_size=setting.batch_size)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), file)
+    return {"epochs": epochs, "cpu_seconds": round(time.process_time() - begin)}
+
+
+def kept(setting: Setting, seed: int, file: Path) -> nn.Module:
+    model = begun(setting, seed)
+    model.load_state_dict(torch.load(file, weights_only=True))
+    return model
+
+
+def unseen(setting: Setting, images: int | None = None) -> tuple[Tensor, Tensor]:
+    return setting.part("test", FIRST, setting.judged if images is None else images)
 
 
 def by_autoattack(networks: Path, names: Sequence[str], seeds: range, ratio: float, images: int) -> None:
@@ -73,9 +93,7 @@ def by_autoattack(networks: Path, names: Sequence[str], seeds: range, ratio: flo
                 file = networks / f"{key.replace('/', '_')}.pt"
                 if "autoattack" in read().get(key, {}) or not file.exists():
                     continue
-                model = begun(setting, seed)
-                model.load_state_dict(torch.load(file, weights_only=True))
-                found = judged(model, setting, setting.part("test", 0, images), "autoattack")
+                found = judged(kept(setting, seed, file), setting, unseen(setting, images), "autoattack")
                 note(key, {"autoattack": found["right"], "autoattack_union": found["union"]})
 
 
@@ -83,23 +101,24 @@ MARKS = (21, 28, 35, 45, 60, 80, 101)
 """Gradients an image after which the cost to a level is looked at."""
 
 
-def cost_to_level(names: Sequence[str], seeds: range) -> None:
-    """Follow average training and ours over the gradients that each image has cost."""
+def cost_to_level(names: Sequence[str], seeds: range, most: int) -> None:
+    """Follow ours over the gradients that each image has cost, up to ``most``; average training is among the cells."""
     for name in names:
         setting = SETTINGS[name]
         for seed in seeds:
-            for row, scheme in (
-                ("average", Scheme("average", setting.threats, 10)),
-                *((f"min-max, {R} carried", Scheme("minmax", setting.threats, R, persist="all")) for R in (1, 2, 3)),
-            ):
-                if (key := f"cost/{name}/{row}/{seed}") not in read():
-                    note(key, {"curve": followed(setting, scheme, seed, setting.part("test", 0, setting.judged))})
+            for R in (2, 3):
+                scheme = Scheme("minmax", setting.threats, R, persist="all")
+                if (key := f"cost/{name}/min-max, {R} carried/{seed}") not in read():
+                    marks = [mark for mark in MARKS if mark <= most]
+                    note(key, {"curve": followed(setting, scheme, seed, unseen(setting), marks)})
 
 
-def followed(setting: Setting, scheme: Scheme, seed: int, part: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Return the union accuracy at every mark of gradients that is an epoch's end, or nearest to one."""
+def followed(
+    setting: Setting, scheme: Scheme, seed: int, part: tuple[Tensor, Tensor], marks: Sequence[int]
+) -> dict[str, float]:
+    """Return the union accuracy at the last ends of epochs that are not beyond the marks."""
     each, model, curve = cost(scheme)[0], begun(setting, seed), dict[str, float]()
-    looks = {max(1, mark // each) for mark in MARKS}
+    looks = {max(1, mark // each) for mark in marks}
 
     def look(epoch: int, last: int, row: Mapping[str, float]) -> None:
         if epoch in looks:
@@ -155,21 +174,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", default="all", choices=("all", "autoattack", "cost", "choose", "page"))
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--schemes", nargs="+", default=[], help="rows of the tables; all by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--ratio", type=float, default=0.5, help="share of attacked examples in the loss")
     parser.add_argument("--images", type=int, default=200, help="of autoattack")
+    parser.add_argument("--most", type=int, default=MARKS[-1], help="gradients up to which cost follows a training")
     parser.add_argument("--networks", type=Path, default=Path("runs/norms"))
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     given = parser.parse_args()
     torch.set_num_threads(1)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     if given.what == "all":
-        measure(given.networks, given.only, seeds, given.ratio)
+        measure(given.networks, given.only, seeds, given.ratio, given.schemes)
     elif given.what == "autoattack":
         by_autoattack(given.networks, given.only, seeds, given.ratio, given.images)
     elif given.what == "cost":
-        cost_to_level(given.only, seeds)
+        cost_to_level(given.only, seeds, given.most)
     elif given.what == "choose":
         choose(given.only[0], seeds, given.ratio)
     if given.out is None:

@@ -51,7 +51,8 @@ def table(name: str, ratio: float) -> list[str]:
     return [
         f"## {setting.told}, {alone}", "",
         f"{threats}; the first {setting.images:,} training images, mini-batches of {setting.batch_size}, "
-        f"{setting.gradients} gradients an image, Adam at 0.001; {setting.judged} test images.", "",
+        f"{setting.gradients} gradients an image, Adam at 0.001; {setting.judged} test images from number 5,000 on.",
+        "",
         "| scheme | ascents | gradients + forwards an epoch | epochs | seeds | clean | union | union less carried "
         "min-max | union, AutoAttack |",
         "|---|---|---|---|---|---|---|---|---|", *lines, "",
@@ -61,19 +62,19 @@ def table(name: str, ratio: float) -> list[str]:
 def cost_table(name: str) -> list[str]:
     """Return the gradients after which each run of ours was first at the level that average training ended with."""
     cells, lines = read(), list[str]()
-    runs = {key: cell["curve"] for key, cell in cells.items() if key.startswith(f"cost/{name}/")}
-    levels = {key.rpartition("/")[2]: curve[max(curve, key=int)] for key, curve in runs.items() if "/average/" in key}
-    for key, curve in sorted(runs.items()):
-        seed = key.rpartition("/")[2]
-        if "/average/" in key or seed not in levels:
+    for key in sorted(key for key in cells if key.startswith(f"cost/{name}/")):
+        _, _, row, seed = key.split("/")
+        average, curve = cells.get(f"{name}/0.5/average/{seed}"), cells[key]["curve"]
+        if average is None:
             continue
-        end = max(map(int, runs[f"cost/{name}/average/{seed}"]))
-        reached = [int(at) for at in sorted(curve, key=int) if curve[at] >= levels[seed]]
+        end = average["epochs"] * cost(rows(SETTINGS[name].threats, 0.5)["average"])[0]
+        reached = [int(at) for at in sorted(curve, key=int) if curve[at] >= average["union"]]
         at = f"{reached[0]} | {reached[0] / end:.2f}" if reached else "not | "
-        lines.append(f"| {key.split('/')[2]} | {seed} | {100 * levels[seed]:.1f} | {end} | {at} |")
+        followed = ", ".join(f"{at}: {100 * curve[at]:.1f}" for at in sorted(curve, key=int))
+        lines.append(f"| {row} | {seed} | {100 * average['union']:.1f} | {end} | {at} | {followed} |")
     head = [
-        "| ours | seed | union of average training | its gradients | ours was there after | share |",
-        "|---|---|---|---|---|---|",
+        "| ours | seed | union of average training | its gradients | ours was there after | share | gradients: union |",
+        "|---|---|---|---|---|---|---|",
     ]
     return [f"## Gradients to a level: {SETTINGS[name].told}", "", *head, *lines, ""] if lines else []
 
@@ -82,9 +83,9 @@ def page() -> str:
     """Return the whole page."""
     text = (
         "# Training against two norms, beside its rivals\n\n`python benchmarks/bench_norms.py`, then `autoattack` and "
-        "`cost`; what they found is in `norms.json`.\nUnion accuracy in %, under the strong attacks of "
+        "`cost`, go on from what `norms.json` holds.\nUnion accuracy in %, under the strong attacks of "
         "[evaluate](../docs/robustness.md) with 20 steps a run, with 95 % intervals over\nseeds and images; "
-        "differences are paired over both. AutoAttack's standard version, on the first test images.\n\n"
+        "differences are paired over both. AutoAttack's standard version, on the first of these images.\n\n"
     )
     found = [line for name in SETTINGS for ratio in (0.5, 1.0) for line in table(name, ratio)]
     return text + "\n".join([*found, *(line for name in SETTINGS for line in cost_table(name))]).rstrip() + "\n"

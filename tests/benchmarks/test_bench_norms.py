@@ -84,7 +84,7 @@ def test_cells_are_measured_once_and_curves_followed(
     for module in (bench, page):
         monkeypatch.setattr(module, "SETTINGS", setting.SETTINGS)
     monkeypatch.setattr(bench, "CHOICES", dict(list(bench.CHOICES.items())[:1]))
-    monkeypatch.setattr(bench, "MARKS", (9, 12))
+    monkeypatch.setattr(bench, "MARKS", (9, 14, 90))
     weak = partial(evaluate_robustness, attacks=STRONG[:1])
     monkeypatch.setattr(bench, "evaluate_robustness", lambda *part, **_: weak(*part, steps=2))
     monkeypatch.setattr(setting.Setting, "part", _digits)
@@ -96,10 +96,10 @@ def test_cells_are_measured_once_and_curves_followed(
     monkeypatch.setattr(bench, "fit", None)  # what is there is not measured again
     bench.measure(tmp_path, ["tiny"], range(1), 0.5)
     monkeypatch.setattr(bench, "fit", fit)
-    bench.cost_to_level(["tiny"], range(1))
+    bench.cost_to_level(["tiny"], range(1), 14)
     bench.choose("tiny", range(1), 0.5)
-    curve = setting.read()["cost/tiny/min-max, 1 carried/0"]["curve"]
-    assert sorted(map(int, curve)) == [5, 10]  # 5 gradients an epoch: the ends of epochs not beyond 9 and 12
+    curve = setting.read()["cost/tiny/min-max, 2 carried/0"]["curve"]
+    assert sorted(map(int, curve)) == [7, 14]  # 7 gradients an epoch: the ends of epochs not beyond 9 and 14
     text = page.page()
     assert text.count("| not measured |") == len(NAMES) and "Gradients to a level: tiny" in text
 
@@ -115,13 +115,13 @@ def test_the_page_says_what_the_cells_say(modules: dict[str, ModuleType]) -> Non
         setting.note(f"mlp/0.5/average/{seed}", {"clean": 0.9, "union": 0.4, "right": one})
         setting.note(f"mlp/0.5/min-max, carried/{seed}", {"clean": 0.8, "union": 0.6, "right": other})
     setting.note("mlp/0.5/average/0", {"autoattack": "10"})
-    setting.note("cost/mlp/average/0", {"curve": {"23": 0.1, "207": 0.3}})
-    setting.note("cost/mlp/min-max, 2 carried/0", {"curve": {"28": 0.2, "56": 0.31, "98": 0.29}})
+    setting.note("mlp/0.5/average/0", {"epochs": 4})
+    setting.note("cost/mlp/min-max, 2 carried/0", {"curve": {"28": 0.2, "56": 0.41, "98": 0.39}})
     text = page()
     row = next(line for line in text.splitlines() if line.startswith("| average |"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[:6] == ["average", "10", "23 + 0", "4", "2", "90.0"]
     assert cells[6].startswith("37.5 (") and cells[7].startswith("-25.0 (") and cells[8].startswith("50.0 (")
-    assert "| min-max, 2 carried | 0 | 30.0 | 207 | 56 | 0.27 |" in text
+    assert "| min-max, 2 carried | 0 | 40.0 | 92 | 56 | 0.61 | 28: 20.0, 56: 41.0, 98: 39.0 |" in text
     assert json.loads(setting.FILE.read_text())["mlp/0.5/average/0"]["autoattack"] == "10"
     assert page() == text
