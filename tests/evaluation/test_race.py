@@ -62,3 +62,24 @@ def test_where_no_larger_ball_leads_anywhere_one_class_stays(batch_size):
 def test_errors_name_the_argument(options, message):
     with pytest.raises(ValueError, match=message):
         Race("race", **{"loss": losses.relative_margin, **options})
+
+
+def test_which_pairs_share_a_batch_changes_nothing() -> None:
+    """In batches of 40 an input's second class runs after its first, in one of 256 beside it."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 6)).double()
+    x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = model(x).argmax(1)
+    apart, beside = (
+        evaluate_robustness(model, x, y, [orb.Linf(0.3)], attacks=[Race("race")], steps=10, batch_size=size)
+        for size in (40, None)
+    )
+    assert not bool(beside.correct.all())
+    for name, delta in apart.delta.items():
+        torch.testing.assert_close(beside.delta[name], delta, rtol=0, atol=1e-9)
+    torch.testing.assert_close(beside.margin, apart.margin, rtol=0, atol=1e-9)
+
+
+def test_a_class_that_was_given_up_does_not_come_back() -> None:
+    with pytest.raises(ValueError, match=r"keep must not rise, for .* got \(1, 5, 3\)"):
+        Race("race", keep=(1, 5, 3))
