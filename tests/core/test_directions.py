@@ -368,3 +368,15 @@ def test_adaptive_swaps_steps_follow_the_mean_gradient_and_the_falling_share(
         entered.append(int(((got[0] != 0) & (delta[0] == 0)).sum()))
         delta = got
     assert entered[0] == 20 and 0 < entered[-1] <= 1
+
+
+def test_sparse_takes_its_whole_step_where_fewer_coordinates_can_move_than_it_would_choose() -> None:
+    grad = torch.randn(2, 1, 2, 5, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 2, 5, dtype=torch.bool)
+    mask[0, 0, :2] = True
+    around = orb.L1(100.0, mask=mask).around(torch.full_like(grad, 0.5))
+    grad[1] = 0.0
+    seen = Evaluation(torch.zeros(2, 1), None, (grad,))
+    moved = Sparse(0.5).start(around, 0.3, 4).step(1, torch.zeros_like(grad), torch.ones(2, 1), seen, around)
+    assert moved[0, 0, 0, :2].tolist() == pytest.approx((-0.15 * grad[0, 0, 0, :2].sign()).tolist())
+    assert moved.abs().flatten(1).sum(1).tolist() == pytest.approx([0.3, 0.0])

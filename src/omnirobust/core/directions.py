@@ -179,9 +179,10 @@ class _OfLargest:
         stuck = torch.where(grad > 0, delta <= feasible.lower, delta >= feasible.upper)
         size = torch.where(stuck, 0.0, grad.abs()).flatten(1)
         count = max(1, round(self._share * size.shape[1]))
-        largest = torch.zeros_like(size).scatter_(1, size.topk(count, dim=1).indices, 1.0 / count)
-        u = largest.view_as(grad) * grad.sign() * ~stuck
-        return self._plain.down(t, delta, u, feasible)
+        largest = torch.zeros_like(size).scatter_(1, size.topk(count, dim=1).indices, 1.0)
+        u = (largest.view_as(grad) * grad.sign() * ~stuck).flatten(1)
+        u /= u.abs().sum(1, keepdim=True).clamp_min(1)  # fewer than ``count`` where fewer can move
+        return self._plain.down(t, delta, u.view_as(grad), feasible)
 
     def select(self, rows: Tensor) -> None:
         self._plain.select(rows)
