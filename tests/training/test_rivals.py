@@ -13,6 +13,7 @@ from omnirobust.core.threat_models import L0, L1, L2, Linf, ThreatModel
 from omnirobust.training import Scheme, attack_batch, fit
 from omnirobust.training.alternate import RunningErrors
 from omnirobust.training.batches import TensorBatches
+from omnirobust.training.ramp import divergence
 
 BOTH = (Linf(0.15), L2(0.6))
 THREE = (Linf(0.15), L1(1.5), L2(0.6))
@@ -362,3 +363,46 @@ def test_fingerprints_tell_the_settings_of_ramp() -> None:
     schemes = [Scheme("ramp", BOTH), Scheme("ramp", BOTH, pairing=1.5), Scheme("ramp", BOTH, natural_share=0.4)]
     assert len({scheme.fingerprint() for scheme in schemes}) == 3
     assert "pairing" not in Scheme("worst", BOTH).fingerprint()
+
+
+def test_classes_that_a_model_rules_out_add_nothing_to_the_divergence() -> None:
+    logits = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits[:, :, 2] = -torch.inf
+    rest = [z[:, [0, 1, 3, 4]].clone().requires_grad_() for z in logits]
+    leaves = [z.clone().requires_grad_() for z in logits]
+    expected = kl_div(log_softmax(rest[1], 1), softmax(rest[0], 1), reduction="none").sum(1)
+    found = divergence(leaves[0], leaves[1])
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    for leaf, other in zip(leaves, rest, strict=True):
+        torch.testing.assert_close(leaf.grad[:, [0, 1, 3, 4]], other.grad)
+        assert not bool(leaf.grad[:, 2].any())
+
+
+def test_ramp_without_divergence_needs_two_examples_for_batchnorm() -> None:
+    (x, y), scheme = problem(), Scheme("ramp", BOTH, 1, adversarial_ratio=1.0, pairing=0.0, natural_share=0.0)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16).double(), nn.Linear(16, 3).double())
+    with pytest.raises(ValueError, match="batch_size must leave every process 2 examples or more for a model with Bat"):
+        fit(model, (x[:3], y[:3]), scheme, epochs=1, batch_size=1)
+
+
+def test_what_fails_after_an_attack_in_turns_is_told_by_its_number() -> None:
+    (x, y), place = problem(), 3
+    number = int(next(iter(TensorBatches(x, y, BATCH, 0).numbered(0))).rows[place])
+    assert number != place
+
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.ascents = network(), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.ascents += torch.is_grad_enabled()
+            z = self.inner(x)
+            if not torch.is_grad_enabled() and self.ascents == 3:
+                z[place] = torch.nan
+            return z
+
+    with pytest.raises(ValueError, match=rf"(example|row|input) {number}\b"):
+        fit(Failing(), (x, y), Scheme("alternate", BOTH, 3), epochs=1, batch_size=BATCH)

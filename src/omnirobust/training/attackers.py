@@ -180,7 +180,14 @@ class AlternatingAttacker(PrivateAttacker):
         drawn = self.errors.draw(self.seed)
         self.norm = self.scheme.extremes[drawn]
         found = super().attack(batch, epoch)
-        right = self._right(found.points[self.norm], batch.y) * (batch.factor > 0)
+        try:
+            with rows_named(lambda row: int(batch.rows[row])):
+                right = self._right(found.points[self.norm], batch.y) * (batch.factor > 0)
+        except RowError:
+            if self.workers.count == 1:
+                raise
+            right = found.points.new_zeros((), dtype=torch.float32)
+            found.points.fill_(torch.nan)  # stops all processes at once, as after an attack that fails
         self.errors.note(drawn, float(self.workers.total(right)), batch.size)
         return found
 

@@ -67,7 +67,8 @@ def check_normalised(model: nn.Module, scheme: Scheme, x: Tensor, largest: int, 
     Raises:
         ValueError: if so: its statistics would stay what they were.
     """
-    single = len(scheme.threats) == 1 or scheme.kind in ("worst", "msd", "alternate")  # one attacked input an example
+    hard = scheme.kind in ("worst", "msd", "alternate") or (scheme.kind == "ramp" and not scheme.pairing)
+    single = len(scheme.threats) == 1 or hard  # one attacked input an example
     natural = not scheme.attacks or (scheme.kind == "ramp" and scheme.natural_share > 0)
     alone = natural or (scheme.adversarial_ratio == 1 and single)
     if not alone or largest > processes:

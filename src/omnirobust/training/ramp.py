@@ -13,9 +13,12 @@ from omnirobust.training.state import Run
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Return KL(softmax(p) || softmax(q)) of logits (B, C), (B,); gradients flow into both."""
+    """Return KL(softmax(p) || softmax(q)) of logits (B, C), (B,); gradients flow into both.
+
+    Classes that p rules out, by a logit of minus infinity, add nothing.
+    """
     log_p, log_q = log_softmax(p, 1), log_softmax(q, 1)
-    return (log_p.exp() * (log_p - log_q)).sum(1)
+    return (log_p.exp() * (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)).sum(1)
 
 
 def fused(before: Tensor, natural: Tensor, adversarial: Tensor, share: float) -> Tensor:

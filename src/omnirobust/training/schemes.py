@@ -79,8 +79,9 @@ class Scheme:
             normalised gradient of its own norm.
         start: of the perturbations on each mini-batch, "random" in the ball or "zero".
         step_sizes: one a threat model, in units of the input (l0: a share of the radius). None: for linf and l2 five
-            radii over ``steps``, at most 1.25, falling linearly; for l1 and l0 the adaptive direction's own; for the
-            preset 1/6 for linf (Table A8) and those of the paper's ensemble attack for other norms.
+            radii over ``steps``, at most 1.25, falling linearly, for "msd" for l1 too; for l1 and l0 elsewhere the
+            adaptive direction's own; for the preset 1/6 for linf (Table A8) and those of the paper's ensemble attack
+            for other norms.
         dpar_warmup: epochs >= 0 over which ``dpar`` rises linearly from 0, so that the network has begun to learn
             before its gradients are to agree; 0 as in the paper.
         pairing: weight >= 0 of the divergence for "ramp"; its authors take 5 from the beginning, 1.5 to fine-tune.
