@@ -74,12 +74,12 @@ class Race:
     Attributes:
         name: what the report calls it.
         loss: per-example attack loss with targets, low = the class is reached.
-        keep: how many wrong classes are tried in the first, the second and the third ball of ``WIDE``, >= 1 each,
+        keep: how many wrong classes are tried in the first, the second and the third ball of ``LEGS``, >= 1 each,
             and never more than before.
         direction: how the perturbation moves.
 
-    Cost: at most 2.1 + 1.2 + 0.8 = 4.1 times T gradients an input that stands under l1, 3.4 under other norms; 1.9
-    times where the first ball leads to no class. Seven classes in turn cost 7 T.
+    Cost: at most 2.1 + 1.2 + 0.8 = 4.1 times T gradients an input that stands under l0 and l1, 3.45 under l2 and linf;
+    2.8 and 1.9 times where the first ball leads to no class. Seven classes in turn cost 7 T.
     """
 
     name: str
