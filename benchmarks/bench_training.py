@@ -28,6 +28,7 @@ import omnirobust as orb
 from omnirobust import zoo
 from omnirobust.core.draws import DrawKey
 from omnirobust.domains.classifier import Classifier, Precision
+from omnirobust.domains.compiling import CompiledSteps
 from omnirobust.training import Scheme
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.inner_steps import row_seeds
@@ -65,14 +66,16 @@ class World:
         self.sgd.step()
 
 
-def ours(world: World, scheme: Scheme, precision: Precision = "fp32") -> Callable[[], None]:
-    """Return one mini-batch as ``fit`` does it; ``precision`` is that of the inner attack alone."""
+def ours(world: World, scheme: Scheme, precision: Precision = "fp32", compiled: bool = False) -> Callable[[], None]:
+    """Return one mini-batch as ``fit`` does it; ``precision`` and ``compiled`` are of the inner attack alone."""
     classifier, objective = Classifier("model", world.model, precision), Objective(world.model, scheme, "fp32")
-    rows = torch.arange(B)
+    rows, steps = torch.arange(B), CompiledSteps(classifier) if compiled else None
 
     def run() -> None:
         seeds = row_seeds(DrawKey(0), rows, len(scheme.threats))
-        deltas, weights = attack_rows(classifier, world.x, world.y, scheme, seeds)
+        deltas, weights = attack_rows(classifier, world.x, world.y, scheme, seeds, compiled=steps)
+        if steps is not None and steps.notes:
+            raise RuntimeError(steps.notes[0])
         world.model.train()
         world.descend(objective(world.x, world.y, torch.stack([world.x + d for d in deltas]), weights)[0])
 
@@ -152,43 +155,29 @@ def by_foolbox(world: World) -> Callable[[], None]:
     return run
 
 
-def step_of(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return one step of Algorithm 2 in two balls, written so that all of it can be compiled."""
-    labels, low, high = y.repeat(2), -x, 1 - x
-
-    def losses(deltas: Tensor) -> tuple[Tensor, Tensor]:
-        each = cross_entropy(model((x + deltas).flatten(0, 1)), labels, reduction="none")
-        return each.sum(), each
-
-    def step(deltas: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        grad, each = torch.func.grad(losses, has_aux=True)(deltas)
-        linf = (deltas[0] + 0.05 * grad[0].sign()).clamp(-0.2, 0.2)
-        l2 = deltas[1] + 0.5 * grad[1] / grad[1].flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-        l2 = l2 * (2.0 / l2.flatten(1).norm(dim=1).clamp_min(1e-12)).clamp_max(1.0).view(-1, 1, 1, 1)
-        up = w + 0.02 * (each.view(2, -1).t() - 4.0 * (w - 0.5))
-        first = ((up[:, :1] - up[:, 1:] + 1) / 2).clamp(0, 1)  # the simplex of two
-        return torch.stack([linf, l2]).clamp(low, high), torch.cat([first, 1 - first], 1)
-
-    return step
-
-
-def speed_rows(letter: str, rounds: int) -> list[str]:
+def speed_rows(letter: str, rounds: int, bf16: bool = True) -> list[str]:
     """Measure a mini-batch of min-max training against the bare passes and the other ways."""
     world, scheme = World.of(letter), Scheme("minmax", THREATS, R)
     runs = {
         "ours": ours(world, scheme),
         "ours, bf16 inner attack": ours(world, scheme, "bf16"),
+        "ours, compiled": ours(world, scheme, compiled=True),
         "bare passes": bare(world, 2),
         "usual loop, autograd.grad": usual(world, by_backward=False),
         "usual loop, backward": usual(world, by_backward=True),
         "foolbox": by_foolbox(world),
     }
-    times = interleaved(runs, rounds=rounds, warmup=1)
+    if not bf16:
+        del runs["ours, bf16 inner attack"]
+    times = interleaved(runs, rounds=rounds, warmup=1, clock=time.process_time)
     name = NAMES[letter]
     rows = [f"| {name} | ours / bare passes | {ratio(times, of='ours', over='bare passes')} |"]
-    for other in list(runs)[3:]:
+    rows.append(f"| {name} | ours, compiled / bare passes | {ratio(times, of='ours, compiled', over='bare passes')} |")
+    for other in ("usual loop, autograd.grad", "usual loop, backward", "foolbox"):
         rows.append(f"| {name} | {other} / ours | {ratio(times, of=other, over='ours')} |")
-        rows.append(f"| {name} | {other} / ours, bf16 | {ratio(times, of=other, over='ours, bf16 inner attack')} |")
+        if bf16:
+            rows.append(f"| {name} | {other} / ours, bf16 | {ratio(times, of=other, over='ours, bf16 inner attack')} |")
+        rows.append(f"| {name} | {other} / ours, compiled | {ratio(times, of=other, over='ours, compiled')} |")
     return rows
 
 
@@ -208,34 +197,6 @@ def growth_rows(letter: str, rounds: int) -> list[str]:
         f"| {NAMES[letter]} | {K} | {ratio(times, of=str(K), over='1')} | {_peak(letter, K) / MIB:.0f} |"
         for K in schemes
     ]
-
-
-def compiled_row(letter: str, rounds: int) -> str:
-    """Measure a compiled step against the same one run eagerly."""
-    world = World.of(letter)
-    world.model.eval().requires_grad_(False)
-    step = step_of(world.model, world.x, world.y)
-    fast = torch.compile(step)
-    deltas, w = 0.1 * torch.randn(2, B, 1, 28, 28), torch.full((B, 2), 0.5)
-    began = time.perf_counter()
-    try:
-        difference = float((fast(deltas, w)[0] - step(deltas, w)[0]).abs().mean())
-    except Exception as error:  # whatever the compiler or its absence raises
-        reason = " ".join(str(error).split()) or "no reason given"
-        return f"| {NAMES[letter]} | failed: {type(error).__name__}, {reason:.60} | | |"
-    seconds = time.perf_counter() - began
-
-    def several(one: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[[], None]:
-        def run() -> None:
-            state = (deltas, w)
-            for _ in range(R):
-                state = one(*state)
-
-        return run
-
-    times = interleaved({"compiled": several(fast), "eager": several(step)}, rounds=rounds)
-    gain = ratio(times, of="eager", over="compiled")
-    return f"| {NAMES[letter]} | {gain} | {seconds:.0f} | {difference:.1e} |"
 
 
 def _peak(letter: str, count: int) -> float:
@@ -273,16 +234,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--speed", choices=list(NAMES), help="Print the first table for one network alone.")
+    parser.add_argument("--fp32", action="store_true", help="With --speed: leave bf16 out.")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.peak:
         _report_peak(given.peak[0], int(given.peak[1]))
         return
     began, rounds = _load(), given.rounds
+    if given.speed:
+        print("\n".join(speed_rows(given.speed, rounds, bf16=not given.fp32)))
+        return
     speed = [row for letter in NAMES for row in speed_rows(letter, rounds)]
     dpar = [dpar_row(letter, rounds) for letter in NAMES]
     growth = [row for letter in NAMES for row in growth_rows(letter, max(2, rounds // 2))]
-    compiled = [compiled_row(letter, rounds) for letter in NAMES]
     lines = [
         "# Cost of adversarial training",
         "",
@@ -297,7 +262,8 @@ def main() -> None:
         "",
         "Bare passes: as many forward and backward passes of the same size in eager PyTorch, nothing else. The usual",
         "loop: the same schedule with one forward pass for each attack, and rescaling and clamping where ours projects",
-        "exactly. foolbox: its PGD attacks of as many steps, without weights. bf16 concerns the inner attack alone.",
+        "exactly. foolbox: its PGD attacks of as many steps, without weights. bf16 and compiled (fit(compile=True))",
+        "concern the inner attack alone.",
         "",
         "| network | ratio of times | value |",
         "|---|---|---|",
@@ -316,16 +282,6 @@ def main() -> None:
         "| network | K | time | memory |",
         "|---|---|---|---|",
         *growth,
-        "",
-        "## torch.compile",
-        "",
-        "One step of the inner loop (gradient, both moves, both projections, weights) as one compiled function, run",
-        f"{R} times, against the same function run eagerly: how many times faster, how long compiling takes, mean",
-        "difference of the outcome after one step.",
-        "",
-        "| network | eager / compiled | seconds to compile | difference |",
-        "|---|---|---|---|",
-        *compiled,
     ]
     text = "\n".join(lines) + "\n"
     if given.out:
