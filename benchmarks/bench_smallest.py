@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import get_args
+from typing import cast, get_args
 
-import foolbox
 import torch
+from foolbox.attacks import fast_minimum_norm as fmn
+from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 
 from omnirobust import data, zoo
@@ -34,13 +35,13 @@ class Counted(nn.Module):
         return self.model(x)
 
 
-PEERS = {"linf": foolbox.attacks.LInfFMNAttack, "l2": foolbox.attacks.L2FMNAttack, "l1": foolbox.attacks.L1FMNAttack}
+PEERS = {"linf": fmn.LInfFMNAttack, "l2": fmn.L2FMNAttack, "l1": fmn.L1FMNAttack}
 
 
 def peer(model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> str:
     """Return FMN's median radius and processor seconds."""
     begin = time.process_time()
-    found = PEERS[norm](steps=100)(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilons=None)[1]
+    found = PEERS[norm](steps=100)(PyTorchModel(model, bounds=(0, 1)), x, y, epsilons=None)[1]
     seconds, order = time.process_time() - begin, {"linf": float("inf"), "l2": 2, "l1": 1}[norm]
     radii = torch.linalg.vector_norm((found - x).flatten(1), order, dim=1)
     return f"{float(radii[radii > 0].median()):.4f} | {seconds:.2f}"
@@ -53,7 +54,7 @@ if __name__ == "__main__":
     parser.add_argument("--models", nargs="+", default=["mnist/c"])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    models = {name: Counted(zoo.load_model(name)).eval() for name in given.models}
+    models = {name: Counted(cast(nn.Module, zoo.load_model(name))).eval() for name in given.models}
     found = data.load("mnist", "test", limit=given.first + given.images + 40)
     every_x, every_y = found.x[given.first :], found.y[given.first :]
     with torch.no_grad():
