@@ -8,6 +8,7 @@ import pytest
 from omnirobust.core.weights import Fixed, ProjectedAscent, Uniform
 from omnirobust.domains.losses import relative_margin, standardised_margin
 from omnirobust.paper.ensembles import (
+    CIFAR10_EPS_GRID,
     EPS_GRID,
     GAMMA_GRID,
     MNIST,
@@ -70,8 +71,12 @@ def test_rows_without_all_cnns_are_those_with_it_but_for_the_models():
 
 def test_sweeps_hold_both_schemes_at_every_point():
     figure_2, figure_a1 = experiments()["figure-2"], experiments()["figure-a1"]
-    assert len(figure_2.keys("paper")) == 2 * 2 * len(EPS_GRID)
-    assert {len(r.cell.models) for r in figure_2.rows if r.key[0] == "ABC"} == {3}
+    assert len(figure_2.keys("paper")) == 2 * 2 * (len(EPS_GRID) + len(CIFAR10_EPS_GRID))
+    assert len(figure_2.keys("default")) == 2 * 2 * len(EPS_GRID)
+    assert {r.cell.columns for r in figure_2.rows if r.key[0].endswith("ABC")} == {("A", "B", "C")}
+    assert {(r.key[0], r.cell.data, len(r.cell.models)) for r in figure_2.rows} == {
+        ("ABC", "mnist", 3), ("ABCD", "mnist", 4), ("CIFAR-10 ABC", "cifar10", 3), ("CIFAR-10 ABCD", "cifar10", 4)
+    }  # fmt: skip
     gammas = [r.cell.attack.rule.gamma for r in figure_a1.rows if r.key[:2] == ("linf", "minmax")]
     assert sorted(set(gammas)) == sorted(float(g) for g in GAMMA_GRID)
 
