@@ -144,12 +144,18 @@ def test_a_device_without_bf16_gets_fp32(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_going_on_with_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = RECIPES["digits/a"]
     zoo.train("digits/a", epochs=2, cache=tmp_path)
     with pytest.raises(ValueError, match=r"epochs must be >= 2, which the checkpoint .* has done, got 1"):
         zoo.train("digits/a", epochs=1, cache=tmp_path)
     monkeypatch.setitem(RECIPES, "digits/a", replace(RECIPES["digits/a"], batch_size=32))
     with pytest.raises(ValueError, match=r"batch_size must be 64 as in the checkpoint .*resume=False"):
         zoo.train("digits/a", epochs=3, cache=tmp_path)
+    for changed in ({"milestones": (2,)}, {"sides": ((0, 4),)}, {"fall": 1}):
+        monkeypatch.setitem(RECIPES, "digits/a", replace(ours, **changed))
+        with pytest.raises(ValueError, match=rf"recipe must have {next(iter(changed))} .* had, got .*resume=False"):
+            zoo.train("digits/a", epochs=3, cache=tmp_path)
+    monkeypatch.setitem(RECIPES, "digits/a", ours)
     assert zoo.train("digits/a", epochs=1, cache=tmp_path, resume=False).epochs == 1
 
 

@@ -13,11 +13,12 @@ from omnirobust.zoo.data import load
 from omnirobust.zoo.recipes import recipe_of
 
 TABLE_A2 = {
-    "cifar10/a": 0.5536, "cifar10/c": 0.6495, "cifar10/d": 0.7489,
+    "cifar10/a": 0.5536, "cifar10/b": 0.8418, "cifar10/c": 0.6495, "cifar10/d": 0.7489,
     "mnist/a": 0.9820, "mnist/b": 0.9949, "mnist/c": 0.9925, "mnist/d": 0.9933,
 }  # fmt: skip
-SHORT_OF_IT = {"mnist": 0.005, "cifar10": 0.01}
-"""How far below Table A2 is close enough: the CIFAR-10 at hand is re-encoded as JPEG, and our recipe is short."""
+SHORT_OF_IT = {"mnist": 0.005, "cifar10": 0.01, "cifar10/b": 0.055}
+"""How far below Table A2 is close enough: the CIFAR-10 at hand is re-encoded as JPEG, and our recipe is short; that of
+B is 16 epochs instead of 250, most of them on smaller images."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def test_cards_are_finished_and_close_to_table_a2(name: str) -> None:
     card, (kind, recipe) = zoo.card(name), recipe_of(name)
     assert card.name == name
     assert card.finished
-    assert card.clean_accuracy >= TABLE_A2[name] - SHORT_OF_IT[card.data]
+    assert card.clean_accuracy >= TABLE_A2[name] - SHORT_OF_IT.get(name, SHORT_OF_IT[card.data])
     written = {"sides": [], "fall": 0} | dict(card.recipe)  # cards are older than these two
     precision = (
         written["precision"] if recipe.precision == "bf16" else "fp32"

@@ -18,8 +18,9 @@ from omnirobust.core.arguments import check_count
 from omnirobust.training.accuracy import accuracy
 from omnirobust.training.fit import BatchProgress, Progress, fit
 from omnirobust.training.schemes import Scheme
+from omnirobust.training.state import CHECKPOINT
 from omnirobust.zoo.architectures import build, seeded_build
-from omnirobust.zoo.cards import Card, fgsm_accuracy
+from omnirobust.zoo.cards import Card, fgsm_accuracy, read_card
 from omnirobust.zoo.checkpoints import ModelName, folder_of, parse_name, save
 from omnirobust.zoo.data import ImageData, load
 from omnirobust.zoo.recipes import Recipe, RecipeName, recipe_of
@@ -46,7 +47,7 @@ def train(
     Args:
         name: data/letter, such as "mnist/a", perhaps with @seedN.
         seed: of the initial weights, the shuffling and the dropout; None for that of ``name``, which is 0 without one.
-        epochs: instead of the recipe's.
+        epochs: instead of the recipe's, whose milestones and sides of images stay at their epochs.
         recipe: "paper" for the recipe of the paper's Appendix C.1, "fast" for ours, which takes a tenth of its epochs
             on CIFAR-10; None for the fast one where there is one. The card says which.
         cache: cache folder; None for $OMNIROBUST_CACHE or ~/.cache/omnirobust.
@@ -73,6 +74,8 @@ def train(
     settings = _for_this_machine(settings, where)
     if epochs is not None:
         settings = replace(settings, epochs=epochs)
+    if resume:
+        _check_schedule(settings, folder_of(str(parsed), cache))
     images, test = (load(parsed.data, split, root=root) for split in ("train", "test"))
     job = _Job(parsed, kind, settings, test, cache, progress)
     kept = len(images) - settings.holdout
@@ -108,6 +111,33 @@ def _for_this_machine(recipe: Recipe, device: torch.device) -> Recipe:
         probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
         able = device.type == "cpu" and probe is not None and probe()
     return recipe if able else replace(recipe, precision="fp32")
+
+
+def _check_schedule(recipe: Recipe, folder: Path) -> None:
+    """Refuse to go on with another schedule than that of the card in ``folder``: the checkpoint does not know it."""
+    try:
+        card = read_card(folder / "card.json")
+    except (OSError, ValueError):  # none yet, or of a process that was killed as it wrote
+        return
+    if not (folder / CHECKPOINT).is_file():
+        return
+    for name, now in _schedule(recipe).items():
+        then = card.recipe.get(name, _NONE[name])  # cards may be older than the name
+        if then != now:
+            raise ValueError(
+                f"recipe must have {name} {then} as the training in {folder} had, got {now}; pass resume=False to "
+                "start anew"
+            )
+
+
+_NONE: dict[str, object] = {"milestones": [], "sides": [], "fall": 0}
+
+
+def _schedule(recipe: Recipe) -> dict[str, object]:
+    """Return what changes from epoch to epoch, as cards have it."""
+    return {
+        "milestones": list(recipe.milestones), "sides": [list(pair) for pair in recipe.sides], "fall": recipe.fall
+    }  # fmt: skip
 
 
 def _initial(name: ModelName, images: ImageData, recipe: Recipe) -> nn.Module:
@@ -170,9 +200,7 @@ class _Job:
             classes=len(self.test.classes),
             data=self.name.data,
             data_note=self.test.note,
-            recipe={"name": self.kind}
-            | asdict(self.recipe)
-            | {"milestones": list(self.recipe.milestones), "sides": [list(pair) for pair in self.recipe.sides]},
+            recipe={"name": self.kind} | asdict(self.recipe) | _schedule(self.recipe),
             seed=self.name.seed,
             epochs=epochs,
             finished=finished,
