@@ -52,7 +52,8 @@ def test_all_experiments_are_measured_whole(done):
         counts, totals = zip(*((done, total) for told, done, total in seen if told == name), strict=True)
         assert counts[-1] == totals[0] == totals[-1] > 0
         assert list(counts) == sorted(counts)
-        assert len(experiment.rows) <= len(counts)
+        there = [row for row in experiment.rows if not {f"cifar10/{m}" for m in "efgh"} & set(row.cell.models)]
+        assert len(there) <= len(counts)
     # The paper's own attack comes first in every experiment, and only then ours in any.
     assert seen[0][0] == "table-1a"
     assert seen[-1][0] == "table-1a"
@@ -228,7 +229,7 @@ def test_an_unfinished_run_is_written_down_as_such(tmp_path):
     # Of figure-1 five rows of six are missing; Figure 2 lacks all but the one that both share.
     # That one has 200 images, of 1,000 for a table and of 200 for a point of a sweep.
     assert "**Not complete:** 5 rows are to be measured; 1 with fewer images than the budget's 1,000." in page
-    assert "**Not complete:** 83 rows are to be measured." in page
+    assert "**Not complete:** 107 rows are to be measured." in page
     assert ", 200 images" in page
     assert "default" not in page.split("## figure-1")[1]
     assert not found.outcomes[0].complete
