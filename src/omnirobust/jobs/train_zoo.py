@@ -121,16 +121,14 @@ def _check_schedule(recipe: Recipe, folder: Path) -> None:
         return
     if not (folder / CHECKPOINT).is_file():
         return
+    none = _schedule(Recipe(recipe.epochs))  # cards may be older than a name
     for name, now in _schedule(recipe).items():
-        then = card.recipe.get(name, _NONE[name])  # cards may be older than the name
+        then = card.recipe.get(name, none[name])
         if then != now:
             raise ValueError(
                 f"recipe must have {name} {then} as the training in {folder} had, got {now}; pass resume=False to "
                 "start anew"
             )
-
-
-_NONE: dict[str, object] = {"milestones": [], "sides": [], "fall": 0}
 
 
 def _schedule(recipe: Recipe) -> dict[str, object]:
