@@ -131,6 +131,51 @@ def test_images_are_smaller_in_training_alone_and_from_the_epochs_that_the_recip
     assert {side for training, side in seen if not training} == {8}
 
 
+def test_half_of_the_images_are_mirrored_in_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "digits/a", Recipe(2, batch_size=64, flip=True))
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+
+    def watched(*arguments: object) -> torch.nn.Module:
+        network = build(*arguments)  # type: ignore[arg-type]
+        network[0].register_forward_hook(lambda layer, inputs, out: seen[layer.training].append(inputs[0].clone()))
+        return network
+
+    monkeypatch.setattr("omnirobust.jobs.train_zoo.build", watched)
+    trainer.train("digits/a", cache=tmp_path)
+    images = load("digits", "train").x.flatten(1)
+    straight = {row.numpy().tobytes() for row in images}
+    mirrored = {row.numpy().tobytes() for row in load("digits", "train").x.flip(-1).flatten(1)}
+    shown = [row.numpy().tobytes() for row in torch.cat(seen[True]).flatten(1)]
+    assert len(shown) == 2 * len(images)
+    turned = [row not in straight for row in shown]
+    assert all(row in mirrored for row, turn in zip(shown, turned, strict=True) if turn)
+    assert abs(sum(turned) / len(shown) - 0.5) < 4 * 0.5 / len(shown) ** 0.5
+    assert turned[: len(images)] != turned[len(images) :]
+    test = load("digits", "test").x
+    judged = {row.numpy().tobytes() for row in torch.cat(seen[False]).detach().flatten(1)}
+    assert all(row.numpy().tobytes() in judged for row in test.flatten(1))
+    assert not any(row.numpy().tobytes() in judged for row in test.flip(-1).flatten(1))
+    finished = zoo.card("digits/a", tmp_path)
+    assert finished.recipe["flip"] is True and finished.clean_accuracy > 0.3
+
+
+def test_a_training_that_goes_on_is_judged_on_the_first_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_JUDGED_MEANWHILE", 70)
+    seen = []
+
+    def look(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        model, test = zoo.load("digits/a", tmp_path), load("digits", "test")
+        right = (model(test.x).argmax(1) == test.y).tolist()
+        seen.append((zoo.card("digits/a", tmp_path).clean_accuracy, sum(right[:70]) / 70))
+
+    card = zoo.train("digits/a", epochs=2, cache=tmp_path, progress=look)
+    assert len(seen) == 2 and all(said == true for said, true in seen)
+    model, test = zoo.load("digits/a", tmp_path), load("digits", "test")
+    assert card.clean_accuracy == int((model(test.x).argmax(1) == test.y).sum()) / 500
+
+
 def test_a_device_without_bf16_gets_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(RECIPES["mnist/b"])
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
@@ -151,7 +196,7 @@ def test_going_on_with_other_settings_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(RECIPES, "digits/a", replace(RECIPES["digits/a"], batch_size=32))
     with pytest.raises(ValueError, match=r"batch_size must be 64 as in the checkpoint .*resume=False"):
         zoo.train("digits/a", epochs=3, cache=tmp_path)
-    for changed in ({"milestones": (2,)}, {"sides": ((0, 4),)}, {"fall": 1}):
+    for changed in ({"milestones": (2,)}, {"sides": ((0, 4),)}, {"fall": 1}, {"flip": True}):
         monkeypatch.setitem(RECIPES, "digits/a", replace(ours, **changed))
         with pytest.raises(ValueError, match=rf"recipe must have {next(iter(changed))} .* had, got .*resume=False"):
             zoo.train("digits/a", epochs=3, cache=tmp_path)

@@ -25,6 +25,12 @@ from omnirobust.zoo.checkpoints import ModelName, folder_of, parse_name, save
 from omnirobust.zoo.data import ImageData, load
 from omnirobust.zoo.recipes import Recipe, RecipeName, recipe_of
 
+_JUDGED_MEANWHILE = 1000
+"""Test images on which a training that goes on is judged: all of them would take as long as a fifth of an epoch."""
+
+_AT_ONCE = 50
+"""Test images a pass: the graph of a deep network takes up to 40 MB an image."""
+
 
 def train(
     name: str,
@@ -41,7 +47,8 @@ def train(
 ) -> Card:
     """Train a model of the zoo by a recipe, and write weights and card into the cache.
 
-    Both are written after every epoch, so that the model can be used while it trains; the card says how far it is.
+    Both are written after every epoch, so that the model can be used while it trains; the card says how far it is, and
+    how accurate on the first 1,000 test images.
     Killed and called again, it goes on after the last whole epoch, to the same parameters.
 
     Args:
@@ -80,8 +87,8 @@ def train(
     job = _Job(parsed, kind, settings, test, cache, progress)
     kept = len(images) - settings.holdout
     model = _initial(parsed, images, settings).to(where)
-    smaller = _Smaller(settings)
-    seeing = model.register_forward_pre_hook(smaller)
+    shown = _Shown(settings)
+    seeing = model.register_forward_pre_hook(shown)
     result = fit(
         model,
         (images.x[:kept], images.y[:kept]),
@@ -93,7 +100,7 @@ def train(
         resume=resume,
         seed=parsed.seed,
         batch_size=settings.batch_size,
-        lr_factor=smaller.lr_factor,
+        lr_factor=shown.lr_factor,
         stop_at=settings.stop_at,
         precision=settings.precision,
         progress=lambda epoch, total, row: job.after_epoch(model, epoch, total, row),
@@ -134,7 +141,8 @@ def _check_schedule(recipe: Recipe, folder: Path) -> None:
 def _schedule(recipe: Recipe) -> dict[str, object]:
     """Return what changes from epoch to epoch, as cards have it."""
     return {
-        "milestones": list(recipe.milestones), "sides": [list(pair) for pair in recipe.sides], "fall": recipe.fall
+        "milestones": list(recipe.milestones), "sides": [list(pair) for pair in recipe.sides], "fall": recipe.fall,
+        "flip": recipe.flip,
     }  # fmt: skip
 
 
@@ -143,8 +151,8 @@ def _initial(name: ModelName, images: ImageData, recipe: Recipe) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if recipe.channels_last else model  # pyright: ignore[reportCallIssue]
 
 
-class _Smaller:
-    """Shows a network in training the images as small as the recipe says for the epoch."""
+class _Shown:
+    """Shows a network in training the images as the recipe says: as small as it wants in the epoch, some mirrored."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -156,9 +164,14 @@ class _Smaller:
         return self.recipe.lr_factor(epoch)
 
     def __call__(self, model: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        """Average the images (B, C, H, W) over areas; in evaluation mode leave them as they are."""
+        """Mirror images (B, C, H, W) and average them over areas; in evaluation mode leave them as they are."""
         (x,) = inputs
-        if self.side is None or not model.training or self.side == x.shape[-1]:
+        if not model.training:
+            return (x,)
+        if self.recipe.flip:  # drawn from torch's global generator, which fit sets and keeps, as dropout's are
+            mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
+            x = torch.where(mirrored.to(x.device), x.flip(-1), x)
+        if self.side is None or self.side == x.shape[-1]:
             return (x,)
         return (interpolate(x, (self.side, self.side), mode="area"),)
 
@@ -183,7 +196,7 @@ class _Job:
     def finish(self, model: nn.Module, epochs: int, row: Mapping[str, float]) -> Card:
         """Write the trained weights with their full card."""
         model.eval()
-        fgsm = fgsm_accuracy(model, self.test.x, self.test.y)
+        fgsm = fgsm_accuracy(model, self.test.x, self.test.y, batch_size=_AT_ONCE)
         facts = self._card(model, epochs, row, fgsm=fgsm, finished=True)
         save(model, facts, self.cache)
         return facts
@@ -191,6 +204,7 @@ class _Job:
     def _card(
         self, model: nn.Module, epochs: int, row: Mapping[str, float], *, fgsm: float | None, finished: bool
     ) -> Card:
+        judged = self.test if finished else self.test.part(slice(_JUDGED_MEANWHILE))
         return Card(
             name=str(self.name),
             architecture=self.name.letter,
@@ -203,7 +217,7 @@ class _Job:
             epochs=epochs,
             finished=finished,
             validation_accuracy=row.get("validation"),
-            clean_accuracy=accuracy(model, self.test),
+            clean_accuracy=accuracy(model, judged, batch_size=_AT_ONCE),
             fgsm_accuracy=fgsm,
             torch_version=torch.__version__,
         )

@@ -33,7 +33,7 @@ class Card:
         epochs: epochs done.
         finished: whether the training has ended; False for weights written while it goes on.
         validation_accuracy: on the held-out end of the training data; None without one.
-        clean_accuracy: on the test split.
+        clean_accuracy: on the test split; while the training goes on, on the first 1,000 of its images.
         fgsm_accuracy: on the test split under FGSM, linf radius ``FGSM_EPS``; None before the training has ended.
         torch_version: that trained it.
     """
