@@ -131,7 +131,7 @@ FAST: dict[str, Recipe] = {
     "cifar10/e": SHORT_DEEP,
     "cifar10/f": replace(SHORT_DEEP, epochs=6, fall=5, sides=((0, 16), (4, 24), (5, 32))),
     "cifar10/g": FAST_DEEP,
-    "cifar10/h": replace(SHORT_DEEP, epochs=6, fall=5, sides=((0, 16), (4, 24), (5, 32))),
+    "cifar10/h": replace(SHORT_DEEP, epochs=5, fall=4, sides=((0, 16), (3, 24), (4, 32))),
     "digits/a": DIGITS,
     "digits/b": replace(DIGITS, epochs=5, lr=1e-3, milestones=(4,), batch_size=32),
     "digits/c": DIGITS,
