@@ -136,6 +136,7 @@ WRONG = {
         ("--keep none", ""),
         ("--test-images -1", "test_images"),
         ("--steps 0", "steps"),
+        ("--memory 0", "memory"),
         ("--adversarial-ratio 2", "adversarial_ratio"),
         ("--optimizer nope", ""),
     ],

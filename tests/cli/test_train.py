@@ -125,6 +125,15 @@ def test_compiling_is_on_record_and_so_is_what_could_not_be(digits, tmp_path, ca
     assert "only plain steps under linf and l2 are compiled" in note and note in out
 
 
+def test_a_budget_of_memory_that_is_not_kept_is_told_and_is_no_setting(digits, tmp_path, capsys):
+    line = f"train --data digits --model a --threat linf:0.1 {SMALL} --test-images 0 --keep last --out {tmp_path}/run"
+    code, out, err = run(capsys, f"{line} --epochs 1 --memory 1")
+    record = TrainingRecord.open(tmp_path / "run")
+    assert (code, err) == (0, "") and "memory" not in record.config
+    (note,) = (note for note in record.metrics["notes"] if note.startswith("memory:"))
+    assert note.endswith("bytes, more than the 1 given: they went one at a time.") and note in out
+
+
 def test_the_page_can_be_written_again(digits, tmp_path, capsys):
     run(capsys, f"train --data digits --model a {TWO} --epochs 2 {SMALL} --out {tmp_path}/run")
     first = (tmp_path / "run" / "report.html").read_text()

@@ -28,8 +28,11 @@ SCHEMES = {
     "msd": Scheme("msd", BOTH, 3),
     "alternate": Scheme("alternate", BOTH, 3),
     "ramp": Scheme("ramp", BOTH, 3),
+    "parts": Scheme("minmax", (Linf(0.1), L2(0.4)), 3, rule=RULE),
     "radii": Scheme("minmax", (Linf(torch.linspace(0.01, 0.3, 25)), BOTH[1]), 3, rule=RULE),
 }
+IN_PARTS = "parts"
+"""What several processes train in parts of one example, of which they have ever other numbers."""
 
 
 def problem(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,6 +61,7 @@ def main(out: Path, processes: int) -> None:
                 result = fit(
                     model, data, scheme, epochs=reached, batch_size=batch_size, validation=data, fabric=fabric,
                     keep="best", optimizer=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5),
+                    memory=1 if fabric and name == IN_PARTS else None,
                     out=out / kind / name if first else out / "another disk",
                 )  # fmt: skip
             rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]

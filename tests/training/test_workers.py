@@ -26,6 +26,7 @@ NAMES = (
     "msd",
     "alternate",
     "ramp",
+    "parts",
     "radii",
 )
 

@@ -89,6 +89,7 @@ def train(
     compile: Annotated[  # noqa: A002
         bool, typer.Option("--compile", help="Compile the attacks' steps under linf and l2.")
     ] = False,
+    memory: Annotated[int | None, typer.Option(help="Bytes that the graph of one forward pass may hold.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, order, dropout and noise.")] = 0,
     device: Annotated[str, args.DEVICE] = "auto",
     processes: Annotated[
@@ -115,7 +116,7 @@ def train(
     job = TrainingJob(
         data, wanted, recipe, model=model, start=start, images=images, label=label, resize=resize, patience=patience,
         keep=keep, test_images=test_images, test_steps=test_steps, seed=seed,
-        tensorboard=tensorboard, device=device, compile=compile,
+        tensorboard=tensorboard, device=device, compile=compile, memory=memory,
     )  # fmt: skip
     where = args.chosen_device(device)
     if launched(given, processes, out):

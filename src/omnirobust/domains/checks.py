@@ -220,6 +220,11 @@ def check_settings(
     check_flag("shared", shared)
     check_flag("targeted", targeted)
     check_seed("seed", seed)
-    bytes_given = is_number(memory) and isinstance(memory, int) and memory >= 1
-    if not bytes_given and not isinstance(memory, MemoryBudget | None):
+    if not isinstance(memory, MemoryBudget):
+        check_memory(memory)
+
+
+def check_memory(memory: object) -> None:
+    """Raise a ValueError unless ``memory`` is a number of bytes, or None."""
+    if memory is not None and not (is_number(memory) and isinstance(memory, int) and memory >= 1):
         raise ValueError(f"memory must be a whole number of bytes >= 1 or None, got {memory!r}")

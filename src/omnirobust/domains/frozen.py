@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -220,6 +220,26 @@ class _State(NamedTuple):
             self.tensor.copy_(self.value)
         if self.home.get(self.name) is not self.tensor:
             self.home[self.name] = self.tensor
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[Callable[[], list[str]]]:
+    """Put a model's buffers back on leaving, whatever calls inside do to them.
+
+    Yields:
+        What names the buffers that have changed since.
+    """
+    states = [
+        _State.of(home, name, b)
+        for home in map(_buffers, model.modules())
+        for name, b in home.items()
+        if b is not None and _may_move(b)
+    ]
+    try:
+        yield lambda: [state.name for state in states if state.changed(True)]
+    finally:
+        for state in states:
+            state.put_back()
 
 
 def _trains(graph: fx.GraphModule) -> bool:

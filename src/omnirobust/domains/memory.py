@@ -119,11 +119,22 @@ class MemoryBudget:
         if images == 0:
             yield
             return
-        known = {p.untyped_storage().data_ptr() for p in _tensors(model)}
-        seen: dict[int, int] = {}
-        with torch.autograd.graph.saved_tensors_hooks(_counting(known, seen), lambda t: t):
+        with counted(model) as seen:
             yield
         self.image_bytes[name] = max(self.image_bytes.get(name, 0.0), sum(seen.values()) / images)
+
+
+@contextmanager
+def counted(model: object) -> Iterator[dict[int, int]]:
+    """Count what graphs that are recorded inside save, beside the model's own tensors.
+
+    Yields:
+        Bytes by address, as they come.
+    """
+    known = {p.untyped_storage().data_ptr() for p in _tensors(model)}
+    seen: dict[int, int] = {}
+    with torch.autograd.graph.saved_tensors_hooks(_counting(known, seen), lambda t: t):
+        yield seen
 
 
 def _tensors(model: object) -> list[Tensor]:

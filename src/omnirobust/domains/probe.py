@@ -80,6 +80,9 @@ class Probe:
         ask: maps some of them, or copies, to what it says of each, (n, *S) to (n, ...).
         differ: says whether two answers to as many rows differ by more than rounding.
         batch_size: how many it may be given at once; None for any number.
+
+    Attributes:
+        coupled: whether rows were found to change with their batch-mates.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Probe:
         self._label, self._ask, self._differ = label, ask, differ
         self._rows = rows[:ROWS].detach()
         self._size = batch_size or max(len(self._rows), 1)
-        self._moved = False
+        self._moved, self.coupled = False, False
         self._after: tuple[Any, ...] = ()
 
     def found(self) -> tuple[bool, tuple[str, ...], Tensor]:
@@ -102,8 +105,8 @@ class Probe:
             tries = range(2, _AGAIN if self._moved and not random else 2)
             random |= any(differ(first, self._pass(self._rows, seed)) for seed in tries)
             foreign = random and differ(first, self._pass(self._rows, 0))
-            coupled = not foreign and self._couples(first, after if self._moved else None)
-        return random, self._notes(random, foreign, coupled), first
+            self.coupled = not foreign and self._couples(first, after if self._moved else None)
+        return random, self._notes(random, foreign), first
 
     def _pass(self, images: Tensor, seed: int) -> Tensor:
         """Return the answer to ``images`` under a seed, and take note if a generator moves."""
@@ -146,7 +149,7 @@ class Probe:
         mixed[other] = self._rows[~other][0]
         return self._pass(mixed, 0)
 
-    def _notes(self, random: bool, foreign: bool, coupled: bool) -> tuple[str, ...]:
+    def _notes(self, random: bool, foreign: bool) -> tuple[str, ...]:
         told = []
         if random:
             told.append(f"{self._label} is random: two passes over the same inputs differ.")
@@ -161,7 +164,7 @@ class Probe:
                 "what does not count, or what seldom does (a coin a batch, larger batches). It is taken for one that "
                 "does not draw: if it can, take the draw out, or repeat with other seeds and compare."
             )
-        if coupled:
+        if self.coupled:
             told.append(
                 f"{self._label} couples rows: what it says of an input depends on its batch-mates, as BatchNorm "
                 "without running statistics does. All results depend on the batch: give it running statistics "

@@ -86,8 +86,8 @@ def run_training(
     def conclude(folder: RunFolder, done: tuple[FitResult, dict[str, Any] | None]) -> None:
         result, found = done
         join_weights(folder, job.scheme.names, result.epochs)
-        compiling = [note for note in result.notes if note.startswith("compile:")]
-        told = {"notes": compiling + ([] if found is not None else _told(setting))}
+        of_speed = [note for note in result.notes if note.startswith(("compile:", "memory:"))]
+        told = {"notes": of_speed + ([] if found is not None else _told(setting))}
         write_rows(folder, {"train": setting.train, "validation": setting.validation})
         more = [name for name in (SPREAD, ROWS) if folder.file(name).exists()]
         more += write_threats(folder, dict(zip(job.scheme.names, job.scheme.threats, strict=True)))
@@ -134,7 +134,7 @@ def _fit(
         validation=None if setting.validation is None else (setting.validation.x, setting.validation.y),
         stop_at=job.recipe.stop_at, patience=job.patience, keep=job.resolved_keep, out=folder.path, seed=job.seed,
         precision=job.recipe.precision, fabric=fabric, loggers=loggers, progress=on_epoch, on_batch=on_batch,
-        compile=job.compile,
+        compile=job.compile, memory=job.memory,
     )  # fmt: skip
 
 

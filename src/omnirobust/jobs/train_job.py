@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from omnirobust._device import check_name
 from omnirobust.core.arguments import check_count
+from omnirobust.domains.checks import check_memory
 from omnirobust.training.fit import Keep
 from omnirobust.training.schemes import Scheme
 from omnirobust.zoo.recipes import Recipe
@@ -35,6 +36,7 @@ class TrainingJob:
         tensorboard: whether to write the epochs' metrics for TensorBoard too.
         device: "cpu", "cuda", "cuda:N", "mps", or "auto" for cuda where there is one.
         compile: whether the attacks' steps are compiled, see ``fit``.
+        memory: bytes that the graph of one forward pass may hold, see ``fit``. A run may go on with another.
     """
 
     data: str
@@ -53,9 +55,11 @@ class TrainingJob:
     tensorboard: bool = False
     device: str = "auto"
     compile: bool = False
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         check_name(self.device)
+        check_memory(self.memory)
         if self.model is None and self.start is None:
             raise ValueError(
                 "model must name an architecture or code of your own, or from a trained model, got neither"

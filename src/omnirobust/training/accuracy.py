@@ -16,6 +16,7 @@ from omnirobust.domains.outputs import rows_named
 from omnirobust.domains.probe import clean_notes, notes_of, probed
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batches, Data, LoaderBatches, batches
+from omnirobust.training.budget import PassBudget
 from omnirobust.training.inner_steps import row_seeds
 from omnirobust.training.outputs import logits_of
 from omnirobust.training.schemes import Scheme
@@ -157,13 +158,14 @@ def robust_accuracy_of(
 
 
 def robust_rates_of(
-    model: nn.Module, data: Batches, scheme: Scheme, seed: int, precision: Precision, workers: Workers | None = None
-) -> tuple[float, float]:
+    model: nn.Module, data: Batches, scheme: Scheme, seed: int, precision: Precision, workers: Workers | None = None,
+    budget: PassBudget | None = None,
+) -> tuple[float, float]:  # fmt: skip
     """Return union accuracy and the mean accuracy over the threat models of ``scheme``, in eval mode.
 
     Each attack takes ``scheme.steps`` normalised steps for itself, whatever the scheme trains with: a scheme of weak
     attacks is not judged by them. The starts are the same at every call. Radii of single training examples say nothing
-    of others: their mean is taken.
+    of others: their mean is taken. Passes with gradients keep to ``budget``.
 
     Cost: K ``scheme.steps`` forward and backward passes of the whole of ``data``.
     """
@@ -180,7 +182,7 @@ def robust_rates_of(
                 continue
             seeds = row_seeds(DrawKey(seed, restart=-1), batch.rows.to(device), len(plain.threats))
             with rows_named(lambda row, rows=batch.rows: int(rows[row])):
-                deltas, _ = attack_rows(classifier, batch.x, batch.y, plain, seeds)
+                deltas, _ = attack_rows(classifier, batch.x, batch.y, plain, seeds, budget=budget)
             with torch.no_grad():
                 right = torch.stack([logits_of(model, batch.x + delta).argmax(1) == batch.y for delta in deltas])
             counts += torch.tensor([float(right.all(0).sum()), float(right.sum()) / len(deltas), len(batch.y)])

@@ -16,6 +16,7 @@ from omnirobust.core.types import Evaluation, check_shape
 from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.compiling import CompiledSteps, Steps
 from omnirobust.domains.outputs import rows_named
+from omnirobust.training.budget import PassBudget
 from omnirobust.training.carried import Carried
 from omnirobust.training.evaluating import Evaluator, Seen
 from omnirobust.training.inner_steps import carried_starts, drawn_seeds, row_seeds, starts, steppers
@@ -115,10 +116,11 @@ def attack_rows(
     weights: Tensor | None = None,
     carried: Carried | None = None,
     compiled: CompiledSteps | None = None,
+    budget: PassBudget | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """Attack as ``attack_batch`` does, from what is carried, and elsewhere from starts drawn from ``seeds`` (B, 2).
 
-    Steps are those of ``compiled``, if there are any and they can be taken so.
+    Steps are those of ``compiled``, if there are any and they can be taken so. Passes keep to ``budget``.
     """
     feasible = [set_around(threat, x) for threat in scheme.threats]
     shape = (len(x), len(feasible))
@@ -131,9 +133,9 @@ def attack_rows(
         if scheme.kind == "msd":
             if compiled is not None:
                 compiled.refuse("the steps of kind msd are not compiled")
-            one, every = (Evaluator(classifier, x, y, count) for count in (1, len(start)))
+            one, every = (Evaluator(classifier, x, y, count, budget) for count in (1, len(start)))
             return ascend_together(lambda delta: one.see([delta]).descent[0], every.losses, scheme, feasible, start)
-        return _ascend(Evaluator(classifier, x, y, len(start)), scheme, feasible, start, weights, compiled)
+        return _ascend(Evaluator(classifier, x, y, len(start), budget), scheme, feasible, start, weights, compiled)
 
 
 def _ascend(
@@ -178,6 +180,9 @@ def _fused(
     if not compiled.tried:
         passes.see(deltas)
         compiled.tried = True
+    if passes.splits(deltas):
+        compiled.refuse("memory splits their passes")
+        return None
     return compiled.of(passes.x, passes.y, feasible, moving, weighed)
 
 

@@ -21,6 +21,7 @@ from omnirobust.domains.outputs import RowError, rows_named
 from omnirobust.training.alternate import RunningErrors
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batch
+from omnirobust.training.budget import PassBudget
 from omnirobust.training.carried import Carried, CarriedDeltas
 from omnirobust.training.evaluating import Evaluator, Seen
 from omnirobust.training.inner_steps import row_seeds
@@ -41,10 +42,12 @@ class Attacker(Protocol):
     Attributes:
         classifier: the model as the attack sees it.
         compiled: the compiled steps, where they are wanted.
+        budget: what passes keep to, where one is given.
     """
 
     classifier: Classifier
     compiled: CompiledSteps | None
+    budget: PassBudget | None
 
     def attack(self, batch: Batch, epoch: int) -> Attack:
         """Attack this process's share of a mini-batch."""
@@ -60,13 +63,15 @@ class Attacker(Protocol):
 
 
 def attacker_of(
-    model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers, compiled: bool = False
-) -> Attacker | None:
+    model: nn.Module, scheme: Scheme, seed: int, precision: Precision, workers: Workers, compiled: bool = False,
+    budget: PassBudget | None = None,
+) -> Attacker | None:  # fmt: skip
     """Return the adversary of ``scheme``, whose steps are to be ``compiled`` where they can be; None if it has none."""
     if not scheme.attacks:
         return None
     kind = {"universal": UniversalAttacker, "alternate": AlternatingAttacker}.get(scheme.kind, PrivateAttacker)
     made: Attacker = kind(model, scheme, seed, precision, workers)
+    made.budget = budget
     if compiled:
         made.compiled = CompiledSteps(made.classifier)
         if scheme.kind == "universal":
@@ -89,6 +94,7 @@ class PrivateAttacker:
         self.scheme, self.seed, self.workers = scheme, seed, workers
         self.classifier = Classifier("model", model, precision)
         self.compiled: CompiledSteps | None = None
+        self.budget: PassBudget | None = None
         self.table = torch.empty(0, len(scheme.threats))
         self.carried = CarriedDeltas(scheme.threats, workers) if scheme.persisting == "all" else None
 
@@ -127,7 +133,7 @@ class PrivateAttacker:
     ) -> tuple[list[Tensor], Tensor]:
         """Return the K perturbations of the share and their weights."""
         first = self._first(batch)
-        return attack_rows(self.classifier, batch.x, batch.y, scheme, seeds, first, carried, self.compiled)
+        return attack_rows(self.classifier, batch.x, batch.y, scheme, seeds, first, carried, self.compiled, self.budget)
 
     def _of_batch(self, batch: Batch, epoch: int) -> Scheme:
         """Return the scheme of an epoch, with the radii of a mini-batch's examples where each has its own."""
@@ -198,7 +204,9 @@ class AlternatingAttacker(PrivateAttacker):
         alone = replace(
             scheme, kind="single", threats=(scheme.threats[k],), step_sizes=None if sizes is None else (sizes[k],)
         )
-        (delta,), one = attack_rows(self.classifier, batch.x, batch.y, alone, seeds[k : k + 1], compiled=self.compiled)
+        (delta,), one = attack_rows(
+            self.classifier, batch.x, batch.y, alone, seeds[k : k + 1], compiled=self.compiled, budget=self.budget
+        )
         weights = one.new_zeros(len(one), len(scheme.threats))
         weights[:, k] = 1
         return [delta if i == k else torch.zeros_like(delta) for i in range(len(scheme.threats))], weights
@@ -235,6 +243,7 @@ class UniversalAttacker:
         self.scheme, self.workers = scheme, workers
         self.classifier = Classifier("model", model, precision)
         self.compiled: CompiledSteps | None = None
+        self.budget: PassBudget | None = None
         self.delta: Tensor | None = None
 
     def attack(self, batch: Batch, epoch: int) -> Attack:
@@ -256,7 +265,7 @@ class UniversalAttacker:
         moved = batch.x + delta
         cut = clamped(moved, self.scheme.threats[0].bounds)
         try:
-            seen = Evaluator(self.classifier, batch.x, batch.y, 1).see([cut - batch.x])
+            seen = Evaluator(self.classifier, batch.x, batch.y, 1, self.budget).see([cut - batch.x])
         except RowError:
             if self.workers.count == 1:
                 raise

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from omnirobust.core.arguments import check_flag, check_number, check_seed, check_whole
 from omnirobust.core.choices import Keep as Keep
 from omnirobust.core.contracts import check_set
+from omnirobust.domains.checks import check_memory
 from omnirobust.domains.classifier import Precision
 from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.batches import Batches, Data, LoaderBatches
@@ -31,6 +32,7 @@ def check_settings(
     resume: object,
     seed: object,
     compiled: object,
+    memory: object,
 ) -> None:
     """Raise a ValueError for arguments of the wrong kind or out of range."""
     if torch.is_inference_mode_enabled():
@@ -48,6 +50,7 @@ def check_settings(
         check_whole(name, value, 1)
     check_flag("resume", resume)
     check_flag("compile", compiled)
+    check_memory(memory)
     check_seed("seed", seed)
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")

@@ -15,6 +15,7 @@ from omnirobust.domains.classifier import Precision as Precision
 from omnirobust.training.accuracy import before_of, classes_apart, radii_of, ranges_of, restored_modes, told_of
 from omnirobust.training.attackers import Attacker, PrivateAttacker, attacker_of
 from omnirobust.training.batches import Batches, Data, LoaderBatches, batches, generators
+from omnirobust.training.budget import PassBudget
 from omnirobust.training.checks import Keep as Keep
 from omnirobust.training.checks import OptimizerFactory as OptimizerFactory
 from omnirobust.training.checks import SchedulerFactory as SchedulerFactory
@@ -34,6 +35,7 @@ from omnirobust.training.normalised import check_normalised
 from omnirobust.training.objective import Objective
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import CHECKPOINT, Run, Settings
+from omnirobust.training.step_cuts import StepCuts
 from omnirobust.training.stopping import Stopped, best_epoch, reason_to_stop, score
 from omnirobust.training.workers import Alone, Launched, Workers
 from omnirobust.zoo.chunks import fingerprint
@@ -64,9 +66,10 @@ class FitResult:
             not number its examples.
         notes: what a reader of the accuracies on the validation data must know, one sentence each: that the model is
             random, that its rows see each other, how its output was read, or which classes of one part of the data
-            the other part has no example of, where both are in memory. Of data in memory, too, that a radius reaches
-            across its range, that inputs fill next to nothing of it, and that the trained model says one class of all
-            inputs, or no more than a guess would, on the first 1000 of the validation data, else of ``data``.
+            the other part has no example of, where both are in memory; what was not compiled, or not split by memory.
+            Of data in memory, too, that a radius reaches across its range, that inputs fill next to nothing of it, and
+            that the trained model says one class of all inputs, or no more than a guess would, on the first 1000 of the
+            validation data, else of ``data``.
     """
 
     model: nn.Module
@@ -97,6 +100,7 @@ def fit(
     keep: Keep = "last",
     precision: Precision = "fp32",
     compile: bool = False,  # noqa: A002
+    memory: int | None = None,
     fabric: Fabric | None = None,
     loggers: Sequence[MetricLogger] = (),
     progress: Progress | None = None,
@@ -140,6 +144,11 @@ def fit(
             mini-batch (up to four), which takes seconds to a minute and needs a C++ compiler on a processor. It rounds
             otherwise than the steps that are not compiled, and the same from run to run. Linf and l2 without ``scale``
             and without ``dpar`` are compiled; of what is not, and where the compiler gives up, the notes say why.
+        memory: bytes that the graph of one forward pass may hold, >= 1; images go through the model in pieces that keep
+            to it, in attack, training step and validation. That rounds otherwise, and random models and dropout draw
+            anew for each piece. None: everything goes whole. Steps of the optimizer go whole all the same, and the
+            notes say so, where pieces would change them: where BatchNorm takes its statistics from the mini-batch, the
+            model otherwise couples rows or writes buffers in training mode, and for kind "ramp".
         fabric: a launched Lightning Fabric: its devices read the same mini-batches, each takes its share, and together
             they give the gradients that one would, but for BatchNorm's statistics and dropout's draws.
         loggers: take each epoch's row, as Fabric's do; ``make_loggers`` makes CSV and TensorBoard. Those of ``fabric``
@@ -166,7 +175,7 @@ def fit(
     if fabric is not None:
         workers = Launched(fabric)
         precision = workers.precision
-    check_settings(model, scheme, epochs, batch_size, precision, resume, seed, compile)
+    check_settings(model, scheme, epochs, batch_size, precision, resume, seed, compile, memory)
     check_stopping(stop_at, patience, keep, validation)
     check_given_back(model)
     train = batches("data", data, "train", batch_size, seed)
@@ -175,12 +184,14 @@ def fit(
     step = made_optimizer(optimizer, model)
     images = "" if out is None or isinstance(train, LoaderBatches) else fingerprint({"x": train.x, "y": train.y})
     settings = Settings(scheme.fingerprint(), batch_size, len(train), seed, precision, repr(step), images, compile)
-    attacker = attacker_of(model, scheme, seed, precision, workers, compile)
+    budget = None if memory is None else PassBudget(memory)
+    attacker = attacker_of(model, scheme, seed, precision, workers, compile, budget)
     if lr_factor is not None and scheduler is not None:
         raise ValueError("scheduler must be None with lr_factor, got both")
     file, rate = None if out is None else Path(out) / CHECKPOINT, made_scheduler(scheduler, step, validation)
     run = Run(model, step, settings, file, attacker, rate, generators(train, held_out))
-    objective, stepping = workers.setup(Objective(model, scheme, precision, workers), step)
+    plain = Objective(model, scheme, precision, workers)
+    objective, stepping = workers.setup(plain, step)
     check_validation(model, held_out)
     if held_out is not None and not isinstance(held_out, LoaderBatches):
         run.notes = told_of(model, held_out.x)
@@ -198,7 +209,8 @@ def fit(
     listening = [*loggers, *(() if fabric is None else fabric.loggers)]
     replay(listening, run.history)
     still = [m for m in model.modules() if not m.training] if model.training else []
-    loop = Loop(scheme, objective, stepping, workers, train, held_out, on_batch, still)
+    cuts = None if budget is None else StepCuts(budget, plain)
+    loop = Loop(scheme, objective, stepping, workers, train, held_out, on_batch, still, cuts)
     with restored_modes(model), torch.enable_grad():
         while (stopped := reason_to_stop(run.history, epochs, stop_at, patience)) is None:
             _advance(run, loop, lr_factor, keep)
@@ -207,6 +219,7 @@ def fit(
                 progress(run.epoch, epochs, run.history[-1])
     told = (
         *_of_compiling(attacker, compile),
+        *(() if budget is None else budget.notes),
         *classes_apart(train, held_out),
         *ranges_of(scheme, train),
         *radii_of(scheme, held_out),

@@ -20,6 +20,7 @@ from omnirobust.training.outputs import check_not_probabilities, needs_second_de
 from omnirobust.training.ramp import with_natural_epoch
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import Run, own_randomness
+from omnirobust.training.step_cuts import StepCuts
 from omnirobust.training.stopping import validate
 from omnirobust.training.workers import Workers, unused_told
 
@@ -43,6 +44,7 @@ class Loop:
         held_out: the validation data, or None.
         on_batch: called by the first process after each batch.
         still: modules that the caller had put into evaluation mode, and that stay in it.
+        cuts: in which parts mini-batches go through the model in training mode; None for whole.
     """
 
     scheme: Scheme
@@ -53,6 +55,7 @@ class Loop:
     held_out: Batches | None
     on_batch: BatchProgress | None
     still: Sequence[nn.Module] = ()
+    cuts: StepCuts | None = None
 
 
 def one_epoch(run: Run, loop: Loop) -> None:
@@ -73,7 +76,8 @@ def one_epoch(run: Run, loop: Loop) -> None:
             row = {"epoch": run.epoch + 1.0} | _trained(run, loop)
             _check_finite(run, good)
             if loop.held_out is not None:
-                row |= validate(run, loop.held_out, loop.scheme, loop.workers)
+                budget = None if loop.cuts is None else loop.cuts.budget
+                row |= validate(run, loop.held_out, loop.scheme, loop.workers, budget)
         except (TrainingDivergedError, ValueError):
             run.model.load_state_dict(good)
             raise
@@ -126,27 +130,65 @@ def _one_batch(run: Run, loop: Loop, batch: Batch, number: int, sums: _Sums) -> 
     loop.optimizer.zero_grad(set_to_none=True)
     # The mean over processes of their shares' means, each times its factor, is the mean over the mini-batch.
     dpar = loop.scheme.at(run.epoch).dpar
-    with unused_told():
-        attacked = (None, None) if attack is None else attack
-        loss, right, logits = loop.objective(batch.x, batch.y, *attacked, dpar, batch.factor)
-    loss = loss * batch.factor
+    parts = _Parts(loop, batch, attack, dpar)
+    for cut in parts.cuts[:-1]:
+        with loop.workers.gathering(loop.objective):
+            _pull(loop, parts.loss(cut), parts.spreads)
+    loss = parts.loss(parts.cuts[-1])
     if number == 1:
-        check_not_probabilities(logits)
-    parts = [loss.detach(), right * batch.factor]
+        check_not_probabilities(torch.cat(parts.logits))
+    means = [torch.stack(parts.losses).sum(), torch.stack(parts.right).sum()]
     if attack is not None:
-        parts += list(attack.weights.mean(0) * batch.factor)
-    means = loop.workers.total(torch.stack([widest(part) for part in parts])) / loop.workers.count
+        means += list(attack.weights.mean(0) * batch.factor)
+    means = loop.workers.total(torch.stack([widest(mean) for mean in means])) / loop.workers.count
     value = float(means[0])
     if not math.isfinite(value):
         raise TrainingDivergedError(
             f"The loss became {value} in batch {number} of epoch {run.epoch + 1}: the model holds the "
             f"parameters of epoch {run.epoch}; {_advice(run, number)}."
         )
-    with needs_second_derivatives(dpar > 0 and attack is not None):
-        loop.workers.backward(loss)
+    _pull(loop, loss, parts.spreads)
     loop.optimizer.step()
     sums.add(means, batch.size)
     return value
+
+
+class _Parts:
+    """The loss of a mini-batch, part by part; all parts together are the mean over it.
+
+    Attributes:
+        cuts: the examples of each part.
+        losses, right, logits: what the parts so far came to.
+        spreads: whether second derivatives are in it.
+    """
+
+    def __init__(self, loop: Loop, batch: Batch, attack: Attack | None, dpar: float) -> None:
+        self._loop, self._batch, self._dpar = loop, batch, dpar
+        self._points, self._weights = (None, None) if attack is None else attack
+        self.spreads = dpar > 0 and attack is not None
+        self.cuts = [slice(0, len(batch.x))]
+        if loop.cuts is not None:
+            self.cuts = loop.cuts.of(batch.x, batch.y, self._points, self._weights, dpar)
+        self.losses, self.right, self.logits = list[Tensor](), list[Tensor](), list[Tensor]()
+
+    def loss(self, cut: slice) -> Tensor:
+        """Return the loss of a part, so that those of all add up."""
+        batch, points, weights = self._batch, self._points, self._weights
+        attacked = (None, None) if points is None or weights is None else (points[:, cut], weights[cut])
+        with unused_told():
+            loss, right, logits = self._loop.objective(batch.x[cut], batch.y[cut], *attacked, self._dpar, batch.factor)
+        share = batch.factor * ((cut.stop - cut.start) / len(batch.x))
+        loss = loss * share
+        self.losses.append(loss.detach())
+        self.right.append(right * share)
+        self.logits.append(logits)
+        return loss
+
+
+def _pull(loop: Loop, loss: Tensor, spreads: bool) -> None:
+    """Add the gradients of a loss to the parameters."""
+    with needs_second_derivatives(spreads):
+        loop.workers.backward(loss)
 
 
 def _attack(run: Run, attacker: Attacker, batch: Batch, number: int) -> Attack:

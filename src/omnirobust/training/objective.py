@@ -73,14 +73,14 @@ class Objective(nn.Module):
         self, x: Tensor, y: Tensor, points: Tensor | None, weights: Tensor | None, dpar: float, factor: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         if points is None or weights is None:
-            logits = self._logits(x)
+            logits = self.logits(x)
             check_labels(logits, y)
             return cross_entropy(logits, y), _right(logits, y).mean(), logits.detach()
         attacked = self._kept(points, y, weights, dpar > 0 or self.pairing > 0)
         inputs, targets = attacked.points, attacked.y
         if self.ratio < 1:
             inputs, targets = torch.cat([x, inputs]), torch.cat([y, targets])
-        logits = self._logits(inputs)
+        logits = self.logits(inputs)
         check_labels(logits, y)
         losses = cross_entropy(logits, targets, reduction="none")
         loss, right = self._mix(losses, attacked, len(x)), self._mix(_right(logits, targets), attacked, len(x))
@@ -115,7 +115,8 @@ class Objective(nn.Module):
         mixed = self.ratio * (attacked.weights * values[-count:]).sum() / size
         return mixed if self.ratio == 1 else mixed + (1 - self.ratio) * values[:-count].mean()
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits (n, C) of inputs (n, *S), in float32 at least."""
         mixed = self.precision == "bf16"
         lone = lone_row(self.model) if len(x) == 1 else nullcontext()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed), lone:

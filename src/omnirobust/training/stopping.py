@@ -9,6 +9,7 @@ from torch import Tensor
 
 from omnirobust.training.accuracy import accuracy_of, robust_rates_of, told_of
 from omnirobust.training.batches import Batches
+from omnirobust.training.budget import PassBudget
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import Run
 from omnirobust.training.workers import Workers
@@ -17,11 +18,13 @@ Stopped: TypeAlias = Literal["epochs", "target", "patience"]
 Row: TypeAlias = Mapping[str, float]
 
 
-def validate(run: Run, held_out: Batches, scheme: Scheme, workers: Workers) -> dict[str, float]:
+def validate(
+    run: Run, held_out: Batches, scheme: Scheme, workers: Workers, budget: PassBudget | None = None
+) -> dict[str, float]:
     """Return "validation", the clean accuracy, and where the scheme attacks "robust", the union accuracy.
 
     Under several threat models "robust_average" is the mean of their accuracies. ``run.notes`` are set where they are
-    not known yet.
+    not known yet. Passes with gradients keep to ``budget``.
     """
 
     def see(x: Tensor) -> None:
@@ -32,7 +35,7 @@ def validate(run: Run, held_out: Batches, scheme: Scheme, workers: Workers) -> d
     if scheme.attacks and scheme.kind != "universal":
         settings = run.settings
         precision = "bf16" if settings.precision == "bf16" else "fp32"
-        row["robust"], average = robust_rates_of(run.model, held_out, scheme, settings.seed, precision, workers)
+        row["robust"], average = robust_rates_of(run.model, held_out, scheme, settings.seed, precision, workers, budget)
         if len(scheme.threats) > 1:
             row["robust_average"] = average
     return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -48,6 +48,10 @@ class Workers(Protocol):
         """Add the gradients of ``loss`` to the parameters."""
         ...
 
+    def gathering(self, objective: nn.Module) -> AbstractContextManager[object]:
+        """Let gradients add up in each process inside: the next ``backward`` outside averages them with its own."""
+        ...
+
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of ``values`` over the processes, the same on all."""
         ...
@@ -77,6 +81,10 @@ class Alone:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of ``loss`` to the parameters."""
         loss.backward()
+
+    def gathering(self, objective: nn.Module) -> AbstractContextManager[object]:
+        """Do nothing: gradients add up anyway."""
+        return nullcontext()
 
     def total(self, values: Tensor) -> Tensor:
         """Return ``values``."""
@@ -117,6 +125,10 @@ class Launched:
     def backward(self, loss: Tensor) -> None:
         """Add the averaged gradients of ``loss`` to the parameters."""
         self.fabric.backward(loss)
+
+    def gathering(self, objective: nn.Module) -> AbstractContextManager[object]:
+        """Keep gradients in their process inside."""
+        return self.fabric.no_backward_sync(objective)  # pyright: ignore[reportArgumentType]
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of ``values`` over the processes."""
