@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omnirobust.zoo.recipes import FAST, PAPER, RECIPES, Recipe, recipe_of
+from omnirobust.zoo.recipes import FAST, PAPER, RECIPES, SHORT, Recipe, recipe_of
 
 
 @pytest.mark.parametrize("letter", "abcd")
@@ -58,6 +58,8 @@ def test_ours_is_the_default_where_there_is_one() -> None:
     assert recipe_of("cifar10/c") == ("fast", FAST["cifar10/c"])
     assert recipe_of("cifar10/c", "paper") == ("paper", PAPER["cifar10/c"])
     assert recipe_of("mnist/c") == ("paper", PAPER["mnist/c"])
+    assert recipe_of("cifar10/h") == ("fast", FAST["cifar10/h"])
+    assert recipe_of("cifar10/h", "short") == ("short", SHORT["cifar10/h"])
     assert set(RECIPES) == {
         *(f"{data}/{letter}" for data in ("mnist", "cifar10", "digits") for letter in "abcd"),
         *(f"cifar10/{letter}" for letter in "efgh"),
@@ -70,6 +72,8 @@ def test_ours_is_the_default_where_there_is_one() -> None:
     [
         ("mnist/a", "fast", "recipe must be paper for mnist/a, got 'fast'"),
         ("digits/a", "paper", "recipe must be fast for digits/a, got 'paper'"),
+        ("cifar10/g", "short", "recipe must be fast or paper for cifar10/g, got 'short'"),
+        ("cifar10/e", "slow", "recipe must be fast or paper or short for cifar10/e, got 'slow'"),
         ("cifar10/a", "slow", "recipe must be fast or paper for cifar10/a, got 'slow'"),
     ],
 )

@@ -54,7 +54,8 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, shuffling and dropout.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     recipe: Annotated[
-        RecipeName | None, typer.Option(help="The paper's, or ours, which is the default where there is one.")
+        RecipeName | None,
+        typer.Option(help="The paper's; ours, fast, the default where there is one; or short, an hour for E, F, H."),
     ] = None,
     device: Annotated[str, DEVICE] = "auto",
     anew: Annotated[bool, typer.Option("--anew", help="Replace what was trained before.")] = False,

@@ -17,7 +17,7 @@ Optimizer: TypeAlias = Literal["adam", "sgd"]
 Persist: TypeAlias = Literal["none", "example", "all"]
 Precision: TypeAlias = Literal["fp32", "bf16"]
 Preset: TypeAlias = Literal["paper", "transfer"]
-RecipeName: TypeAlias = Literal["paper", "fast"]
+RecipeName: TypeAlias = Literal["paper", "fast", "short"]
 SchemeKind: TypeAlias = Literal[
     "natural", "single", "average", "minmax", "worst", "universal", "msd", "alternate", "ramp"
 ]

@@ -56,7 +56,8 @@ def train(
         seed: of the initial weights, the shuffling and the dropout; None for that of ``name``, which is 0 without one.
         epochs: instead of the recipe's, whose milestones and sides of images stay at their epochs.
         recipe: "paper" for the recipe of the paper's Appendix C.1, "fast" for ours, which takes a tenth of its epochs
-            on CIFAR-10; None for the fast one where there is one. The card says which.
+            on CIFAR-10, "short" for one of an hour on a processor that has bf16, of cifar10/e, f and h; None for the
+            fast one where there is one. The card says which.
         cache: cache folder; None for $OMNIROBUST_CACHE or ~/.cache/omnirobust.
         root: folder of the data, as for ``data.load``.
         resume: False starts anew.
