@@ -133,7 +133,7 @@ def test_every_piece_of_the_page_on_explaining_runs(digits, capsys) -> None:
 def test_every_piece_of_the_page_on_robustness_runs(models, x, y) -> None:
     space = {"orb": orb, "models": models, "x": x, "y": y}
     pieces = re.findall(r"```python\n(.*?)```", (DOCS / "robustness.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(pieces) == 4
+    assert len(pieces) == 5
     for piece in pieces:
         exec(compile(piece, "robustness.md", "exec"), space)
     report, curve, overlap = space["report"], space["curve"], space["overlap"]
@@ -141,6 +141,7 @@ def test_every_piece_of_the_page_on_robustness_runs(models, x, y) -> None:
     assert 0 < report.union < report.clean
     assert list(curve.union) == sorted(curve.union, reverse=True) and curve.area > 0
     assert overlap.inside.shape == overlap.norms.shape == (3, 3)
+    assert space["near"].distortion.shape == (9,) and space["near"].found_uint8.dtype == torch.bool
 
 
 def test_every_piece_of_the_page_on_training_runs(tmp_path) -> None:

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 import omnirobust as orb
-from omnirobust.jobs.recheck import recheck, success_of, to_levels
+from omnirobust.core.ranges import to_levels
+from omnirobust.jobs.recheck import recheck, success_of
 
 
 class Threshold(nn.Module):

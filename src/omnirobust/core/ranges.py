@@ -186,3 +186,17 @@ def same(a: Any, b: Any) -> bool:
         a, b = torch.as_tensor(a), torch.as_tensor(b)
         return a.shape == b.shape and bool((a.cpu() == b.cpu()).all())
     return a == b
+
+
+def in_8_bits(images: Tensor, bounds: Bounds) -> Tensor | None:
+    """Return images as they are in a file of 8 bits; None where features differ in their ranges or have none."""
+    low, high = bounds
+    if isinstance(low, Tensor) or isinstance(high, Tensor) or not high - low < math.inf:
+        return None
+    return to_levels(images, low, high)
+
+
+def to_levels(images: Tensor, low: float = 0.0, high: float = 1.0, levels: int = 256) -> Tensor:
+    """Round ``images`` in [low, high] to ``levels`` equally spaced values, as saving them in 8 bits does."""
+    scale = (levels - 1) / (high - low)
+    return ((images - low) * scale).round() / scale + low

@@ -18,6 +18,7 @@ from omnirobust.domains.checks import (
     as_groups,
     as_labels,
     axes_of,
+    check_classes,
     check_settings,
     product_names,
     sources_of,
@@ -199,6 +200,9 @@ class DomainGrid(Passes):
         Args:
             batch_size: problems that go through a model at once; None for any number.
 
+        Raises:
+            ValueError: if a label is no class of its model, or models differ in their number of classes.
+
         Cost: four passes over at most 32 images, under the first transformation.
         """
         images, views = self._x.transpose(0, 1).flatten(0, 1)[:PROBED_ROWS], self._views
@@ -211,6 +215,9 @@ class DomainGrid(Passes):
         if any(c.random for c in new._classifiers):
             new._draw(self._samples)
         new._whole = {}
+        for m, classifier in enumerate(new._classifiers):
+            if classifier.classes is not None:  # of all problems: later ones may lie in other batches
+                check_classes(new._classifiers, m, None if self._others else self._y[:, m])
         return new
 
     def through(self, seen: ImageTransform) -> DomainGrid:

@@ -80,15 +80,20 @@ class Passes:
     _tried: set[tuple[int, bool]]  # models that have answered once, and whether the loss was tried
 
     def logits(self, delta: Tensor) -> tuple[Tensor, ...]:
-        """Return every model's logits at x + delta, (B, C) each, without gradients; for grids of models alone."""
-        if list(self._axes) != ["models"]:
-            raise ValueError(f"logits are of grids of models alone, this one has {', '.join(self._axes)}")
-        with torch.no_grad():
-            found = []
-            for m, classifier in enumerate(self._classifiers):
-                with classifier.held:
-                    found.append(torch.cat([self._forward(classifier, p, delta).logits for p in self._parts(m)]))
-            return tuple(found)
+        """Return the logits of every model under every transformation at x + delta, (B, C) each, without gradients.
+
+        Raises:
+            ValueError: if examples share a perturbation: each has logits of its own.
+        """
+        if self._shared:
+            raise ValueError(f"logits are of one input a perturbation, this grid has {', '.join(self._axes)}")
+        found = []
+        for m, classifier in enumerate(self._classifiers):
+            with classifier.held, torch.no_grad():
+                for r in range(self._sizes[1]):
+                    parts = self._parts(m, range(r, r + 1))
+                    found.append(torch.cat([self._forward(classifier, part, delta).logits for part in parts]))
+        return tuple(found)
 
     def blocks_gradient(self, source: int, delta: Tensor) -> bool:
         """Say whether no gradient of any logit of a pair of ``sources`` reaches its input, on any row."""

@@ -14,10 +14,19 @@ from omnirobust.core.arguments import check_count, check_flag, check_number
 from omnirobust.core.projections import row_norm
 from omnirobust.core.threat_models import L2, Bound, Bounds, FeasibleSet
 from omnirobust.core.units import seen_in_units
-from omnirobust.domains.classifier import Model, Models
+from omnirobust.domains.classifier import Model
 from omnirobust.domains.grid import DomainGrid
 from omnirobust.domains.losses import signed_margin
-from omnirobust.evaluation.minimal import Distortion, blind_rows, errs, in_batches, like_rows, shortened
+from omnirobust.evaluation.minimal import (
+    Distortion,
+    blind_rows,
+    check_search,
+    errs,
+    in_batches,
+    judged,
+    like_rows,
+    shortened,
+)
 
 _DECAY = 0.01
 """The last Adam step of a descent, as a share of the first."""
@@ -83,15 +92,17 @@ def minimal_l2(
     if isinstance(model, (list, tuple, dict)):
         raise ValueError(f"model must be one model, got a {type(model).__name__}; minimal_eps takes several")
 
-    def search(known: Models, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
-        grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted, first_row=rows.start)
+    check_search(model, x, batch_size)
+    domains = DomainGrid({"model": model}, x, y, loss=signed_margin, targeted=targeted)
+
+    def search(grid: DomainGrid, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
         around = L2(1.0, bounds, mask, scale).select(rows, x.ndim - 1).around(x[rows])
         state = _Search(grid, around, step_size)
         for _ in range(binary_steps):
             state.note_c(state.descend(steps, advance))
-        return state.result(), state.blind
+        return judged(grid, around, bounds, x[rows], *state.result(), "l2"), state.blind
 
-    return in_batches(search, {"model": model}, x, batch_size, progress, each=steps * binary_steps)
+    return in_batches(search, domains, x, batch_size, progress, each=steps * binary_steps)
 
 
 @dataclass
@@ -166,12 +177,10 @@ class _Search:
         bracketed = (self._low > 0) & self._high.isfinite()
         self._c = torch.where(bracketed, (self._low * self._high).sqrt(), outwards)
 
-    def result(self) -> Distortion:
-        """Return the shortest perturbations, cut at the boundary."""
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return the shortest perturbations, cut at the boundary, (B, *S), and where there are any, (B,) bool."""
         found = self._best.isfinite()
         rows = (found & ~self._done).nonzero().flatten()
         if len(rows):
-            cut = shortened(self._grid.select(rows), self._delta[rows])
-            self._delta[rows] = cut
-            self._best[rows] = self._feasible.norm(cut).to(self._best)
-        return Distortion(self._best, self._delta, found, "l2")
+            self._delta[rows] = shortened(self._grid.select(rows), self._delta[rows])
+        return self._delta, found

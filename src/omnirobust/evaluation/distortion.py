@@ -1,6 +1,6 @@
-"""How far an image is from being misclassified: the smallest radius at which an attack succeeds.
+"""How far an image is from being misclassified: the smallest radius at which one perturbation fools all there is.
 
-    eps_min(x) = min ||delta||_p  such that the model errs on x + delta, x + delta in the data range
+    eps_min(x) = min ||delta||_p  such that every model errs on t(x + delta) for every t, x + delta in the data range
 
 No attack proves a minimum: what is returned is an upper bound, and a perturbation that attains it.
 """
@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 
 from omnirobust._progress import ProgressHook
-from omnirobust.attacks.recipes import attack_ensemble
+from omnirobust.attacks.recipes import attack_product
 from omnirobust.core.arguments import NORMS, Norm, check_count, check_flag
 from omnirobust.core.threat_models import Bound, Bounds, FeasibleSet, ThreatModel, Unit
 from omnirobust.core.units import in_units, seen_in_units
+from omnirobust.domains.checks import as_groups
 from omnirobust.domains.classifier import Models
-from omnirobust.domains.grid import DomainGrid
+from omnirobust.domains.grid import DomainGrid, Transforms
 from omnirobust.domains.losses import Loss, signed_margin
 from omnirobust.domains.outputs import rows_named
+from omnirobust.domains.transforms.seeded import as_views
 from omnirobust.evaluation.minimal import Distortion as Distortion
-from omnirobust.evaluation.minimal import blind_rows, errs, in_batches, shortened
+from omnirobust.evaluation.minimal import blind_rows, check_search, errs, in_batches, judged, shortened
 from omnirobust.evaluation.threats import of_rows
 from omnirobust.evaluation.walk import Aimed, nearest
 
@@ -53,11 +55,13 @@ def minimal_linf(
     scale: Bound | None = None,
     batch_size: int | None = None,
     progress: bool | ProgressHook = False,
+    transforms: Transforms | None = None,
+    samples: int = 1,
 ) -> Distortion:
     """Find eps_min of the linf attack for every input: ``minimal_eps`` with norm "linf"."""
     return minimal_eps(
         model, x, y, "linf", steps=steps, resolution=resolution, loss=loss, targeted=targeted, bounds=bounds,
-        mask=mask, scale=scale, batch_size=batch_size, progress=progress,
+        mask=mask, scale=scale, batch_size=batch_size, progress=progress, transforms=transforms, samples=samples,
     )  # fmt: skip
 
 
@@ -77,8 +81,10 @@ def minimal_eps(
     unit: Unit = "value",
     batch_size: int | None = None,
     progress: bool | ProgressHook = False,
+    transforms: Transforms | None = None,
+    samples: int = 1,
 ) -> Distortion:
-    """Find the smallest eps at which ``attack_ensemble`` succeeds, for every input, by binary search over eps.
+    """Find the smallest eps at which one perturbation fools all models under all transformations, for every input.
 
     Under l1, l2 and linf, for models that are not random, this is a walk along the boundary (``evaluation.walk``): to
     each of four likely wrong classes, then on from the shortest perturbation, which is shortened along the line to its
@@ -87,13 +93,13 @@ def minimal_eps(
     boundary of the linearised model and double eps until the attack succeeds. What is left of the gap between the
     largest eps that failed and the shortest perturbation that fools is halved. Later attacks start from the best
     perturbation so far, projected onto the smaller ball; each success is shortened, too. Inputs leave the search as
-    soon as their gap is small enough, and do not see each other. A random
-    model must err on each of ten draws.
+    soon as their gap is small enough, and do not see each other. What is found is judged anew at the end. Models and
+    transformations that are random must fool on each of ten draws that no attack sees.
 
     Args:
         model: a model, or several (a mapping or a sequence) that one perturbation is to fool all at once.
         x: inputs within ``bounds``, (B, *S), float.
-        y: labels, (B,) int64; (B, K) for K models, each its own.
+        y: labels, (B,) int64; (B, M) for M models, each its own; (B, K) for K models times transformations.
         norm: "l0", "l1", "l2" or "linf".
         steps: of each attack, >= 1.
         resolution: attacks search until the gap is at most this share of the result, in (0, 1); under l0 until
@@ -107,46 +113,57 @@ def minimal_eps(
         unit: what l0 counts, "value" or "pixel".
         batch_size: inputs searched together; None for all.
         progress: True draws a bar on the terminal; a callable is given (inputs done, inputs in all).
+        transforms: under all of which the perturbation is to fool, see ``attack_transforms``; with several models under
+            all combinations, as in ``attack_product``. None for none. Where they are drawn attacks search, as of random
+            models; nothing is promised between batch sizes then.
+        samples: draws a step of what is random, see ``attack_transforms``, >= 1: with a few more attacks find smaller
+            radii, and some where they found none.
 
     Returns:
-        Radii and perturbations: ``distortion[i]`` is the norm of ``delta[i]``, at which the attack succeeds.
+        Radii and perturbations: ``distortion[i]`` is the norm of ``delta[i]``, which fools; infinite where
+        none was found.
 
     Raises:
         ValueError: if an argument, a model's output or a label does not fit, or no gradient reaches any input.
 
-    Cost: 1.6 times ``steps`` gradients an input, and some forwards; with a resolution of 0.01 one to two times
-    ``steps`` more; under l0, and of random models, about six times ``steps``.
+    Cost: for each model and transformation 1.6 times ``steps`` gradients an input, and some forwards; with a
+    resolution of 0.01 one to two times ``steps`` more; under l0, and where something is random, about six times
+    ``steps``, and there times ``samples``.
 
     Reference: the paper, Appendix F, Tables A9 and A10 (eps_min of linf PGD).
     """
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     check_count("steps", steps)
+    check_count("samples", samples)
     check_flag("targeted", targeted)
     if resolution is not None and (not isinstance(resolution, float) or not 0 < resolution < 1):
         raise ValueError(f"resolution must lie in (0, 1), got {resolution!r}")
+    check_search(model, x, batch_size)
     threat = ThreatModel(NORMS[norm], 1.0, bounds, mask, scale, unit)
+    views = None if transforms is None else as_views(transforms, as_groups(x, shared=False)[0, :2])
+    domains = DomainGrid(model, x, y, loss=signed_margin, transforms=views, targeted=targeted)
 
     def attack(known: Models, rows: Tensor, eps: Tensor, init: Tensor) -> Tensor:
         with rows_named(lambda row: int(rows[row])):
-            found = attack_ensemble(
-                known, x[rows], y[rows], replace(of_rows(threat, rows, x), eps=eps), steps=steps, loss=loss, init=init,
-                targeted=targeted, stop_when_fooled=True,
+            found = attack_product(
+                known, x[rows], y[rows], replace(of_rows(threat, rows, x), eps=eps), transforms=views, steps=steps,
+                loss=loss, init=init, targeted=targeted, stop_when_fooled=True, samples=samples,
             )  # fmt: skip
         return found.delta
 
-    def search(known: Models, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
-        grid = DomainGrid(known, x[rows], y[rows], loss=signed_margin, targeted=targeted, first_row=rows.start)
-        around = threat.select(rows, x.ndim - 1).around(x[rows])
+    def search(grid: DomainGrid, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
+        around, known, first = threat.select(rows, x.ndim - 1).around(x[rows]), grid.models, rows.start
 
         def aimed(live: Tensor, goals: Tensor) -> DomainGrid:
-            return DomainGrid(known, x[live + first], goals, loss=signed_margin, targeted=True)
+            return DomainGrid(known, x[live + first], goals, loss=signed_margin, transforms=views, targeted=True)
 
-        first, state = rows.start, _Search(grid, around, norm, resolution)
+        state = _Search(grid, around, norm, resolution)
         state.walk(steps, None if targeted else aimed)
-        return state.run(lambda live, eps, init: attack(known, live + first, eps, init), advance), state.blind
+        found = state.run(lambda live, eps, init: attack(known, live + first, eps, init), advance)
+        return judged(grid, around, bounds, x[rows], *found, norm), state.blind
 
-    return in_batches(search, model, x, batch_size, progress, each=1)
+    return in_batches(search, domains, x, batch_size, progress, each=1)
 
 
 class _Search:
@@ -192,12 +209,17 @@ class _Search:
             if self._walk_suffices:
                 self._failed[found] = self._best[found]
 
-    def run(self, attack: Callable[[Tensor, Tensor, Tensor], Tensor], advance: Callable[[int], None]) -> Distortion:
+    def run(
+        self, attack: Callable[[Tensor, Tensor, Tensor], Tensor], advance: Callable[[int], None]
+    ) -> tuple[Tensor, Tensor]:
         """Attack the inputs whose gap is open, at their radii and from their best perturbation, until all are closed.
 
         Args:
             attack: maps rows (n,), radii (n,) and starts (n, *S) to perturbations (n, *S).
             advance: counts inputs that are done.
+
+        Returns:
+            The shortest perturbations, (B, *S), and where there are any, (B,) bool.
         """
         left = len(self._best)
         while len(rows := self._open()):
@@ -212,7 +234,7 @@ class _Search:
                 self._start[rows[hit]] = self._delta[rows[hit]]
             self._eps = self._next()
         advance(left)
-        return Distortion(self._best, self._delta, self._best.isfinite(), self._norm)
+        return self._delta, self._best.isfinite()
 
     def _open(self) -> Tensor:
         gap = self._best - self._failed

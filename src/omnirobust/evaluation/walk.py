@@ -1,8 +1,8 @@
-"""A walk along the boundary: from a few dozen gradients a perturbation that fools all models, nearly the shortest.
+"""A walk along the boundary: from a few dozen gradients a perturbation that fools on all domains, nearly the shortest.
 
 The ball shrinks where the perturbation fools and grows where it does not, as in Pintor et al., "Fast minimum-norm
-adversarial attacks through adaptive norm constraints", 2021; what is ours is that several models are to be fooled, each
-counted by the distance to its boundary.
+adversarial attacks through adaptive norm constraints", 2021; what is ours is that one perturbation is to fool several
+models, under several transformations, each counted by the distance to its boundary.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def nearest(
         feasible: see ``walk``.
         eps: the first radii, (B,), > 0.
         steps: of an attack, >= 1.
-        aimed: makes the grid of some rows (n,) whose models are to say classes (n, models). None, and with two classes:
+        aimed: makes the grid of some rows (n,) whose domains are to say classes (n, K). None, and with two classes:
             there is one walk alone, of as many gradients.
 
     Returns:
@@ -92,7 +92,7 @@ def walk(
     """Return the shortest perturbation met that fools every model, (B, *S), and its norm, (B,), infinite for none.
 
     Args:
-        grid: models whose losses are margins, 0 at the boundary; none of them random.
+        grid: domains whose losses are margins, 0 at the boundary; none of them random.
         feasible: the box, the unit, and the norm: l1, l2 or linf.
         eps: the first radii, (B,), > 0.
         steps: gradients to take, >= 1.

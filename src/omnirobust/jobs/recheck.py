@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnirobust.core.ranges import in_8_bits
 from omnirobust.core.threat_models import Clip, ThreatModel, clamped
 from omnirobust.domains.classifier import Model
 from omnirobust.domains.grid import DomainGrid
@@ -89,7 +89,7 @@ def recheck(
         )
         return fooled.all(1) if counted is None else fooled.all(1)[counted]
 
-    rounded = _rounded(threat_model, adversarial)
+    rounded = in_8_bits(adversarial, threat_model.bounds)
     return Recheck(
         examples=len(clean),
         feasible=_rate(inside & consistent),
@@ -99,14 +99,6 @@ def recheck(
     )
 
 
-def _rounded(threat: ThreatModel, adversarial: Tensor) -> Tensor | None:
-    """Return images as they are in a file of 8 bits; None for what is none."""
-    low, high = threat.bounds
-    if isinstance(low, Tensor) or isinstance(high, Tensor) or not high - low < math.inf:
-        return None
-    return to_levels(adversarial, low, high)
-
-
 def _largest_norm(threat: ThreatModel, clean: Tensor, rounded: Tensor, shared: bool) -> float:
     """Return the norm of the perturbation of any image, whatever radii and masks there are."""
     flat = (clean.flatten(0, 1), rounded.flatten(0, 1)) if shared else (clean, rounded)
@@ -114,12 +106,6 @@ def _largest_norm(threat: ThreatModel, clean: Tensor, rounded: Tensor, shared: b
         threat = replace(threat, eps=0.0, mask=None)
     norms = threat.around(flat[0]).norm(flat[1] - flat[0])
     return float(norms.max()) if len(norms) else 0.0
-
-
-def to_levels(images: Tensor, low: float = 0.0, high: float = 1.0, levels: int = 256) -> Tensor:
-    """Round ``images`` in [low, high] to ``levels`` equally spaced values, as saving them in 8 bits does."""
-    scale = (levels - 1) / (high - low)
-    return ((images - low) * scale).round() / scale + low
 
 
 def success_of(
