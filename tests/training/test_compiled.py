@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from omnirobust import L1, L2, Linf, project_lp_box
-from omnirobust.domains.compiling import unrolled_l2
+from omnirobust.domains.unrolled import unrolled_l2
 from omnirobust.training import FitResult, Scheme, fit
 
 BOTH = (Linf(0.1), L2(0.6))
@@ -152,6 +152,111 @@ def test_what_is_not_compiled_runs_as_ever(scheme: Scheme, why: str) -> None:
     assert same(plain, fast)
     (note,) = told(result)
     assert why in note
+
+
+class Straight(torch.autograd.Function):
+    """Rounds, and lets gradients through as if it had not: no compiler knows."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return torch.round(4 * x) / 4
+
+    @staticmethod
+    def backward(ctx: object, g: Tensor) -> Tensor:  # pyright: ignore
+        return g
+
+
+class Inside(nn.Module):
+    """A network with something before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.calls = network(), 0
+        self.register_buffer("mean", torch.zeros(()))
+
+
+class Rounding(Inside):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(Straight.apply(x))
+
+
+class Noisy(Inside):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x + 0.05 * torch.randn_like(x))
+
+
+class Drifting(Inside):
+    """It moves a buffer in evaluation mode, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean.add_(x.mean().detach())
+        return self.inner(x) * (1 + self.mean)
+
+
+class Counting(Inside):
+    """It is compiled anew whenever it has counted on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.inner(x) + 0.0 * self.calls
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [(Rounding, "found other losses or gradients than the model does"), (Drifting, "gave up"), (Counting, "gave up")],
+)
+def test_what_is_given_up_on_the_way_leaves_the_training_that_it_would_have_been(build, why: str) -> None:
+    plain, _ = trained(Scheme("minmax", BOTH, 4), compiled=False, model=build())
+    fast, result = trained(Scheme("minmax", BOTH, 4), compiled=True, model=build())
+    (note,) = told(result)
+    assert why in note and (build is Counting or same(plain, fast))
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_finds_out_about_a_model_takes_no_draw_of_the_training(tmp_path: Path) -> None:
+    scheme = Scheme("minmax", BOTH, 3)
+    plain, _ = trained(scheme, compiled=False, model=Noisy(), epochs=3)
+    fast, result = trained(scheme, compiled=True, model=Noisy(), epochs=3)
+    assert not told(result)
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)
+    trained(scheme, compiled=True, model=Noisy(), epochs=1, out=tmp_path)
+    assert same(fast, trained(scheme, compiled=True, model=Noisy(), epochs=3, out=tmp_path)[0])
+
+
+@pytest.mark.usefixtures("traced")
+def test_no_more_than_four_shapes_are_compiled_and_the_notes_say_so() -> None:
+    loader = [(X[:size], Y[:size]) for size in (2, 3, 4, 5, 6, 7)]
+    ends = []
+    for compiled in (False, True):
+        model = network()
+        given = {"epochs": 1, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}
+        result = fit(model, loader, Scheme("minmax", BOTH, 2), compile=compiled, **given)
+        ends.append(model.state_dict())
+    assert "mini-batches have more than 4 shapes" in told(result)[0]
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_label_that_is_no_class_is_told_in_a_later_batch_too(label: int) -> None:
+    wrong = torch.where(torch.arange(8) == 5, label, Y[8:16])
+    with pytest.raises(ValueError, match="data must hold labels from 0 to 2"):
+        fit(network(), [(X[:8], Y[:8]), (X[8:16], wrong)], Scheme("minmax", BOTH, 2), epochs=1, compile=True)
+
+
+@pytest.mark.usefixtures("traced")
+def test_hooks_of_the_callers_own_stay_allowed() -> None:
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        plain, _ = trained(Scheme("minmax", BOTH, 2), compiled=False, epochs=1)
+        fast, result = trained(Scheme("minmax", BOTH, 2), compiled=True, epochs=1)
+    assert same(plain, fast) and "it does not go with saved_tensors_hooks" in told(result)[0]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        network()(X).sum().backward()
 
 
 @pytest.mark.usefixtures("traced")

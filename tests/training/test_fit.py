@@ -587,3 +587,18 @@ def test_what_inference_mode_made_is_told_so_and_training_inside_of_it():
     for model in (made, inside):
         with pytest.raises(ValueError, match=r"^model cannot be trained: .* were made under torch.inference_mode\(\)"):
             fit(model, (x, y), Scheme(), epochs=1)
+
+
+def test_a_model_that_writes_into_its_inputs_leaves_the_data_as_they_were() -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(x.sub_(0.5))
+
+    x, y = torch.rand(6, 4), torch.arange(6) % 3
+    x_val, before = x.flip(0), x.clone()
+    fit(Writing(), (x, y), Scheme("single", (Linf(0.1),), 1), epochs=1, validation=(x_val, y.flip(0)), memory=100)
+    assert torch.equal(x, before) and torch.equal(x_val, before.flip(0))

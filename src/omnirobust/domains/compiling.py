@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import inf
 from types import FunctionType
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnirobust.core._lp_roots import TOLERANCES
 from omnirobust.core.directions import Plain, Stepper, unit_l2
+from omnirobust.core.draws import forked
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.domains.classifier import Classifier
+from omnirobust.domains.frozen import buffers_kept
 from omnirobust.domains.losses import cross_entropy_slope
 from omnirobust.domains.outputs import read_logits
-
-_ROUNDS = 4
-"""Newton steps of an l2 projection. Where one leaves a row unsolved, the step is taken without compiling."""
+from omnirobust.domains.unrolled import unrolled_l2
 
 _SHAPES = 4
 """Shapes of mini-batches that are compiled in one training: the usual one, the last one, and some to spare."""
 
+_APART, _APART_MIXED = 1e-2, 0.2
+"""How far, in shares of their norms, what a first step finds may be from what the model does; in bf16 the latter."""
+
+_T = TypeVar("_T")
 _Deltas: TypeAlias = tuple[Tensor, ...]
 
 
@@ -43,6 +47,25 @@ class Inputs(NamedTuple):
     radii: _Deltas
 
 
+class Said(Protocol):
+    """What the model says of K perturbations without compiling.
+
+    Attributes:
+        losses: f, (B, K).
+        descent: grad (-f) of each, (K, B, *S).
+    """
+
+    @property
+    def losses(self) -> Tensor:
+        """See above."""
+        ...
+
+    @property
+    def descent(self) -> Tensor:
+        """See above."""
+        ...
+
+
 class Moved(NamedTuple):
     """What one step leaves.
 
@@ -60,16 +83,16 @@ class CompiledSteps:
 
     Attributes:
         notes: that steps were taken without compiling, and why: one sentence, or none.
-        tried: whether the model has answered without compiling, by which all that can be wrong with it is found.
     """
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier, self.notes = classifier, tuple[str, ...]()
-        self.tried, self._made = False, dict[tuple[object, ...], _Step | None]()
+        self._made = dict[tuple[object, ...], _Step | None]()
 
     def of(
-        self, x: Tensor, y: Tensor, feasible: Sequence[FeasibleSet], moving: Sequence[Stepper], weighed: bool
-    ) -> Steps | None:
+        self, x: Tensor, y: Tensor, feasible: Sequence[FeasibleSet], moving: Sequence[Stepper], weighed: bool,
+        see: Callable[[list[Tensor]], Said],
+    ) -> Steps | None:  # fmt: skip
         """Return the steps on a mini-batch; None, and a note, where they cannot be compiled.
 
         Args:
@@ -78,6 +101,7 @@ class CompiledSteps:
             feasible: K sets.
             moving: K steppers.
             weighed: whether each gradient is multiplied by a weight.
+            see: what the model says of K perturbations, which the first step of each function is held against.
         """
         why = _hindrance(self.classifier, x, feasible, moving)
         if why:
@@ -89,15 +113,12 @@ class CompiledSteps:
                 return self.refuse(f"mini-batches have more than {_SHAPES} shapes")
             self._made[key] = _Step(self.classifier, shapes, weighed)
         step = self._made[key]
-        return None if step is None else Steps(self, key, step, x, y, feasible, cast(Sequence[Plain], moving))
+        return None if step is None else Steps(self, key, step, x, y, feasible, cast(Sequence[Plain], moving), see)
 
-    def drop(self, key: tuple[object, ...], error: Exception) -> None:
-        """Give up a step that the compiler did not take."""
+    def drop(self, key: tuple[object, ...], why: str) -> None:
+        """Give up a step."""
         self._made[key] = None
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # the first line of what a backend raises says no more than that it did
-        said = next((line for line in lines if not line.endswith("raised:")), type(error).__name__)
-        self.refuse(f"the compiler gave up ({said[:160].rstrip('.')})")
+        self.refuse(why)
 
     def refuse(self, why: str) -> None:
         """Note why steps are not compiled; the first reason is told."""
@@ -109,9 +130,9 @@ class Steps:
 
     def __init__(
         self, home: CompiledSteps, key: tuple[object, ...], step: _Step, x: Tensor, y: Tensor,
-        feasible: Sequence[FeasibleSet], moving: Sequence[Plain],
+        feasible: Sequence[FeasibleSet], moving: Sequence[Plain], see: Callable[[list[Tensor]], Said],
     ) -> None:  # fmt: skip
-        self._home, self._key, self._step = home, key, step
+        self._home, self._key, self._step, self._see = home, key, step, see
         self._feasible, self._moving = feasible, moving
         lows, highs = zip(*(around.ends for around in feasible), strict=True)
         self._given = Inputs(x, y, lows, highs, tuple(around.radius().clone() for around in feasible))
@@ -119,34 +140,93 @@ class Steps:
     def take(self, r: int, deltas: list[Tensor], weights: Tensor) -> Moved | None:
         """Take step ``r``; None where that has to be done without compiling.
 
-        So it is where the compiler gives up, a number is not finite, or a projection is not solved to the tolerance of
-        the eager one.
+        So it is where a number is not finite, or a projection is not solved to the tolerance of the eager one; and
+        from now on where the compiler gives up, or a first step finds other losses or gradients than the model does.
         """
         if self._home._made[self._key] is None:
             return None
+        expected = None if self._step.trusted else self._without_trace(lambda: self._see(deltas))
         lengths = [m.length(r, around) for m, around in zip(self._moving, self._feasible, strict=True)]
         like = self._given.radii[0]
         rows = torch.stack([torch.as_tensor(each).to(like).expand_as(like) for each in lengths])
         try:
-            moved, losses, sound = self._step.run(self._given, tuple(deltas), rows, weights)
+            if expected is not None:
+                tried = self._without_trace(lambda: self._step.run(self._given, tuple(deltas), rows, weights))
+                self._step.trusted = _agree(tried, expected, self._home.classifier.precision == "bf16")
+            if not self._step.trusted:
+                self._home.drop(self._key, "a compiled step found other losses or gradients than the model does")
+                return None
+            found = self._step.run(self._given, tuple(deltas), rows, weights)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the compiler or its absence raises
-            if self._step.ran:
-                raise
-            self._home.drop(self._key, error)
+            self._home.drop(self._key, _gave_up(error))
             return None
-        self._step.ran = True
-        return Moved(list(moved), losses) if bool(sound) else None
+        return Moved(list(found.moved), found.losses) if bool(found.sound) else None
+
+    def _without_trace(self, run: Callable[[], _T]) -> _T:
+        """Return what ``run`` returns, with random states and buffers as they were."""
+        with forked(self._given.x), buffers_kept(cast(nn.Module, self._home.classifier.model)):
+            return run()
+
+
+class _Found(NamedTuple):
+    """What a compiled function returns.
+
+    Attributes:
+        moved: the K next perturbations, (B, *S) each.
+        losses: f at those before, (B, K).
+        sound: whether all is finite and solved, ().
+        descent: grad (-f) at those before, (K, B, *S).
+    """
+
+    moved: _Deltas
+    losses: Tensor
+    sound: Tensor
+    descent: Tensor
 
 
 class _Step:
-    """One compiled function."""
+    """One compiled function.
+
+    Attributes:
+        trusted: whether it was seen to find what the model does.
+    """
 
     def __init__(self, classifier: Classifier, shapes: Sequence[tuple[float, str]], weighed: bool) -> None:
-        own = cast(Callable[..., tuple[_Deltas, Tensor, Tensor]], _own(_step(classifier, shapes, weighed)))
-        self.run = torch.compile(own, fullgraph=True, dynamic=False)
-        self.ran = False
+        self._plain, self.trusted = _own(_step(classifier, shapes, weighed)), False
+        self._compiled: Callable[..., object] | None = None
+
+    def run(self, *given: object) -> _Found:
+        """Take the step."""
+        if self._compiled is None:
+            self._compiled = torch.compile(self._plain, fullgraph=True, dynamic=False)
+        # where a trace fails while somebody's hooks are on, hooks would stay forbidden for good
+        with torch.autograd.graph.disable_saved_tensors_hooks("it does not go with saved_tensors_hooks"):
+            return _Found(*cast("tuple[_Deltas, Tensor, Tensor, Tensor]", self._compiled(*given)))
+
+
+def _agree(found: _Found, expected: Said, mixed: bool) -> bool:
+    """Say whether losses and gradients are the model's, but for rounding.
+
+    A compiler may read a model otherwise than it runs: it may leave out the backward pass that a function brings along.
+    """
+    share = _APART_MIXED if mixed else _APART
+
+    def near(a: Tensor, b: Tensor, least: float) -> bool:
+        return float((a - b).double().norm()) <= share * (float(b.double().norm()) + least)
+
+    slopes = zip(found.descent, expected.descent, strict=True)
+    return near(found.losses, expected.losses, 1e-3 * expected.losses.numel() ** 0.5) and all(
+        near(a, b, torch.finfo(b.dtype).tiny ** 0.5) for a, b in slopes
+    )
+
+
+def _gave_up(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # the first line of what a backend raises says no more than that it did
+    said = next((line for line in lines if not line.endswith("raised:")), type(error).__name__)
+    return f"the compiler gave up ({said[:160].rstrip('.')})"
 
 
 def _own(function: Callable[..., object]) -> Callable[..., object]:
@@ -186,7 +266,9 @@ def _step(classifier: Classifier, shapes: Sequence[tuple[float, str]], weighed: 
         logits = read_logits(output, len(points), label).logits
         return logits.to(torch.promote_types(logits.dtype, points.dtype))
 
-    def step(given: Inputs, deltas: _Deltas, lengths: Tensor, weights: Tensor) -> tuple[_Deltas, Tensor, Tensor]:
+    def step(
+        given: Inputs, deltas: _Deltas, lengths: Tensor, weights: Tensor
+    ) -> tuple[_Deltas, Tensor, Tensor, Tensor]:
         logits, pull = torch.func.vjp(said, torch.cat([given.x + delta for delta in deltas]))[:2]
         losses, slope = cross_entropy_slope(logits, given.y.repeat(K))
         (grads,) = pull(-slope)
@@ -204,7 +286,7 @@ def _step(classifier: Classifier, shapes: Sequence[tuple[float, str]], weighed: 
             else:
                 to = torch.clamp(to, low, high)
             moved.append(to.view(given.x.shape))
-        return tuple(moved), losses.view(K, -1).t(), finite
+        return tuple(moved), losses.view(K, -1).t(), finite, grads.view(K, *given.x.shape)
 
     return step
 
@@ -213,32 +295,3 @@ def _unit(slope: Tensor) -> Tensor:
     """Scale rows (B, n) to l2 norm 1; zero rows stay zero. Divided by their largest first, squares stay in range."""
     scaled = slope / slope.abs().amax(1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
     return scaled / scaled.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
-
-
-def unrolled_l2(a: Tensor, eps: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Project rows (R, n) as ``fast_l2`` does, by a fixed number of Newton steps, which a compiler fuses.
-
-    g(t) = ||clip(sqrt(t) a)||^2 is concave and piecewise linear, so that steps along its tangents climb to the root
-    from inside the ball, and are there once they have found its piece.
-
-    Args:
-        a: points, (R, n).
-        eps: radii, (R, 1).
-        low: lower bounds <= 0, (R, n).
-        high: upper bounds >= 0, (R, n).
-
-    Returns:
-        The projections, (R, n), and which rows are solved to four times the tolerance of ``fast_l2``, (R, 1).
-    """
-    tol, target, least = TOLERANCES[a.dtype], eps * eps, torch.finfo(a.dtype).tiny
-    total = a.square().sum(1, keepdim=True)
-    t = torch.where(total > target * (1 + tol.inside), target / total, 1.0)
-    for _ in range(_ROUNDS):
-        moved = a * t.sqrt()
-        end = torch.clamp(moved, low, high)
-        gap = (target - end.square().sum(1, keepdim=True)).clamp_min(0)
-        slope = torch.where(moved == end, a, 0.0).square().sum(1, keepdim=True)
-        t = (t + gap / slope.clamp_min(least)).clamp_max(1)
-    end = torch.clamp(a * t.sqrt(), low, high)
-    gap = target - end.square().sum(1, keepdim=True)
-    return end, (gap.abs() <= 4 * tol.solved * target) | ((t == 1) & (gap > 0))

@@ -85,7 +85,7 @@ def before_of(model: nn.Module, data: Batches) -> list[str]:
     device, x, y = next(model.parameters()).device, data.x[:_LOOKED_AT], data.y[:_LOOKED_AT]
     with restored_modes(model), torch.no_grad(), forked(x):
         model.eval()
-        logits = torch.cat([logits_of(model, part.to(device)) for part in x.split(100)])
+        logits = torch.cat([logits_of(model, part.to(device, copy=True)) for part in x.split(100)])  # a model may write
     return clean_notes(logits.argmax(1), y.to(device), logits.shape[1])
 
 

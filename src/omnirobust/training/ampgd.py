@@ -177,13 +177,11 @@ def _fused(
     if scheme.dpar > 0:
         compiled.refuse("the second derivatives of dpar are not compiled")
         return None
-    if not compiled.tried:
-        passes.see(deltas)
-        compiled.tried = True
+    passes.try_out(deltas)
     if passes.splits(deltas):
         compiled.refuse("memory splits their passes")
         return None
-    return compiled.of(passes.x, passes.y, feasible, moving, weighed)
+    return compiled.of(passes.x, passes.y, feasible, moving, weighed, passes.see)
 
 
 def _step(

@@ -96,7 +96,7 @@ def check_validation(model: nn.Module, held_out: Batches | None) -> None:
     """
     if held_out is None or isinstance(held_out, LoaderBatches):
         return
-    x = held_out.x[:1].to(next(model.parameters()).device)
+    x = held_out.x[:1].to(next(model.parameters()).device, copy=True)  # the model may write into it
     with restored_modes(model), torch.no_grad():
         model.eval()
         try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnirobust.core.draws import forked
 from omnirobust.domains.classifier import Classifier, widened
+from omnirobust.domains.frozen import buffers_kept
 from omnirobust.domains.losses import cross_entropy_slope, neg_cross_entropy
 from omnirobust.domains.outputs import check_finite, check_ruled_in, rows_named
 from omnirobust.training.budget import PassBudget
@@ -73,6 +74,14 @@ class Evaluator:
                 with rows_named(lambda row, first=cut.start: first + row):
                     found.append(-neg_cross_entropy(self._logits(points[cut], self._labels[cut]), self._labels[cut]))
         return self._by_attack(found[0] if len(found) == 1 else torch.cat(found))
+
+    def try_out(self, deltas: list[Tensor]) -> None:
+        """Find out what is wrong with the labels, and with a model that has not answered yet, and leave no trace."""
+        if self.classifier.classes is None:
+            with forked(self.x), buffers_kept(cast(nn.Module, self.classifier.model)):
+                self.see(deltas)
+        else:
+            check_labels(self.x.new_empty(0, self.classifier.classes), self.y)
 
     def splits(self, deltas: list[Tensor]) -> bool:
         """Say whether K perturbations go through the model in several passes."""

@@ -77,7 +77,7 @@ def check_normalised(model: nn.Module, scheme: Scheme, x: Tensor, largest: int, 
     if not model.training:  # then all of it will train
         model.train()
     with building(), torch.no_grad(), lone_row(model) as found:
-        logits_of(model, x.to(next(model.parameters()).device))
+        logits_of(model, x.to(next(model.parameters()).device, copy=True))
     model.load_state_dict(before)
     for module, mode in modes:
         module.training = mode

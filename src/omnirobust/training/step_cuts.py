@@ -58,7 +58,7 @@ class StepCuts:
         if any(m.training or m.running_mean is None for m in norms):
             return "BatchNorm takes its statistics from it"
         with buffers_kept(model) as moved:
-            probe = Probe("model", x[:ROWS], self.objective.logits, differ, None)
+            probe = Probe("model", x[:ROWS], lambda some: self.objective.logits(some.clone()), differ, None)
             probe.found()
             if names := moved():
                 return f"each pass in training mode changes {names[0]}"
