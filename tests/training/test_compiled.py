@@ -17,6 +17,9 @@ from torch._dynamo.utils import counters
 from omnirobust import L1, L2, Linf, project_lp_box
 from omnirobust.domains.unrolled import unrolled_l2
 from omnirobust.training import FitResult, Scheme, fit
+from omnirobust.training.attackers import attacker_of
+from omnirobust.training.fit import _of_compiling
+from omnirobust.training.workers import Alone
 
 BOTH = (Linf(0.1), L2(0.6))
 G = torch.Generator().manual_seed(4)
@@ -247,6 +250,25 @@ def test_a_label_that_is_no_class_is_told_in_a_later_batch_too(label: int) -> No
     wrong = torch.where(torch.arange(8) == 5, label, Y[8:16])
     with pytest.raises(ValueError, match="data must hold labels from 0 to 2"):
         fit(network(), [(X[:8], Y[:8]), (X[8:16], wrong)], Scheme("minmax", BOTH, 2), epochs=1, compile=True)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_compiler_that_is_switched_off_is_noticed() -> None:
+    plain, _ = trained(Scheme("minmax", BOTH, 2), compiled=False, epochs=1)
+    with torch.compiler.set_stance("force_eager"):
+        fast, result = trained(Scheme("minmax", BOTH, 2), compiled=True, epochs=1)
+    assert same(plain, fast) and told(result)[0].endswith("torch.compile is switched off.")
+
+
+def test_what_another_process_does_not_compile_is_told_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Alone, "total", lambda _, values: values + 1 if values.ndim == 0 else values)
+    monkeypatch.setattr(Alone, "count", 2)
+    attacker = attacker_of(network(), Scheme("minmax", BOTH, 2), 0, "fp32", Alone(), compiled=True)
+    assert attacker is not None and attacker.compiled is not None
+    (note,) = _of_compiling(attacker, True, Alone(), torch.device("cpu"))
+    assert note.endswith("in 1 of 2 processes.")
+    attacker.compiled.refuse("nothing")
+    assert _of_compiling(attacker, True, Alone(), torch.device("cpu")) == attacker.compiled.notes
 
 
 @pytest.mark.usefixtures("traced")

@@ -48,21 +48,16 @@ class Inputs(NamedTuple):
 
 
 class Said(Protocol):
-    """What the model says of K perturbations without compiling.
-
-    Attributes:
-        losses: f, (B, K).
-        descent: grad (-f) of each, (K, B, *S).
-    """
+    """What the model says of K perturbations without compiling."""
 
     @property
     def losses(self) -> Tensor:
-        """See above."""
+        """f, (B, K)."""
         ...
 
     @property
     def descent(self) -> Tensor:
-        """See above."""
+        """Grad (-f) of each, (K, B, *S)."""
         ...
 
 
@@ -152,16 +147,14 @@ class Steps:
         try:
             if expected is not None:
                 tried = self._without_trace(lambda: self._step.run(self._given, tuple(deltas), rows, weights))
-                self._step.trusted = _agree(tried, expected, self._home.classifier.precision == "bf16")
-            if not self._step.trusted:
-                self._home.drop(self._key, "a compiled step found other losses or gradients than the model does")
-                return None
+                if why := _distrust(tried, expected, self._home.classifier.precision == "bf16"):
+                    return self._home.drop(self._key, why)
+                self._step.trusted = True
             found = self._step.run(self._given, tuple(deltas), rows, weights)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the compiler or its absence raises
-            self._home.drop(self._key, _gave_up(error))
-            return None
+            return self._home.drop(self._key, _gave_up(error))
         return Moved(list(found.moved), found.losses) if bool(found.sound) else None
 
     def _without_trace(self, run: Callable[[], _T]) -> _T:
@@ -178,12 +171,14 @@ class _Found(NamedTuple):
         losses: f at those before, (B, K).
         sound: whether all is finite and solved, ().
         descent: grad (-f) at those before, (K, B, *S).
+        compiled: whether it ran as compiled code.
     """
 
     moved: _Deltas
     losses: Tensor
     sound: Tensor
     descent: Tensor
+    compiled: bool
 
 
 class _Step:
@@ -203,23 +198,27 @@ class _Step:
             self._compiled = torch.compile(self._plain, fullgraph=True, dynamic=False)
         # where a trace fails while somebody's hooks are on, hooks would stay forbidden for good
         with torch.autograd.graph.disable_saved_tensors_hooks("it does not go with saved_tensors_hooks"):
-            return _Found(*cast("tuple[_Deltas, Tensor, Tensor, Tensor]", self._compiled(*given)))
+            return _Found(*cast("tuple[_Deltas, Tensor, Tensor, Tensor, bool]", self._compiled(*given)))
 
 
-def _agree(found: _Found, expected: Said, mixed: bool) -> bool:
-    """Say whether losses and gradients are the model's, but for rounding.
+def _distrust(found: _Found, expected: Said, mixed: bool) -> str:
+    """Say why a first step is not to be followed: losses and gradients are not the model's, beyond rounding.
 
     A compiler may read a model otherwise than it runs: it may leave out the backward pass that a function brings along.
     """
+    if not found.compiled:
+        return "torch.compile is switched off"
     share = _APART_MIXED if mixed else _APART
 
     def near(a: Tensor, b: Tensor, least: float) -> bool:
         return float((a - b).double().norm()) <= share * (float(b.double().norm()) + least)
 
     slopes = zip(found.descent, expected.descent, strict=True)
-    return near(found.losses, expected.losses, 1e-3 * expected.losses.numel() ** 0.5) and all(
+    if near(found.losses, expected.losses, 1e-3 * expected.losses.numel() ** 0.5) and all(
         near(a, b, torch.finfo(b.dtype).tiny ** 0.5) for a, b in slopes
-    )
+    ):
+        return ""
+    return "a compiled step found other losses or gradients than the model does"
 
 
 def _gave_up(error: Exception) -> str:
@@ -268,7 +267,7 @@ def _step(classifier: Classifier, shapes: Sequence[tuple[float, str]], weighed: 
 
     def step(
         given: Inputs, deltas: _Deltas, lengths: Tensor, weights: Tensor
-    ) -> tuple[_Deltas, Tensor, Tensor, Tensor]:
+    ) -> tuple[_Deltas, Tensor, Tensor, Tensor, bool]:
         logits, pull = torch.func.vjp(said, torch.cat([given.x + delta for delta in deltas]))[:2]
         losses, slope = cross_entropy_slope(logits, given.y.repeat(K))
         (grads,) = pull(-slope)
@@ -286,7 +285,8 @@ def _step(classifier: Classifier, shapes: Sequence[tuple[float, str]], weighed: 
             else:
                 to = torch.clamp(to, low, high)
             moved.append(to.view(given.x.shape))
-        return tuple(moved), losses.view(K, -1).t(), finite, grads.view(K, *given.x.shape)
+        compiled = torch.compiler.is_compiling()  # noted as the code is made, and returned ever after
+        return tuple(moved), losses.view(K, -1).t(), finite, grads.view(K, *given.x.shape), compiled
 
     return step
 

@@ -219,7 +219,7 @@ def fit(
             if progress is not None and workers.rank == 0:
                 progress(run.epoch, epochs, run.history[-1])
     told = (
-        *_of_compiling(attacker, compile),
+        *_of_compiling(attacker, compile, workers, next(model.parameters()).device),
         *(() if budget is None else budget.notes),
         *classes_apart(train, held_out),
         *ranges_of(scheme, train),
@@ -228,11 +228,15 @@ def fit(
     return _result(run, stopped, keep, told, train if held_out is None else held_out)
 
 
-def _of_compiling(attacker: Attacker | None, wanted: bool) -> tuple[str, ...]:
-    """Say what of a training was not compiled although it was wanted."""
+def _of_compiling(attacker: Attacker | None, wanted: bool, workers: Workers, device: torch.device) -> tuple[str, ...]:
+    """Say what of a training was not compiled although it was wanted, in this process, else in others."""
     if attacker is None or attacker.compiled is None:
         return ("compile: nothing was compiled, for the scheme attacks nothing.",) if wanted else ()
-    return attacker.compiled.notes
+    notes = attacker.compiled.notes
+    others = int(workers.total(torch.tensor(float(bool(notes)), device=device)))
+    if notes or not others:
+        return notes
+    return (f"compile: the attacks ran uncompiled, wholly or in part, in {others} of {workers.count} processes.",)
 
 
 def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, keep: Keep) -> None:
