@@ -11,9 +11,9 @@ from omnirobust.core.draws import DrawKey, uniforms
 from omnirobust.core.projections import project_lp_box
 from omnirobust.core.threat_models import L0, L1, L2, Linf, ThreatModel
 from omnirobust.training import Scheme, attack_batch, fit
-from omnirobust.training.alternate import RunningErrors
 from omnirobust.training.batches import TensorBatches
-from omnirobust.training.ramp import divergence
+from omnirobust.training.rivals.alternate import RunningErrors
+from omnirobust.training.rivals.ramp import divergence
 
 BOTH = (Linf(0.15), L2(0.6))
 THREE = (Linf(0.15), L1(1.5), L2(0.6))

@@ -38,7 +38,7 @@ def test_cards_are_finished_and_close_to_table_a2(name: str) -> None:
     assert card.name == name
     assert card.finished
     assert card.clean_accuracy >= TABLE_A2[name] - SHORT_OF_IT.get(name, SHORT_OF_IT[card.data])
-    written = {"sides": [], "fall": 0} | dict(card.recipe)  # cards are older than these two
+    written = {"sides": [], "fall": 0, "flip": False} | dict(card.recipe)  # cards are older than these
     precision = (
         written["precision"] if recipe.precision == "bf16" else "fp32"
     )  # a processor without bf16 trains in fp32

@@ -194,11 +194,12 @@ class DomainGrid(Passes):
             new._whole, new._tried = {}, set()
         return new
 
-    def probed(self, batch_size: int | None = None) -> DomainGrid:
+    def probed(self, batch_size: int | None = None, *, labels: bool = True) -> DomainGrid:
         """Return the same domains of models of which is known whether they are random, see ``_probe``.
 
         Args:
             batch_size: problems that go through a model at once; None for any number.
+            labels: whether the labels are looked at: False where one that is no class of a model is never reached.
 
         Raises:
             ValueError: if a label is no class of its model, or models differ in their number of classes.
@@ -215,7 +216,7 @@ class DomainGrid(Passes):
         if any(c.random for c in new._classifiers):
             new._draw(self._samples)
         new._whole = {}
-        for m, classifier in enumerate(new._classifiers):
+        for m, classifier in enumerate(new._classifiers if labels else ()):
             if classifier.classes is not None:  # of all problems: later ones may lie in other batches
                 check_classes(new._classifiers, m, None if self._others else self._y[:, m])
         return new

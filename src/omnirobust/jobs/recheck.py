@@ -142,7 +142,7 @@ def success_of(
     grid = DomainGrid(
         models, inputs, y, loss=margin, transforms=transforms, shared=shared, targeted=targeted, seed=seed,
         clip="intersection",  # inputs are judged as they are
-    ).probed()  # fmt: skip
+    ).probed(labels=False)  # fmt: skip
     if not targeted:
         grid = grid.renewed(0, labels=grid.labels)
     none = torch.zeros_like(inputs[:, 0] if shared else inputs)

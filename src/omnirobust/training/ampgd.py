@@ -20,7 +20,7 @@ from omnirobust.training.budget import PassBudget
 from omnirobust.training.carried import Carried
 from omnirobust.training.evaluating import Evaluator, Seen
 from omnirobust.training.inner_steps import carried_starts, drawn_seeds, row_seeds, starts, steppers
-from omnirobust.training.msd import ascend_together
+from omnirobust.training.rivals.msd import ascend_together
 from omnirobust.training.schemes import Scheme
 
 

@@ -18,13 +18,13 @@ from omnirobust.core.units import start as start_in_units
 from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.compiling import CompiledSteps
 from omnirobust.domains.outputs import RowError, rows_named
-from omnirobust.training.alternate import RunningErrors
 from omnirobust.training.ampgd import attack_rows
 from omnirobust.training.batches import Batch
 from omnirobust.training.budget import PassBudget
 from omnirobust.training.carried import Carried, CarriedDeltas
 from omnirobust.training.evaluating import Evaluator, Seen
 from omnirobust.training.inner_steps import row_seeds
+from omnirobust.training.rivals.alternate import RunningErrors
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Workers
 

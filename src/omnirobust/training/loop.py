@@ -17,7 +17,7 @@ from omnirobust.training.attackers import Attack, Attacker
 from omnirobust.training.batches import Batch, Batches, epoch_seed
 from omnirobust.training.objective import widest
 from omnirobust.training.outputs import check_not_probabilities, needs_second_derivatives
-from omnirobust.training.ramp import with_natural_epoch
+from omnirobust.training.rivals.ramp import with_natural_epoch
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.state import Run, own_randomness
 from omnirobust.training.step_cuts import StepCuts

@@ -14,7 +14,7 @@ from omnirobust.domains.losses import neg_cross_entropy
 from omnirobust.training.diversity import diversity
 from omnirobust.training.normalised import lone_row
 from omnirobust.training.outputs import check_labels, logits_of
-from omnirobust.training.ramp import divergence
+from omnirobust.training.rivals.ramp import divergence
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Alone, Workers
 

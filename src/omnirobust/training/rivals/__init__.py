@@ -1,0 +1,1 @@
+"""Rules of training against several norms that others published."""
