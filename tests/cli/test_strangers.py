@@ -180,7 +180,7 @@ CALLS = {
     "import_module": {"__init__.py", "attacks/written.py", "zoo/__init__.py", "zoo/own_code.py", "zoo/pretrained.py",
                       "zoo/onnx/file.py", "zoo/onnx/network.py"},
     "exec_module": {"zoo/own_code.py"},
-    "load_state_dict": {"zoo/states.py", "jobs/train_setting.py", "training/fit.py", "training/ramp.py",
+    "load_state_dict": {"zoo/states.py", "jobs/train_setting.py", "training/fit.py", "training/rivals/ramp.py",
                         "training/loop.py", "training/normalised.py", "training/state.py"},
 }  # fmt: skip
 """Where texts become calls, or state is given to modules: whoever adds a place sees here that no file may choose it."""
