@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 
+from omnirobust.core.ambiguity import CVaR
 from omnirobust.core.weights import ExponentiatedGradient, Fixed, ProjectedAscent, Uniform, WorstCase
 
 RULES = [
@@ -146,6 +147,10 @@ def test_fixed_takes_a_row_for_all_or_a_row_for_each() -> None:
         (lambda: ExponentiatedGradient(float("nan")), "eta must be finite and > 0, got nan"),
         (lambda: Fixed(torch.tensor([0.5, 0.6])), "each row must sum to 1"),
         (lambda: Fixed(torch.tensor([1.5, -0.5])), "non-negative"),
+        (lambda: Fixed("even"), "w must be a tensor of weights, got str"),  # pyright: ignore
+        (lambda: Fixed(None), "w must be a tensor of weights, got NoneType"),  # pyright: ignore
+        (lambda: Fixed(torch.tensor([0.5 + 0.5j, 0.5])), "w must hold real numbers, got torch.complex64"),
+        (lambda: Fixed(torch.tensor([True, False])), "w must hold real numbers, got torch.bool"),
         (lambda: Fixed(torch.tensor(1.0)), r"w must have shape \(K,\) or \(B, K\)"),
         (lambda: Fixed(torch.tensor([0.5, 0.5])).init(2, 3), r"w must have shape \(3,\) or \(2, 3\), got \(2,\)"),
     ],
@@ -153,6 +158,11 @@ def test_fixed_takes_a_row_for_all_or_a_row_for_each() -> None:
 def test_what_a_rule_refuses(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_worst_of_the_smallest_share_is_the_worst_case() -> None:
+    losses = torch.tensor([[1.0, 3.0, 2.0]])
+    assert CVaR(5e-324).step(Uniform().init(1, 3), losses).tolist() == [[0.0, 1.0, 0.0]]
 
 
 def test_a_step_too_long_for_theorem_1_warns() -> None:

@@ -50,7 +50,7 @@ class CVaR(StartsUniform):
 
     def step(self, weights: Tensor, losses: Tensor) -> Tensor:
         """Return the maximiser, (B, K); ties go to the first domains. Cost: one sort."""
-        most = 1 / (self.alpha * losses.shape[1])
+        most = min(1 / max(self.alpha * losses.shape[1], 1e-300), 1.0)
         before = torch.arange(losses.shape[1], device=losses.device, dtype=torch.float64) * most
         shares = (1 - before).clamp(0, most).to(weights)
         order = losses.argsort(dim=1, descending=True, stable=True)

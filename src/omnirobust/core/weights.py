@@ -57,7 +57,12 @@ class Fixed:
     w: Tensor
 
     def __post_init__(self) -> None:
-        w = torch.as_tensor(self.w)
+        try:
+            w = torch.as_tensor(self.w)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"w must be a tensor of weights, got {type(self.w).__name__}") from error
+        if w.is_complex() or w.dtype == torch.bool:
+            raise ValueError(f"w must hold real numbers, got {w.dtype}")
         w = w if w.is_floating_point() else w.to(torch.get_default_dtype())
         if w.ndim not in (1, 2):
             raise ValueError(f"w must have shape (K,) or (B, K), got {tuple(w.shape)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, cast, get_args
@@ -27,6 +27,9 @@ _CLASSES: dict[Part, int] = {"apgd-dlr": 3, "apgd-t": 4}
 
 _TRIES = 3
 """How often an input of a random model is tried that AutoAttack leaves alone."""
+
+_LEAST = 5
+"""Rows of an image that AutoAttack's Square divides into five bands under l1 and l2."""
 
 _MISSING = "attacks='autoattack' needs the package pyautoattack: pip install 'omnirobust[autoattack]'"
 
@@ -73,9 +76,9 @@ class AutoAttack:
 
         Raises:
             ModuleNotFoundError: if ``pyautoattack`` is not installed.
-            ValueError: if there is a mask, a radius for each image, or an input that is no image.
+            ValueError: if there is a mask, a radius for each image, or an input that is no image, or too small a one.
         """
-        check_autoattack(problem.x, problem.threat)
+        check_autoattack(problem.x, problem.threat, self.parts)
         for part in self.parts or (_RAND if problem.random else _STANDARD):
             if problem.rivals.shape[1] + 1 >= _CLASSES.get(part, 2):
                 yield f"autoattack {part}", lambda rows, part=part: _attack(part, problem, rows)
@@ -113,12 +116,12 @@ def _found(part: Part, problem: Problem, unit: Tensor, y: Tensor, seed: int) -> 
         return peer.run_standard_evaluation(unit, y, batch_size=max(len(unit), 1))[0]
 
 
-def check_autoattack(x: Tensor, threat: ThreatModel) -> None:
-    """Raise one sentence if AutoAttack cannot be run.
+def check_autoattack(x: Tensor, threat: ThreatModel, parts: Sequence[Part] = ()) -> None:
+    """Raise one sentence if AutoAttack cannot be run, or those of its ``parts``.
 
     Raises:
         ModuleNotFoundError: if ``pyautoattack`` is not installed.
-        ValueError: if there is a mask, a radius for each image, or an input that is no image.
+        ValueError: if there is a mask, a radius for each image, or an input that is no image, or too small a one.
     """
     try:
         import pyautoattack  # noqa: F401
@@ -134,6 +137,11 @@ def check_autoattack(x: Tensor, threat: ThreatModel) -> None:
         raise ValueError("attacks='autoattack' needs one eps for all inputs: give a number, or use attacks='default'")
     if x.ndim != 4:
         raise ValueError(f"attacks='autoattack' needs images (B, C, H, W), got x of shape {tuple(x.shape)}")
+    if threat.name in ("l1", "l2") and x.shape[2] < _LEAST and (not parts or "square" in parts):
+        raise ValueError(
+            f"attacks='autoattack' needs images of {_LEAST} rows or more under {threat.name}, got x of shape "
+            f"{tuple(x.shape)}: use attacks='default'"
+        )
 
 
 class _InUnitRange(nn.Module):

@@ -113,8 +113,18 @@ def in_batches(
         torch.cat([p.delta for p in parts]),
         torch.cat([p.found for p in parts]),
         parts[0].norm,
-        _notes(grid),
+        (*_blindness(blind & ~torch.cat([p.found for p in parts])), *_notes(grid)),
         torch.cat(rounded) if rounded else None,
+    )
+
+
+def _blindness(unseen: Tensor) -> tuple[str, ...]:
+    """Say for how many inputs nothing was found because no gradient shows where to look."""
+    if not bool(unseen.any()):
+        return ()
+    return (
+        f"Gradient masking: some model has zero input gradient on {int(unseen.sum())} of {len(unseen)} inputs, for "
+        f"which nothing was found: small perturbations may fool it there all the same ({HINT}).",
     )
 
 

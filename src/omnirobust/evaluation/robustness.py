@@ -245,5 +245,6 @@ def _check(
         raise ValueError(f"y must be class indices of shape {tuple(x.shape[:1])}, int64, got {shape_or_type(y)}")
     for threat in named.values():
         check_set(threat, x)
-        if any(isinstance(attack, AutoAttack) and attack.fits(threat, 10) for attack in attacks):
-            check_autoattack(x, threat)
+        for attack in attacks:
+            if isinstance(attack, AutoAttack) and attack.fits(threat, 10):
+                check_autoattack(x, threat, attack.parts)

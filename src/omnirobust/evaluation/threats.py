@@ -94,8 +94,12 @@ def check_universal(
     """Return the universal perturbations like ``x``, checked.
 
     Raises:
-        ValueError: if one has the name of a threat, or not the shape of an input.
+        ValueError: if one has the name of a threat, not the shape of an input, or NaN or infinite values.
     """
+    if universal is not None and not isinstance(universal, Mapping):
+        raise ValueError(
+            f"universal must map names to perturbations, got {shape_or_type(universal)}: write {{'u': it}}"
+        )
     given = dict(universal or {})
     for name, delta in given.items():
         if name in named:
@@ -103,6 +107,9 @@ def check_universal(
         if not isinstance(delta, Tensor) or delta.shape != x.shape[1:]:
             got = shape_or_type(delta)
             raise ValueError(f"universal must hold perturbations of shape {tuple(x.shape[1:])}, got {got} for {name!r}")
+        if not delta.is_floating_point() or not bool(delta.isfinite().all()):
+            got = "NaN or infinity" if delta.is_floating_point() else str(delta.dtype)
+            raise ValueError(f"universal must hold finite floating-point perturbations, got {got} for {name!r}")
     return {name: delta.detach().to(x) for name, delta in given.items()}
 
 
