@@ -104,6 +104,28 @@ def test_layout_and_pieces_change_nothing_but_rounding(x, y, rows: int) -> None:
     assert torch.allclose(seen.grads[0], torch.autograd.grad(plain.sum(), leaf)[0], atol=1e-12)
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_few_channels_with_pooling_stay_apart_where_a_processor_takes_eight_at_once(
+    x, y, monkeypatch: pytest.MonkeyPatch, capability: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    pool = torch.nn.MaxPool2d(2)
+    for channels, after, last in ((6, pool, capability != "AVX2"), (8, pool, True), (6, torch.nn.ReLU(), True)):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Conv2d(x.shape[1], channels, 3), after, torch.nn.Flatten()).double().eval()
+        net.append(torch.nn.Linear(net(x).shape[1], 3).double())
+        strides = list[tuple[int, ...]]()
+        net[1].register_forward_pre_hook(lambda _, given, seen=strides: seen.append(given[0].stride()))
+        labels = y.clamp_max(2)
+        seen = orb.DomainGrid(net, x, labels, loss=losses.smooth_margin).evaluate(torch.zeros_like(x))
+        assert {stride[1] == 1 for stride in strides} == {last}
+        leaf = x.clone().requires_grad_()
+        plain = losses.smooth_margin(net(leaf), labels)
+        assert torch.allclose(seen.losses[:, 0], plain, atol=1e-12)
+        assert seen.grads is not None
+        assert torch.allclose(seen.grads[0], torch.autograd.grad(plain.sum(), leaf)[0], atol=1e-12)
+
+
 def test_outputs_with_logits_are_accepted(models, x, y) -> None:
     inner = models["a"]
     wrapped = lambda v: SimpleNamespace(logits=inner(v))  # noqa: E731

@@ -86,6 +86,28 @@ def test_a_shape_is_compiled_once() -> None:
         assert counters["stats"]["unique_graphs"] == 2
 
 
+@pytest.mark.usefixtures("traced")
+def test_the_passes_of_convolutions_run_as_they_are_and_moves_are_compiled() -> None:
+    """3 mini-batches of 2 epochs, 4 steps each and the step on the parameters: a call of the model for each."""
+    images, ends, calls = torch.rand(20, 1, 6, 6, generator=G), list[dict[str, Tensor]](), list[bool]()
+    for compiled in (False, True):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+        model.register_forward_hook(lambda *_: calls.append(torch.compiler.is_compiling()))
+        calls.clear()
+        counters.clear()
+        steps = lambda p: torch.optim.SGD(p, lr=0.1)  # noqa: E731
+        result = fit(
+            model, (images, Y), Scheme("minmax", BOTH, 4), epochs=2, batch_size=8, optimizer=steps, compile=compiled
+        )
+        assert not told(result) and counters["stats"]["unique_graphs"] == 2 * compiled
+        assert not any(calls) and len(calls) >= 2 * 3 * (4 + 1)
+        ends.append(model.state_dict())
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-5)
+
+
 class Asking(nn.Module):
     """A network that looks at its values and goes one way or the other."""
 

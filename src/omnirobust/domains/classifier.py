@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omnirobust.core.choices import Precision as Precision
 from omnirobust.domains.frozen import Frozen
-from omnirobust.domains.layout import ViewsReshape, channels_last, is_of_images, pieces
+from omnirobust.domains.layout import ViewsReshape, channels_last, is_of_images, pieces, prefers_channels_last
 from omnirobust.domains.models import Model as Model
 from omnirobust.domains.models import Models as Models
 from omnirobust.domains.models import Probed as Probed
@@ -57,8 +57,12 @@ class Classifier:
             not take the inputs' dtype gets them in that of its parameters.
         precision: "bf16" runs it under autocast.
 
-    On a CPU, models with two-dimensional convolutions see images in channels_last layout, and batches of more than
-    256 in pieces that fit the cache: both change results by rounding only.
+    On a CPU, models with two-dimensional convolutions see images in the layout that is faster, mostly channels_last,
+    and batches of more than 256 in pieces that fit the cache: both change results by rounding only.
+
+    Attributes:
+        convolutional: whether it has two-dimensional convolutions.
+        channels_last: whether images on a CPU are laid out so.
     """
 
     def __init__(self, name: str, model: Model, precision: Precision = "fp32") -> None:
@@ -72,7 +76,8 @@ class Classifier:
         self.held = (model.held if isinstance(model, Probed) else None) or Frozen(self.model)
         self.precision: Precision = precision
         modules = list(self.model.modules()) if isinstance(self.model, nn.Module) else []
-        self._convolutional = any(isinstance(m, nn.Conv2d) for m in modules)
+        self.convolutional = any(isinstance(m, nn.Conv2d) for m in modules)
+        self.channels_last = prefers_channels_last(modules)
         self.classes = model.classes if isinstance(model, Probed) else None
         self._known = isinstance(model, Probed)  # it has passed the checks of its values, on other inputs
         self._dtype = model.dtype if isinstance(model, Probed) else None
@@ -107,11 +112,11 @@ class Classifier:
 
     def arrange(self, batch: Tensor) -> Tensor:
         """Return ``batch`` in the memory layout that this model runs fastest in."""
-        return channels_last(batch) if self._convolutional and is_of_images(batch) else batch
+        return channels_last(batch) if self.channels_last and is_of_images(batch) else batch
 
     def pieces(self, images: int, like: Tensor) -> int:
         """Say how many of ``images`` inputs such as ``like`` (n, *S) to send through the model at once, for speed."""
-        return pieces(images, like) if self._convolutional else max(images, 1)
+        return pieces(images, like) if self.convolutional else max(images, 1)
 
     def __call__(self, batch: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return the logits of ``batch`` (B, *S), (B, C), as the model computes them, but in float32 at least.
@@ -135,7 +140,7 @@ class Classifier:
             dtype: see a call.
             spare: whether nobody needs ``batch`` afterwards: a model that only reads its inputs is given itself.
         """
-        views, dtype = self._convolutional and is_of_images(batch), dtype or batch.dtype
+        views, dtype = self.channels_last and is_of_images(batch), dtype or batch.dtype
         try:
             given = batch if spare and self._only_reads and batch.dtype == dtype else self._given(batch, dtype)
             if views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):

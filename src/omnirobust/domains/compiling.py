@@ -1,11 +1,11 @@
-"""One step of Algorithm 2 as one compiled function: the passes of the model, and all moves and projections."""
+"""Steps of Algorithm 2 as compiled functions, made once for each shape of mini-batch, and held against the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
 from types import FunctionType
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,8 @@ from omnirobust.core.directions import Plain, Stepper, unit_l2
 from omnirobust.core.draws import forked
 from omnirobust.core.threat_models import FeasibleSet
 from omnirobust.domains.classifier import Classifier
+from omnirobust.domains.compiled_step import Deltas, Found, Inputs, moves, whole_step
 from omnirobust.domains.frozen import buffers_kept
-from omnirobust.domains.losses import cross_entropy_slope
-from omnirobust.domains.outputs import read_logits
-from omnirobust.domains.unrolled import unrolled_l2
 
 _SHAPES = 4
 """Shapes of mini-batches that are compiled in one training: the usual one, the last one, and some to spare."""
@@ -27,24 +25,6 @@ _APART, _APART_MIXED = 1e-2, 0.2
 """How far, in shares of their norms, what a first step finds may be from what the model does; in bf16 the latter."""
 
 _T = TypeVar("_T")
-_Deltas: TypeAlias = tuple[Tensor, ...]
-
-
-class Inputs(NamedTuple):
-    """What the steps on a mini-batch of B examples have in common.
-
-    Attributes:
-        x: (B, *S).
-        y: (B,) int64.
-        lows, highs: the ends of the K sets, (B, *S) each.
-        radii: of the K sets, (B,) each.
-    """
-
-    x: Tensor
-    y: Tensor
-    lows: _Deltas
-    highs: _Deltas
-    radii: _Deltas
 
 
 class Said(Protocol):
@@ -106,7 +86,11 @@ class CompiledSteps:
         if key not in self._made:
             if len(self._made) >= _SHAPES:
                 return self.refuse(f"mini-batches have more than {_SHAPES} shapes")
-            self._made[key] = _Step(self.classifier, shapes, weighed)
+            # on a processor a compiler loses with convolutions and pooling more than it gains
+            whole = not (self.classifier.convolutional and x.device.type == "cpu")
+            self._made[key] = _Step(
+                whole_step(self.classifier, shapes, weighed) if whole else moves(shapes, weighed), whole
+            )
         step = self._made[key]
         return None if step is None else Steps(self, key, step, x, y, feasible, cast(Sequence[Plain], moving), see)
 
@@ -140,17 +124,19 @@ class Steps:
         """
         if self._home._made[self._key] is None:
             return None
-        expected = None if self._step.trusted else self._without_trace(lambda: self._see(deltas))
+        seen = None if self._step.whole else self._see(deltas)
+        expected = None if self._step.trusted else seen or self._without_trace(lambda: self._see(deltas))
         lengths = [m.length(r, around) for m, around in zip(self._moving, self._feasible, strict=True)]
         like = self._given.radii[0]
         rows = torch.stack([torch.as_tensor(each).to(like).expand_as(like) for each in lengths])
+        given = (self._given, tuple(deltas), rows, weights, *(() if seen is None else (seen.losses, seen.descent)))
         try:
             if expected is not None:
-                tried = self._without_trace(lambda: self._step.run(self._given, tuple(deltas), rows, weights))
+                tried = self._without_trace(lambda: self._step.run(*given))
                 if why := _distrust(tried, expected, self._home.classifier.precision == "bf16"):
                     return self._home.drop(self._key, why)
                 self._step.trusted = True
-            found = self._step.run(self._given, tuple(deltas), rows, weights)
+            found = self._step.run(*given)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the compiler or its absence raises
@@ -163,45 +149,28 @@ class Steps:
             return run()
 
 
-class _Found(NamedTuple):
-    """What a compiled function returns.
-
-    Attributes:
-        moved: the K next perturbations, (B, *S) each.
-        losses: f at those before, (B, K).
-        sound: whether all is finite and solved, ().
-        descent: grad (-f) at those before, (K, B, *S).
-        compiled: whether it ran as compiled code.
-    """
-
-    moved: _Deltas
-    losses: Tensor
-    sound: Tensor
-    descent: Tensor
-    compiled: bool
-
-
 class _Step:
     """One compiled function.
 
     Attributes:
+        whole: whether it takes the passes of the model, too.
         trusted: whether it was seen to find what the model does.
     """
 
-    def __init__(self, classifier: Classifier, shapes: Sequence[tuple[float, str]], weighed: bool) -> None:
-        self._plain, self.trusted = _own(_step(classifier, shapes, weighed)), False
+    def __init__(self, function: Callable[..., object], whole: bool) -> None:
+        self._plain, self.whole, self.trusted = _own(function), whole, False
         self._compiled: Callable[..., object] | None = None
 
-    def run(self, *given: object) -> _Found:
+    def run(self, *given: object) -> Found:
         """Take the step."""
         if self._compiled is None:
             self._compiled = torch.compile(self._plain, fullgraph=True, dynamic=False)
         # where a trace fails while somebody's hooks are on, hooks would stay forbidden for good
         with torch.autograd.graph.disable_saved_tensors_hooks("it does not go with saved_tensors_hooks"):
-            return _Found(*cast("tuple[_Deltas, Tensor, Tensor, Tensor, bool]", self._compiled(*given)))
+            return Found(*cast("tuple[Deltas, Tensor, Tensor, Tensor, bool]", self._compiled(*given)))
 
 
-def _distrust(found: _Found, expected: Said, mixed: bool) -> str:
+def _distrust(found: Found, expected: Said, mixed: bool) -> str:
     """Say why a first step is not to be followed: losses and gradients are not the model's, beyond rounding.
 
     A compiler may read a model otherwise than it runs: it may leave out the backward pass that a function brings along.
@@ -252,46 +221,3 @@ def _hindrance(classifier: Classifier, x: Tensor, feasible: Sequence[FeasibleSet
     if not bool((((radii > tol.small) & (radii < tol.large)) | (radii == 0)).all()):
         return "radii are too large or too small for their squares"
     return ""
-
-
-def _step(classifier: Classifier, shapes: Sequence[tuple[float, str]], weighed: bool) -> Callable[..., object]:
-    """Return the step as a function of tensors alone."""
-    model, label, K = classifier.model, classifier.name, len(shapes)
-    mixed = classifier.precision == "bf16"
-
-    def said(points: Tensor) -> Tensor:
-        with torch.autocast(points.device.type, torch.bfloat16, enabled=mixed):
-            output = model(points)
-        logits = read_logits(output, len(points), label).logits
-        return logits.to(torch.promote_types(logits.dtype, points.dtype))
-
-    def step(
-        given: Inputs, deltas: _Deltas, lengths: Tensor, weights: Tensor
-    ) -> tuple[_Deltas, Tensor, Tensor, Tensor, bool]:
-        logits, pull = torch.func.vjp(said, torch.cat([given.x + delta for delta in deltas]))[:2]
-        losses, slope = cross_entropy_slope(logits, given.y.repeat(K))
-        (grads,) = pull(-slope)
-        finite = (losses.sum() + grads.sum()).isfinite()
-        moved: list[Tensor] = []
-        for k, (p, shape) in enumerate(shapes):
-            slope = grads.view(K, len(given.y), -1)[k]
-            slope = slope * weights[:, k : k + 1] if weighed else slope
-            move = slope.sign() if shape == "sign" else _unit(slope) if shape == "unit" else slope
-            to = deltas[k].flatten(1) - lengths[k].unsqueeze(1) * move
-            low, high = given.lows[k].flatten(1), given.highs[k].flatten(1)
-            if p == 2:
-                to, solved = unrolled_l2(to, given.radii[k].unsqueeze(1), low, high)
-                finite = finite & solved.all()
-            else:
-                to = torch.clamp(to, low, high)
-            moved.append(to.view(given.x.shape))
-        compiled = torch.compiler.is_compiling()  # noted as the code is made, and returned ever after
-        return tuple(moved), losses.view(K, -1).t(), finite, grads.view(K, *given.x.shape), compiled
-
-    return step
-
-
-def _unit(slope: Tensor) -> Tensor:
-    """Scale rows (B, n) to l2 norm 1; zero rows stay zero. Divided by their largest first, squares stay in range."""
-    scaled = slope / slope.abs().amax(1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
-    return scaled / scaled.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
