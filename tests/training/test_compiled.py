@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from omnirobust import L1, L2, Linf, project_lp_box
+from omnirobust import L1, L2, Linf, ProjectedAscent, project_lp_box, project_simplex
+from omnirobust.domains.compiled_step import ascended
 from omnirobust.domains.unrolled import unrolled_l2
 from omnirobust.training import FitResult, Scheme, fit
 from omnirobust.training.attackers import attacker_of
@@ -106,6 +107,34 @@ def test_the_passes_of_convolutions_run_as_they_are_and_moves_are_compiled() -> 
         ends.append(model.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("K", [1, 2, 3, 16])
+def test_compiled_weights_are_projected_onto_the_simplex(K: int) -> None:
+    losses = torch.randn(500, K, generator=G).mul_(10)
+    losses[:9] = losses[:9, :1]  # ties
+    w = project_simplex(torch.randn(500, K, generator=G))
+    for beta, gamma in ((0.02, 4.0), (1 / 6, 4.0), (3.0, 0.0)):
+        expected = project_simplex((w + beta * (losses - gamma * (w - 1 / K))).double())
+        torch.testing.assert_close(ascended(w, losses, beta, gamma).double(), expected, rtol=0, atol=3e-6)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_rule_of_ones_own_is_asked_beside_compiled_steps() -> None:
+    """6 mini-batches of 4 steps: 24 times; ours, which the steps take in, never."""
+
+    class Counting(ProjectedAscent):
+        asked = 0
+
+        def step(self, weights: Tensor, losses: Tensor) -> Tensor:
+            Counting.asked += 1
+            return super().step(weights, losses)
+
+    ours, other = (Scheme("minmax", BOTH, 4, rule=rule(0.1, 1.0)) for rule in (ProjectedAscent, Counting))
+    (fast, told_by), (own, result) = (trained(scheme, compiled=True) for scheme in (ours, other))
+    assert Counting.asked == 24 and not told(result) and not told(told_by)
+    for name, value in own.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)
 
 
 class Asking(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -42,6 +42,7 @@ class Found(NamedTuple):
         sound: whether all is finite and solved, ().
         descent: grad (-f) at those before, (K, B, *S).
         compiled: whether it ran as compiled code.
+        weights: the next ones, (B, K); those before where the rule is not part of the function.
     """
 
     moved: Deltas
@@ -49,16 +50,31 @@ class Found(NamedTuple):
     sound: Tensor
     descent: Tensor
     compiled: bool
+    weights: Tensor
 
 
-Shapes: TypeAlias = Sequence[tuple[float, str]]
-"""Of each of the K attacks its norm, and what its step does with a gradient: "sign", "unit" or "raw"."""
+Returned: TypeAlias = tuple[Deltas, Tensor, Tensor, Tensor, bool, Tensor]
+"""The fields of ``Found``, as a compiler returns them."""
 
 
-def whole_step(classifier: Classifier, shapes: Shapes, weighed: bool) -> Callable[..., object]:
+class Plan(NamedTuple):
+    """What the steps of a training have in common.
+
+    Attributes:
+        shapes: of each of the K attacks its norm, and what its step does with a gradient: "sign", "unit" or "raw".
+        weighed: whether each gradient is multiplied by its weight.
+        ascent: beta and gamma of (14), by which weights move; None where a rule moves them that is not compiled.
+    """
+
+    shapes: tuple[tuple[float, str], ...]
+    weighed: bool
+    ascent: tuple[float, float] | None
+
+
+def whole_step(classifier: Classifier, plan: Plan) -> Callable[..., object]:
     """Return a step: its passes through the model, its moves and projections."""
-    model, label, K = classifier.model, classifier.name, len(shapes)
-    mixed, move = classifier.precision == "bf16", moves(shapes, weighed)
+    model, label, K = classifier.model, classifier.name, len(plan.shapes)
+    mixed, move = classifier.precision == "bf16", moves(plan)
 
     def said(points: Tensor) -> Tensor:
         with torch.autocast(points.device.type, torch.bfloat16, enabled=mixed):
@@ -66,9 +82,7 @@ def whole_step(classifier: Classifier, shapes: Shapes, weighed: bool) -> Callabl
         logits = read_logits(output, len(points), label).logits
         return logits.to(torch.promote_types(logits.dtype, points.dtype))
 
-    def step(
-        given: Inputs, deltas: Deltas, lengths: Tensor, weights: Tensor
-    ) -> tuple[Deltas, Tensor, Tensor, Tensor, bool]:
+    def step(given: Inputs, deltas: Deltas, lengths: Tensor, weights: Tensor) -> Returned:
         logits, pull = torch.func.vjp(said, torch.cat([given.x + delta for delta in deltas]))[:2]
         losses, slope = cross_entropy_slope(logits, given.y.repeat(K))
         (grads,) = pull(-slope)
@@ -78,12 +92,13 @@ def whole_step(classifier: Classifier, shapes: Shapes, weighed: bool) -> Callabl
     return step
 
 
-def moves(shapes: Shapes, weighed: bool) -> Callable[..., tuple[Deltas, Tensor, Tensor, Tensor, bool]]:
+def moves(plan: Plan) -> Callable[..., Returned]:
     """Return what a step does once losses (B, K) and gradients (K, B, *S) are known."""
+    shapes, weighed, ascent = plan
 
     def move(
         given: Inputs, deltas: Deltas, lengths: Tensor, weights: Tensor, losses: Tensor, descent: Tensor
-    ) -> tuple[Deltas, Tensor, Tensor, Tensor, bool]:
+    ) -> Returned:
         finite = (losses.sum() + descent.sum()).isfinite()
         moved: list[Tensor] = []
         for k, (p, shape) in enumerate(shapes):
@@ -99,9 +114,21 @@ def moves(shapes: Shapes, weighed: bool) -> Callable[..., tuple[Deltas, Tensor, 
                 to = torch.clamp(to, low, high)
             moved.append(to.view(given.x.shape))
         compiled = torch.compiler.is_compiling()  # noted as the code is made, and returned ever after
-        return tuple(moved), losses, finite, descent, compiled
+        following = weights if ascent is None else ascended(weights, losses, *ascent)
+        return tuple(moved), losses, finite, descent, compiled, following
 
     return move
+
+
+def ascended(weights: Tensor, losses: Tensor, beta: float, gamma: float) -> Tensor:
+    """Return proj_P(w + beta (F - gamma (w - 1/K))), (14), of rows (B, K), all pairs of which are compared."""
+    K = weights.shape[1]
+    v = weights * (1 - beta * gamma) + beta * gamma / K + beta * losses.to(weights.dtype)
+    s = v - v.amax(1, keepdim=True)  # as exact in the support as ``simplex_unchecked``
+    over = (s.unsqueeze(1) - s.unsqueeze(2)).clamp_min(0).sum(2)  # of row k: sum_j max(v_j - v_k, 0)
+    support = over < 1
+    mu = (torch.where(support, s, 0.0).sum(1, keepdim=True) - 1) / support.sum(1, keepdim=True)
+    return (s - mu).clamp_min(0)
 
 
 def _unit(slope: Tensor) -> Tensor:

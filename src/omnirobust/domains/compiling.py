@@ -14,12 +14,17 @@ from omnirobust.core._lp_roots import TOLERANCES
 from omnirobust.core.directions import Plain, Stepper, unit_l2
 from omnirobust.core.draws import forked
 from omnirobust.core.threat_models import FeasibleSet
+from omnirobust.core.types import WeightRule
+from omnirobust.core.weights import ProjectedAscent
 from omnirobust.domains.classifier import Classifier
-from omnirobust.domains.compiled_step import Deltas, Found, Inputs, moves, whole_step
+from omnirobust.domains.compiled_step import Found, Inputs, Plan, Returned, moves, whole_step
 from omnirobust.domains.frozen import buffers_kept
 
 _SHAPES = 4
 """Shapes of mini-batches that are compiled in one training: the usual one, the last one, and some to spare."""
+
+_FEW_DOMAINS = 16
+"""Up to this K a compiled projection onto the simplex, which compares all pairs, is fast."""
 
 _APART, _APART_MIXED = 1e-2, 0.2
 """How far, in shares of their norms, what a first step finds may be from what the model does; in bf16 the latter."""
@@ -47,10 +52,12 @@ class Moved(NamedTuple):
     Attributes:
         deltas: the K next perturbations, (B, *S) each.
         losses: f at those before, (B, K).
+        weights: the next ones, (B, K); None where the rule is still to be asked.
     """
 
     deltas: list[Tensor]
     losses: Tensor
+    weights: Tensor | None
 
 
 class CompiledSteps:
@@ -66,7 +73,7 @@ class CompiledSteps:
 
     def of(
         self, x: Tensor, y: Tensor, feasible: Sequence[FeasibleSet], moving: Sequence[Stepper], weighed: bool,
-        see: Callable[[list[Tensor]], Said],
+        rule: WeightRule | None, see: Callable[[list[Tensor]], Said],
     ) -> Steps | None:  # fmt: skip
         """Return the steps on a mini-batch; None, and a note, where they cannot be compiled.
 
@@ -76,20 +83,25 @@ class CompiledSteps:
             feasible: K sets.
             moving: K steppers.
             weighed: whether each gradient is multiplied by a weight.
+            rule: by which each step moves the weights; None where none does.
             see: what the model says of K perturbations, which the first step of each function is held against.
         """
         why = _hindrance(self.classifier, x, feasible, moving)
         if why:
             return self.refuse(why)
         shapes = tuple((around.p, _named(cast(Plain, m))) for around, m in zip(feasible, moving, strict=True))
-        key = (x.shape, x.dtype, shapes, weighed)
+        ascent = None
+        if isinstance(rule, ProjectedAscent) and type(rule) is ProjectedAscent and len(shapes) <= _FEW_DOMAINS:
+            ascent = rule.beta, rule.gamma
+        plan = Plan(shapes, weighed, ascent)
+        key = (x.shape, x.dtype, plan)
         if key not in self._made:
             if len(self._made) >= _SHAPES:
                 return self.refuse(f"mini-batches have more than {_SHAPES} shapes")
             # on a processor a compiler loses with convolutions and pooling more than it gains
             whole = not (self.classifier.convolutional and x.device.type == "cpu")
             self._made[key] = _Step(
-                whole_step(self.classifier, shapes, weighed) if whole else moves(shapes, weighed), whole
+                whole_step(self.classifier, plan) if whole else moves(plan), whole, ascent is not None
             )
         step = self._made[key]
         return None if step is None else Steps(self, key, step, x, y, feasible, cast(Sequence[Plain], moving), see)
@@ -141,7 +153,9 @@ class Steps:
             raise
         except Exception as error:  # whatever the compiler or its absence raises
             return self._home.drop(self._key, _gave_up(error))
-        return Moved(list(found.moved), found.losses) if bool(found.sound) else None
+        if not bool(found.sound):
+            return None
+        return Moved(list(found.moved), found.losses, found.weights if self._step.ascends else None)
 
     def _without_trace(self, run: Callable[[], _T]) -> _T:
         """Return what ``run`` returns, with random states and buffers as they were."""
@@ -154,11 +168,12 @@ class _Step:
 
     Attributes:
         whole: whether it takes the passes of the model, too.
+        ascends: whether it moves the weights.
         trusted: whether it was seen to find what the model does.
     """
 
-    def __init__(self, function: Callable[..., object], whole: bool) -> None:
-        self._plain, self.whole, self.trusted = _own(function), whole, False
+    def __init__(self, function: Callable[..., object], whole: bool, ascends: bool) -> None:
+        self._plain, self.whole, self.ascends, self.trusted = _own(function), whole, ascends, False
         self._compiled: Callable[..., object] | None = None
 
     def run(self, *given: object) -> Found:
@@ -167,7 +182,7 @@ class _Step:
             self._compiled = torch.compile(self._plain, fullgraph=True, dynamic=False)
         # where a trace fails while somebody's hooks are on, hooks would stay forbidden for good
         with torch.autograd.graph.disable_saved_tensors_hooks("it does not go with saved_tensors_hooks"):
-            return Found(*cast("tuple[Deltas, Tensor, Tensor, Tensor, bool]", self._compiled(*given)))
+            return Found(*cast(Returned, self._compiled(*given)))
 
 
 def _distrust(found: Found, expected: Said, mixed: bool) -> str:

@@ -151,9 +151,10 @@ def _ascend(
     judged = scheme.kind in ("worst", "ramp")  # by the losses that the attacks, each for itself, have reached
     # the factor on each attack's gradient: w_k as printed, or 1, so that no attack stalls
     weighed = scheme.preset == "paper" and scheme.kind != "worst"
-    fused = None if compiled is None else _fused(compiled, passes, scheme, feasible, moving, deltas, weighed)
+    fused = None if compiled is None else _fused(compiled, passes, scheme, feasible, moving, deltas, weighed, judged)
     for r in range(1, scheme.steps + 1):
         moved = None if fused is None else fused.take(r, deltas, weights)
+        following = None if moved is None else moved.weights
         if moved is None:
             seen = passes.see(deltas, scheme.dpar)
             deltas = [
@@ -163,7 +164,7 @@ def _ascend(
         else:
             seen, deltas = moved, moved.deltas
         if not judged:
-            weights = rule.step(weights, seen.losses)
+            weights = rule.step(weights, seen.losses) if following is None else following
     if judged:
         weights = rule.step(weights, passes.losses(deltas))
     return deltas, weights
@@ -171,7 +172,7 @@ def _ascend(
 
 def _fused(
     compiled: CompiledSteps, passes: Evaluator, scheme: Scheme, feasible: list[FeasibleSet], moving: list[Stepper],
-    deltas: list[Tensor], weighed: bool,
+    deltas: list[Tensor], weighed: bool, judged: bool,
 ) -> Steps | None:  # fmt: skip
     """Return the compiled steps on a mini-batch, if all of it can be."""
     if scheme.dpar > 0:
@@ -181,7 +182,8 @@ def _fused(
     if passes.splits(deltas):
         compiled.refuse("memory splits their passes")
         return None
-    return compiled.of(passes.x, passes.y, feasible, moving, weighed, passes.see)
+    rule = None if judged else scheme.weight_rule
+    return compiled.of(passes.x, passes.y, feasible, moving, weighed, rule, passes.see)
 
 
 def _step(

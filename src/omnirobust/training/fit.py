@@ -141,8 +141,8 @@ def fit(
         precision: "fp32", or "bf16" for mixed precision in attack and training: bf16 products, fp32 parameters, losses
             and log-determinants. A Fabric brings its own.
         compile: whether each step of the attacks is one function compiled by torch.compile, made once for each shape of
-            mini-batch (up to four), which takes seconds to a minute and needs a C++ compiler on a processor. It rounds
-            otherwise than the steps that are not compiled, and the same from run to run. Linf and l2 without ``scale``
+            mini-batch (up to four), which takes seconds to a minute and needs a C++ compiler on a processor, where
+            the passes of two-dimensional convolutions stay as they are. It rounds otherwise than the steps that are not compiled, and the same from run to run. Linf and l2 without ``scale``
             and without ``dpar`` are compiled; of what is not, and where the compiler gives up or finds other gradients
             than the model does, the notes say why.
         memory: bytes that the graph of one forward pass may hold, >= 1; images go through the model in pieces that keep
