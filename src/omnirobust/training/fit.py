@@ -142,9 +142,10 @@ def fit(
             and log-determinants. A Fabric brings its own.
         compile: whether each step of the attacks is one function compiled by torch.compile, made once for each shape of
             mini-batch (up to four), which takes seconds to a minute and needs a C++ compiler on a processor, where
-            the passes of two-dimensional convolutions stay as they are. It rounds otherwise than the steps that are not compiled, and the same from run to run. Linf and l2 without ``scale``
-            and without ``dpar`` are compiled; of what is not, and where the compiler gives up or finds other gradients
-            than the model does, the notes say why.
+            the passes of two-dimensional convolutions stay as they are. It rounds otherwise than the steps that are
+            not compiled, and the same from run to run. Linf and l2 without ``scale`` and without ``dpar`` are compiled;
+            of what is not, and where the compiler gives up or finds other gradients than the model does, the notes say
+            why.
         memory: bytes that the graph of one forward pass may hold, >= 1; images go through the model in pieces that keep
             to it, in attack, training step and validation. That rounds otherwise, and random models and dropout draw
             anew for each piece. None: everything goes whole. Steps of the optimizer go whole all the same, and the
