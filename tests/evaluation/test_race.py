@@ -8,6 +8,7 @@ from torch import nn
 
 import omnirobust as orb
 from omnirobust import losses
+from omnirobust.core.draws import normal_start
 from omnirobust.evaluation import Race, evaluate_robustness
 from omnirobust.evaluation.race import _Field
 
@@ -43,18 +44,19 @@ class Far(nn.Module):
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])
-def test_where_no_larger_ball_leads_anywhere_one_class_stays(batch_size):
+def test_where_no_larger_ball_leads_anywhere_one_class_stays_and_is_given_up_before_the_last(batch_size):
     model, x = Far(), torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(1))
     y = torch.zeros(4, dtype=torch.int64)
     evaluate_robustness(model, x, y, orb.Linf(0.1), attacks=[Race("race")], steps=20, batch_size=batch_size)
-    taken = 4 * (3 * 7 + 7 + 10)  # images, classes, steps
-    assert taken <= model.asked <= taken + 2 * 4 * (7 + 1 + 1)  # and the reach of every ball, and what a probe takes
+    taken = 4 * (3 * 7 + 7)  # images, steps, classes
+    assert taken <= model.asked <= taken + 2 * 4 * (7 + 1)  # and the reach of every ball, and what a probe takes
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"loss": "margin"}, "loss must be a function of logits and labels, got 'margin'"),
+        ({"encores": [losses.dlr]}, r"encores must be a tuple of losses, got \[<function dlr"),
         ({"keep": (9, 5)}, r"keep must be three numbers of classes, got \(9, 5\)"),
         ({"keep": (9, 5, 0)}, "keep must be a whole number >= 1, got 0"),
     ],
@@ -83,3 +85,64 @@ def test_which_pairs_share_a_batch_changes_nothing() -> None:
 def test_a_class_that_was_given_up_does_not_come_back() -> None:
     with pytest.raises(ValueError, match=r"keep must not rise, for .* got \(1, 5, 3\)"):
         Race("race", keep=(1, 5, 3))
+
+
+class Straight(nn.Module):
+    """Class 1 wins beyond a plane, class 2 and those after it never, and a count of the gradients asked for."""
+
+    def __init__(self, w: torch.Tensor, classes: int) -> None:
+        super().__init__()
+        self.w, self.classes, self.asked = nn.Parameter(w), classes, 0
+
+    def forward(self, x):
+        self.asked += len(x) * (torch.is_grad_enabled() and x.requires_grad)
+        logits = x.new_full((len(x), self.classes), -100.0)
+        return torch.cat([torch.zeros_like(logits[:, :1]), (x.flatten(1) - 0.5) @ self.w[:, None], logits[:, 2:]], 1)
+
+
+@pytest.mark.parametrize(("norm", "second"), [("Linf", 1.2), ("L2", 1.2), ("L1", 2.0)])
+def test_encores_are_for_those_whose_boundary_lies_in_the_first_quarter_of_the_way_outwards(norm, second):
+    """Of a linear model how far the boundary is has a closed form: the margin by the dual norm of the slope."""
+    w = torch.randn(9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    dual = {"Linf": 1.0, "L2": 2.0, "L1": torch.inf}[norm]
+    eps, steps = 0.05, 20
+    for share, encore in ((-0.5, False), (0.1, True), (0.22, True), (0.28, False), (0.6, False), (2.0, False)):
+        far = eps * (1 + share * (second - 1))
+        x = (0.5 - far * torch.linalg.vector_norm(w, dual) * w / (w @ w)).view(1, 1, 3, 3)
+        asked = []
+        for encores in ((), (losses.relative_margin,), (losses.neg_cross_entropy, losses.dlr)):
+            model = Straight(w, 3)
+            attacks = [Race("race", encores=encores)]
+            report = evaluate_robustness(
+                model, x, torch.zeros(1, dtype=torch.int64), getattr(orb, norm)(eps), attacks=attacks, steps=steps
+            )
+            assert bool(report.correct[0, 0]) == (share > 0)
+            asked.append(model.asked)
+        # the ratio of logits has no fourth class here; losses with a unit ask once more in every ball
+        balls = 3 if norm == "L1" else 1
+        assert asked[1] - asked[0] == (2 * (steps + balls) if encore else 0), share
+        assert asked[2] - asked[0] == (2 * steps if encore else 0), share
+
+
+class Hump(nn.Module):
+    """One feature: from the input itself class 1 rises to the right, not far enough; past a dip to the left it is."""
+
+    def forward(self, x):
+        d = (x.flatten(1) - 0.5) / 0.1
+        logits = torch.full((len(x), 3), -100.0, dtype=x.dtype)
+        rising = torch.where(d > -0.4, 0.97 * d, -0.388 - 4 * (d + 0.4))
+        return torch.cat([torch.ones_like(d), rising, logits[:, 2:]], 1)
+
+
+def test_encores_fell_what_noise_leads_to_and_the_race_does_not():
+    x, y = torch.full((40, 1, 1, 1), 0.5, dtype=torch.float64), torch.zeros(40, dtype=torch.int64)
+    race, one, two = (
+        evaluate_robustness(Hump(), x, y, {"it": orb.Linf(0.1)}, attacks=[Race("race", encores=encores)], steps=20)
+        for encores in ((), (losses.relative_margin,), (losses.relative_margin, losses.neg_cross_entropy))
+    )
+    assert race.correct.all()
+    stays = [normal_start(x, 0, 10_000 + 1000 * (5001 + start), 0, 1.0).flatten() > -0.04 for start in range(4)]
+    assert torch.equal(one.correct[:, 0], stays[0] & stays[1])  # an encore starts from noise twice
+    assert torch.equal(two.correct[:, 0], stays[0] & stays[1] & stays[2] & stays[3])
+    assert 0 < two.correct.sum() < one.correct.sum() < 40
+    assert orb.Linf(0.1).around(x).contains(two.delta["it"]).all()

@@ -80,9 +80,10 @@ def evaluate_robustness(
         y: true labels, (B,) int64.
         threats: a mapping from name to threat model, or a sequence, whose members are named "linf:0.2"; one is
             enough. All must share their bounds.
-        attacks: "default" (``STRONG``: the margin from zero; the seven likeliest wrong classes in a race; cross-entropy
-            and the ratio of logits from noise; the last three in balls that shrink to eps, where what a larger one
-            leaves standing is given up; all with the adaptive direction);
+        attacks: "default" (``STRONG``: the margin from zero; the seven likeliest wrong classes in a race, and for what
+            stands near its boundary then runs from noise towards two of them; cross-entropy and the ratio of
+            logits from noise; races and these last two in balls that shrink to eps, where what a larger one leaves
+            standing is given up; all with the adaptive direction);
             "autoattack", through the package ``pyautoattack``, with the default in its place under
             l0; or a sequence of attacks.
         steps: T of every run of a gradient attack, >= 1.
@@ -109,9 +110,10 @@ def evaluate_robustness(
             sentence names it.
         ModuleNotFoundError: if AutoAttack is asked for and not installed.
 
-    Cost: for every threat at most 6.5 restarts T input gradients and as many forwards of the inputs; those that fall
-    early cost a fraction. A few rows go through the model before, to see whether it is random; if it is, times
-    ``samples``, and 2 ``draws`` forwards for every run.
+    Cost: for every threat at most 5.9 restarts T input gradients and as many forwards of the inputs, and 8 restarts T
+    more of those near their boundary; those that fall early, or stand far from it, cost a fraction. A few rows go
+    through the model before, to see whether it is random; if it is, times ``samples``, and 2 ``draws`` forwards for
+    every run.
 
     Reference: the paper, Section 4.2 (Acc_adv^max and Acc_adv^avg); Tramer and Boneh, "Adversarial training and
     robustness for multiple perturbations", 2019, for the union; Croce and Hein 2020 for ensembles of attacks.

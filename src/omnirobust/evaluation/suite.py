@@ -96,8 +96,9 @@ class GradientAttack:
 
 STRONG: tuple[GradientAttack | Race, ...] = (
     GradientAttack("margin", losses.relative_margin, share=0.4),
-    Race("targeted", losses.relative_margin),
+    Race("targeted", losses.relative_margin, encores=(losses.dlr, losses.relative_margin)),
     GradientAttack("cross-entropy", losses.neg_cross_entropy, start="normal", wide=True),
-    GradientAttack("dlr", losses.dlr, start="normal", wide=True, classes=3),
+    GradientAttack("dlr", losses.dlr, start="normal", wide=True, classes=3, share=0.4),
 )
-"""The default: losses that fail on different models, and a race of the seven likeliest wrong classes."""
+"""The default: losses that fail on different models, and a race of the seven likeliest wrong classes, after which what
+stands near its boundary is attacked from noise on two losses."""
