@@ -18,7 +18,7 @@ from omnirobust.attacks.option_table import AttackOptions as AttackOptions
 from omnirobust.attacks.option_table import Option as Option
 from omnirobust.attacks.presets import DEFAULT_CLIP, PAPER_CLIP, PRESETS, AttackSettings, Seen, Task
 from omnirobust.attacks.results import BatchStore
-from omnirobust.core.arguments import check_number, check_seed
+from omnirobust.core.arguments import check_number, check_seed, repeated
 from omnirobust.core.choices import Precision
 from omnirobust.core.contracts import check_set
 from omnirobust.core.directions import Direction
@@ -250,22 +250,22 @@ def _check_counts(options: AttackOptions) -> None:
 def _check_kinds(threat_model: ThreatModel, options: AttackOptions) -> None:
     rule, direction, loss, init = options["rule"], options["direction"], options["loss"], options["init"]
     if not isinstance(threat_model, ThreatModel):
-        raise ValueError(f"threat_model must be a ThreatModel such as Linf(0.1), got {threat_model!r}")
+        raise ValueError(f"threat_model must be a ThreatModel such as Linf(0.1), got {repeated(threat_model)}")
     if threat_model.mask is not None and not bool(threat_model.mask.any()):
         raise ValueError("mask of the threat model must allow at least one coordinate to change, got False everywhere")
     if isinstance(rule, type):
         raise ValueError(f"rule must be a weight rule such as Uniform(), got the class {rule.__name__}: call it")
     if rule is not None and (not hasattr(rule, "init") or not hasattr(rule, "step")):
-        raise ValueError(f"rule must be a weight rule such as Uniform(), got {rule!r}")
+        raise ValueError(f"rule must be a weight rule such as Uniform(), got {repeated(rule)}")
     if direction is not None and (isinstance(direction, type) or not hasattr(direction, "start")):
-        raise ValueError(f"direction must be a direction such as Sign(), got {direction!r}")
+        raise ValueError(f"direction must be a direction such as Sign(), got {repeated(direction)}")
     if loss is not None and not callable(loss):
-        raise ValueError(f"loss must be a function of logits and labels, got {loss!r}")
+        raise ValueError(f"loss must be a function of logits and labels, got {repeated(loss)}")
     if init is not None and (not isinstance(init, Tensor | str) or (isinstance(init, str) and init not in _STARTS)):
         got = repr(init) if isinstance(init, str) else type(init).__name__
         raise ValueError(f"init must be a tensor, 'zero' or 'normal', got {got}")
     for name, choices in _CHOICES.items():
         # 1 and 0 equal True and False, but are no choice between yes and no
-        if options[name] not in choices or isinstance(options[name], bool) != isinstance(choices[0], bool):
+        if not any(type(options[name]) is type(choice) and options[name] == choice for choice in choices):
             *others, last = map(repr, choices)
-            raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {options[name]!r}")
+            raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {repeated(options[name])}")

@@ -13,6 +13,18 @@ from omnirobust.core.choices import Norm as Norm
 NORMS: dict[Norm, float] = {"l0": 0, "l1": 1, "l2": 2, "linf": inf}
 """Norm names at the surface, and the p that each stands for."""
 
+_LONGEST = 200
+"""Characters of a value that a sentence repeats."""
+
+
+def repeated(value: object) -> str:
+    """Return what to say of a value in a sentence: its text, of tensors and what is long the beginning on one line."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and len(shape):
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
 
 def is_number(value: object) -> TypeGuard[float]:
     """Say whether something is a real number; True, False and tensors are none."""
@@ -29,7 +41,7 @@ def check_number(name: str, value: Any, must: str, fits: Callable[[float], bool]
         fits: is asked of numbers alone.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not fits(cast(float, value)):
-        raise ValueError(f"{name} must be {must}, got {value!r}")
+        raise ValueError(f"{name} must be {must}, got {repeated(value)}")
 
 
 def check_count(name: str, value: Any, least: int = 1, *, whole: bool = True) -> None:
@@ -49,7 +61,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
     """Raise a ValueError unless ``value`` is a whole number of any type, at least ``least``."""
     small = is_number(value) and value < least
     if not is_number(value) or small or value % 1:
-        raise ValueError(f"{name} must be {f'>= {least}' if small else 'a whole number'}, got {value!r}")
+        raise ValueError(f"{name} must be {f'>= {least}' if small else 'a whole number'}, got {repeated(value)}")
 
 
 def check_seed(name: str, value: object) -> None:
@@ -60,7 +72,7 @@ def check_seed(name: str, value: object) -> None:
 def check_flag(name: str, value: object) -> None:
     """Raise a ValueError unless ``value`` is True or False: a text, for one, would count as True."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
+        raise ValueError(f"{name} must be True or False, got {repeated(value)}")
 
 
 def norm_name(p: float) -> Norm:
@@ -93,7 +105,7 @@ def check_run(steps: int, step_size: float | None, keep: str, history: str, *par
     """Raise a ValueError that names a setting of ``solve`` that is out of range, or a part that is none."""
     for part, (name, method, told) in zip(parts, _PARTS, strict=True):
         if isinstance(part, type) or not hasattr(part, method):
-            got = f"{part.__name__} itself" if isinstance(part, type | FunctionType) else repr(part)
+            got = f"{part.__name__} itself" if isinstance(part, type | FunctionType) else repeated(part)
             raise ValueError(f"{name} must be {told}, got {got}")
     check_count("steps", steps, 0)
     if steps >= 2**31:  # what is kept of each would fit no memory, nor its number a tensor

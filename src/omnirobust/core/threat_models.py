@@ -396,14 +396,14 @@ def check_unit(unit: object, p: float) -> None:
 
 
 def range_notes(threat: ThreatModel, x: Tensor, *, shared: bool = False) -> list[str]:
-    """Say so where a radius reaches across the whole data range, or inputs fill next to nothing of it.
+    """Say so where a radius reaches across the whole data range, a mask allows nothing, or inputs hardly fill it.
 
     Args:
         threat: what the attacker may do.
         x: inputs in its bounds, (B, *S); (B, E, *S) where ``shared``.
         shared: whether E inputs share a perturbation.
     """
-    (low, high), notes, x = threat.bounds, [], x.detach()
+    (low, high), notes, x = threat.bounds, list[str](), x.detach()
     if not len(x):
         return []
     features = x[0, 0] if shared else x[0]
@@ -413,12 +413,20 @@ def range_notes(threat: ThreatModel, x: Tensor, *, shared: bool = False) -> list
     # the norm of the largest change that the range allows
     whole = {"l0": float(count), "l1": (high - low) * count, "l2": (high - low) * count**0.5, "linf": high - low}
     of_range = f"[{low:g}, {high:g}]"
-    if bool((torch.as_tensor(threat.eps, dtype=torch.float64) >= whole[threat.name]).any()):
-        notes.append(f"The radius of {threat.name} reaches across the data range {of_range}: any input may become any.")
+    reaches = bool((torch.as_tensor(threat.eps, dtype=torch.float64) >= whole[threat.name]).any())
+    notes += _of_reach(threat, reaches, f"the data range {of_range}")
     if float(x.max() - x.min()) < _FILLED * (high - low):
         share = f"less than {100 * _FILLED:g} %"
         notes.append(f"The inputs fill {share} of their bounds {of_range}: are these the bounds of the data?")
     return notes
+
+
+def _of_reach(threat: ThreatModel, reaches: bool, across: str) -> list[str]:
+    if threat.mask is not None and not bool(threat.mask.any()):
+        return ["The mask lets nothing change: every input stays as it is."]
+    where = "" if threat.mask is None or bool(threat.mask.all()) else " where the mask lets it change"
+    told = f"The radius of {threat.name} reaches across {across}: any input may become any{where}."
+    return [told] if reaches else []
 
 
 def _changeable(mask: Tensor, features: Tensor) -> int:
@@ -446,9 +454,9 @@ def whole_range(threat: ThreatModel, x: Tensor) -> float:
 def _notes_by_feature(threat: ThreatModel, x: Tensor) -> list[str]:
     """Return the notes of a threat model whose features differ, or are counted otherwise, x (N, *S)."""
     low, high = (torch.as_tensor(bound).to(x.device, torch.float64) for bound in threat.bounds)
-    width, notes = (high - low).expand(x.shape[1:]), []
-    if bool((torch.as_tensor(threat.eps, dtype=torch.float64).cpu() >= whole_range(threat, x)).any()):
-        notes.append(f"The radius of {threat.name} reaches across the whole data range: any input may become any.")
+    width, notes = (high - low).expand(x.shape[1:]), list[str]()
+    reaches = bool((torch.as_tensor(threat.eps, dtype=torch.float64).cpu() >= whole_range(threat, x)).any())
+    notes += _of_reach(threat, reaches, "the whole data range")
     has_ends = width.isfinite() & (width > 0)
     filled = ((x.amax(0) - x.amin(0)).double() / width)[has_ends]
     if len(filled) and float(filled.max()) < _FILLED:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from omnirobust.core.arguments import check_count, check_flag, check_seed, is_number
+from omnirobust.core.arguments import check_count, check_flag, check_seed, is_number, repeated
 from omnirobust.core.types import described
 from omnirobust.domains.classifier import Classifier
 from omnirobust.domains.losses import Loss, wants_reach
@@ -227,4 +227,4 @@ def check_settings(
 def check_memory(memory: object) -> None:
     """Raise a ValueError unless ``memory`` is a number of bytes, or None."""
     if memory is not None and not (is_number(memory) and isinstance(memory, int) and memory >= 1):
-        raise ValueError(f"memory must be a whole number of bytes >= 1 or None, got {memory!r}")
+        raise ValueError(f"memory must be a whole number of bytes >= 1 or None, got {repeated(memory)}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from omnirobust.core import ranges
+from omnirobust.core.arguments import repeated
 from omnirobust.core.threat_models import ThreatModel
 
 Threats: TypeAlias = ThreatModel | Mapping[str, ThreatModel] | Sequence[ThreatModel]
@@ -23,14 +24,14 @@ def named_threats(threats: Threats) -> dict[str, ThreatModel]:
     if isinstance(threats, ThreatModel):
         threats = [threats]
     if not isinstance(threats, Mapping | Sequence) or isinstance(threats, str):
-        raise ValueError(f"threats must be threat models such as Linf(0.1), got {threats!r}")
+        raise ValueError(f"threats must be threat models such as Linf(0.1), got {repeated(threats)}")
     pairs = list(threats.items()) if isinstance(threats, Mapping) else [(_name(t), t) for t in threats]
     if not pairs:
         raise ValueError("threats must hold at least one threat model, got none")
     named: dict[str, ThreatModel] = {}
     for name, threat in pairs:
         if not isinstance(threat, ThreatModel):
-            raise ValueError(f"threats must be threat models such as Linf(0.1), got {threat!r}")
+            raise ValueError(f"threats must be threat models such as Linf(0.1), got {repeated(threat)}")
         if name in named:
             raise ValueError(f"threats must have names that differ, got {name!r} twice: give a mapping")
         named[str(name)] = threat

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import repeated
 from omnirobust.zoo.data import ImageData, load
 
 
@@ -184,10 +185,10 @@ def batches(name: str, data: Data, split: str, batch_size: int, seed: int | None
         data = (data.x, data.y)
     if not isinstance(data, tuple):
         if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
-            raise ValueError(f"{name} must be {_WANTED}, got {data!r:.80}")
+            raise ValueError(f"{name} must be {_WANTED}, got {repeated(data)}")
         return LoaderBatches(data)
     if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
-        raise ValueError(f"{name} must be {_WANTED}, got {data!r:.80}")
+        raise ValueError(f"{name} must be {_WANTED}, got {repeated(data)}")
     x, y = data
     if len(x) != len(y) or not len(x):
         raise ValueError(f"{name} must hold as many labels as images, and at least one, got {len(y)} and {len(x)}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnirobust.core.arguments import repeated
 from omnirobust.core.choices import SchemeKind as Kind
 from omnirobust.core.threat_models import ThreatModel
 from omnirobust.zoo.chunks import fingerprint
@@ -19,7 +20,7 @@ def check_threats(kind: Kind, threats: Sequence[ThreatModel]) -> None:
     examples: int | None = None
     for threat in threats:
         if not isinstance(threat, ThreatModel):
-            raise ValueError(f"threats must be threat models such as Linf(0.2), got {threat!r}")
+            raise ValueError(f"threats must be threat models such as Linf(0.2), got {repeated(threat)}")
         if isinstance(threat.eps, Tensor) and threat.eps.ndim and kind == "universal":
             raise ValueError(
                 f"threats must have one radius for all examples with kind universal, got eps of shape "
