@@ -1,13 +1,14 @@
 """Fool the model that was not attacked: one of several is left out, the others are attacked at equal gradients.
 
     python benchmarks/bench_transfer.py [--data mnist] [--models a b c d] [--left-out a ...] [--start 5000]
-        [--images 1000] [--steps 10] [--norm linf] [--eps 0.15 0.2] [--only NAME ...] [--batch-size 250]
+        [--images 1000] [--steps 10] [--norm linf] [--eps 0.15 0.2] [--targeted] [--only NAME ...] [--batch-size 250]
         [--kept FILE] [--out FILE]
 
 For each choice of the model left out and each radius, every attack gets ``steps`` gradients of each of the others, its
 copies, views and inner steps included. Told are the errors of the model left out, and the share of images that fool all
 of the others at once, each with what it lacks to the first attack of the table: the difference of the means over all
-choices and radii, with a 95 % interval of a bootstrap over images (the choices of one image are drawn together).
+choices and radii, with a 95 % interval of a bootstrap over images (the choices of one image are drawn together). With
+``--targeted`` the class after the true one is to be reached, and told is who says it.
 
 What is measured is kept (in ``transfer.json`` beside this script, or elsewhere) attack by attack, and not measured
 again.
@@ -21,7 +22,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import product
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,19 +35,30 @@ from omnirobust._files import replacing
 from omnirobust.zoo import data
 from rivals_transfer import CWA, SVRE, AdaEA, Copies, Rival, gaussian, resized
 
-Measure: TypeAlias = Callable[[dict[str, nn.Module], Tensor, Tensor, orb.ThreatModel, int], Tensor]
-"""Models, inputs, labels, threat model and steps to adversarial images."""
+Measure: TypeAlias = Callable[[dict[str, nn.Module], Tensor, Tensor, "Task"], Tensor]
+"""Models, inputs, labels (with targets: the classes to reach) and the task to adversarial images."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all attacks are to do."""
+
+    threat: orb.ThreatModel
+    steps: int
+    targeted: bool
+
 
 FILE = Path(__file__).with_name("transfer.json")
 DRAWS = 2000
 
 
 def _of_rival(rival: Rival) -> Measure:
-    """Let a rival be asked as ours are."""
+    """Let a rival be asked as ours are; under l2 and with targets, one of ``Copies``."""
 
-    def run(models: dict[str, nn.Module], x: Tensor, y: Tensor, threat: orb.ThreatModel, steps: int) -> Tensor:
-        eps = torch.full((len(x),), float(threat.eps))
-        return rival(list(models.values()), x, y, eps, steps, torch.Generator().manual_seed(0))
+    def run(models: dict[str, nn.Module], x: Tensor, y: Tensor, task: Task) -> Tensor:
+        eps = torch.full((len(x),), float(task.threat.eps))
+        asked = replace(rival, p=task.threat.p, targeted=task.targeted) if isinstance(rival, Copies) else rival
+        return asked(list(models.values()), x, y, eps, task.steps, torch.Generator().manual_seed(0))
 
     return run
 
@@ -54,8 +66,9 @@ def _of_rival(rival: Rival) -> Measure:
 def _ours(**options: Any) -> Measure:
     """Return ``attack_ensemble`` with some options."""
 
-    def run(models: dict[str, nn.Module], x: Tensor, y: Tensor, threat: orb.ThreatModel, steps: int) -> Tensor:
-        return orb.attack_ensemble(models, x, y, threat, steps=steps, **options).adversarial
+    def run(models: dict[str, nn.Module], x: Tensor, y: Tensor, task: Task) -> Tensor:
+        found = orb.attack_ensemble(models, x, y, task.threat, steps=task.steps, targeted=task.targeted, **options)
+        return found.adversarial
 
     return run
 
@@ -90,20 +103,23 @@ RIVALS: dict[str, Measure] = {
         "CWA, short steps": CWA(pace=0.3),
     }.items()
 }
-"""The rivals for linf; those with many copies or inner steps also with few, which leaves them more steps."""
+"""The rivals; those with many copies or inner steps also with few, which leaves them more steps."""
+
+ANYWHERE = ("MI", "DI", "TI", "SI", "SI, 2 copies", "Admix", "Admix, 1 copy")
+"""Those that there are under l2 and with targets, too."""
 
 
 def measured(
-    measure: Measure, models: dict[str, nn.Module], out: str, x: Tensor, y: Tensor, threat: orb.ThreatModel,
-    steps: int, batch_size: int,
-) -> dict[str, str]:  # fmt: skip
-    """Attack all models but ``out``; return who errs, image by image: that one, and all of the others at once."""
+    measure: Measure, models: dict[str, nn.Module], out: str, x: Tensor, y: Tensor, task: Task, batch_size: int
+) -> dict[str, str]:
+    """Attack all models but ``out``; return who is fooled, image by image: that one, and all of the others at once."""
     attacked = {name: model for name, model in models.items() if name != out}
     parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    seen = [(measure(attacked, a, b, threat, steps), b) for a, b in parts]
+    seen = [(measure(attacked, a, b, task), b) for a, b in parts]
     with torch.no_grad():
-        errs = {name: torch.cat([model(a).argmax(1) != b for a, b in seen]) for name, model in models.items()}
-    return {"left out": packed(errs.pop(out)), "attacked": packed(torch.stack([*errs.values()]).all(0))}
+        said = {name: torch.cat([model(a).argmax(1) == b for a, b in seen]) for name, model in models.items()}
+    hits = {name: each if task.targeted else ~each for name, each in said.items()}
+    return {"left out": packed(hits.pop(out)), "attacked": packed(torch.stack([*hits.values()]).all(0))}
 
 
 def packed(hits: Tensor) -> str:
@@ -154,6 +170,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--norm", choices=["linf", "l2"], default="linf")
     parser.add_argument("--eps", type=float, nargs="+", default=[0.15, 0.2])
+    parser.add_argument("--targeted", action="store_true", help="reach the class after the true one")
     parser.add_argument("--only", nargs="+", help="names of attacks, as the table has them; the first is compared")
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--kept", type=Path, default=FILE, help="what is measured, and not measured again")
@@ -164,24 +181,28 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure what is not there yet, and print the table."""
     given = arguments()
-    attacks = OURS | (RIVALS if given.norm == "linf" else {})
+    plain = given.norm == "linf" and not given.targeted
+    attacks = OURS | {name: rival for name, rival in RIVALS.items() if plain or name in ANYWHERE}
     names = given.only or list(attacks)
     attacks = attacks | PARTS
     models = {letter: zoo.load(f"{given.data}/{letter}") for letter in given.models}
     images = data.load(given.data, start=given.start, limit=given.images)
     found: dict[str, Any] = json.loads(given.kept.read_text(encoding="utf-8")) if given.kept.exists() else {}
+    y = (images.y + 1) % len(images.classes) if given.targeted else images.y
+    aim = ", to the next class" if given.targeted else ""
     span = f"{given.start} to {given.start + given.images - 1}"
     keys = {
-        eps: f"{given.data} {' '.join(given.models)}, images {span}, {given.norm} {eps:g}, {given.steps} steps"
+        eps: f"{given.data} {' '.join(given.models)}, images {span}, {given.norm} {eps:g}, {given.steps} steps{aim}"
         for eps in given.eps
     }
     left_out = given.left_out or given.models
-    for name, (eps, key), out in product(names, keys.items(), left_out):
+    for name, (eps, key), out in ((name, run, out) for name in names for run in keys.items() for out in left_out):
         there = found.setdefault(key, {}).setdefault(name, {})
         if out in there:
             continue
-        threat, began = orb.Linf(eps) if given.norm == "linf" else orb.L2(eps), time.perf_counter()
-        there[out] = measured(attacks[name], models, out, images.x, images.y, threat, given.steps, given.batch_size)
+        began = time.perf_counter()
+        task = Task(orb.Linf(eps) if given.norm == "linf" else orb.L2(eps), given.steps, given.targeted)
+        there[out] = measured(attacks[name], models, out, images.x, y, task, given.batch_size)
         with replacing(given.kept) as partial:
             partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"{key}: {name}, {out} left out, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)

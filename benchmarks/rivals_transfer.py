@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import TypeAlias
 
 import torch
@@ -28,10 +28,14 @@ MU = 1.0
 
 @dataclass(frozen=True)
 class Ball:
-    """The images within ``eps`` of ``x`` and in [0, 1]; ``unit`` is the radius, so that it broadcasts over images."""
+    """The images within ``eps`` of ``x`` and in [0, 1]; ``unit`` is the radius, so that it broadcasts over images.
+
+    The norm is linf, or l2 where ``p`` is 2: then images are brought into the ball first, and clipped.
+    """
 
     x: Tensor
     eps: Tensor
+    p: float = inf
 
     @property
     def unit(self) -> Tensor:  # noqa: D102
@@ -39,7 +43,18 @@ class Ball:
 
     def onto(self, moved: Tensor) -> Tensor:
         """Return Pi of images."""
+        if self.p == 2:
+            far = _norm(moved - self.x)
+            return (self.x + (moved - self.x) * (self.unit / far.clamp_min(1e-20)).clamp_max(1)).clamp(0, 1)
         return moved.clamp(self.x - self.unit, self.x + self.unit).clamp(0, 1)
+
+    def along(self, G: Tensor) -> Tensor:
+        """Return the direction of a step of length one: sign G, or G / ||G||_2 under l2."""
+        return G / _norm(G).clamp_min(1e-20) if self.p == 2 else G.sign()
+
+
+def _norm(values: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(values.flatten(1), dim=1).view(-1, 1, 1, 1)
 
 
 def averaged(models: Models, x: Tensor, y: Tensor) -> Tensor:
@@ -58,12 +73,12 @@ def _each(values: Tensor) -> Tensor:
 
 
 def _momentum(ball: Ball, rounds: int, gradient: Callable[[Tensor], Tensor]) -> Tensor:
-    """G <- mu G + g / mean abs(g); x <- Pi(x + eps/rounds sign G): MI-FGSM with any gradient."""
+    """G <- mu G + g / mean abs(g); x <- Pi(x + eps/rounds sign G): MI-FGSM with any gradient; under l2, G / ||G||_2."""
     moved, G = ball.x, torch.zeros_like(ball.x)
     for _ in range(rounds):
         g = gradient(moved)
         G = MU * G + g / _each(g.abs()).clamp_min(1e-20)
-        moved = ball.onto(moved + ball.unit / rounds * G.sign())
+        moved = ball.onto(moved + ball.unit / rounds * ball.along(G))
     return moved
 
 
@@ -77,7 +92,7 @@ class Copies:
 
     The gradient is the mean over all copies of an image: x_t + ``mix`` x', x' ``others`` images of other classes, each
     divided by 2^0, 2^1, ..., ``scales`` of them; ``see`` is what the models see of a copy, ``kernel`` what the gradient
-    is convolved with.
+    is convolved with. ``p`` is the norm, inf or 2; ``targeted`` takes ``y`` for classes to reach, and lowers the loss.
 
     Reference: Dong et al. 2018 (MI) and 2019 (TI), Xie et al. 2019 (DI), Lin et al. 2020 (SI), Wang et al. 2021
     (Admix).
@@ -88,6 +103,8 @@ class Copies:
     scales: int = 1
     others: int = 0
     mix: float = 0.2
+    p: float = inf
+    targeted: bool = False
 
     def __call__(self, models: Models, x: Tensor, y: Tensor, eps: Tensor, steps: int, generator: Generator) -> Tensor:
         """Attack, see above."""
@@ -102,9 +119,10 @@ class Copies:
                 near = at + self.mix * x[strangers(y, generator)] if self.others else at
                 for i in range(self.scales):
                     g += slope(lambda z: averaged(models, self.see(z, generator), y), near / 2**i) / 2**i
+            g = -g if self.targeted else g
             return g if self.kernel is None else smoothed(g, self.kernel)
 
-        return _momentum(Ball(x, eps), rounds, gradient)
+        return _momentum(Ball(x, eps, self.p), rounds, gradient)
 
 
 def strangers(y: Tensor, generator: Generator) -> Tensor:

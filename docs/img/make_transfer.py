@@ -27,7 +27,9 @@ def panels(found: dict[str, dict]) -> dict[str, dict[str, list[dict]]]:
     """Return, of each data set, its models and images (all radii together), the runs of every attack."""
     shown: dict[str, dict[str, list[dict]]] = {}
     for key, attacks in found.items():
-        if ", linf" in key and "@seed" not in key:  # what was chosen on is not judged on
+        if (
+            ", linf" in key and "@seed" not in key and "to the next class" not in key
+        ):  # what was chosen on is not judged on
             chosen = " ".join(next(iter(attacks.values())))
             title = f"{re.sub(r', linf.*', '', key)}; left out: {chosen}"
             for name, runs in attacks.items():

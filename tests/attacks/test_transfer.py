@@ -53,6 +53,42 @@ def test_it_is_its_parts(models, x, y, threat):
     assert threat.around(x).contains(whole.delta).all()
 
 
+@pytest.fixture
+def coloured(x):
+    """Two models of images of three channels, and such images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        parts = [(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 4)), (nn.Flatten(), nn.Linear(108, 4))]
+        made = {name: nn.Sequential(*layers).double() for name, layers in zip("ab", parts, strict=True)}
+        return made, torch.rand(len(x), 3, 6, 6, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("threat", [orb.Linf(0.1), orb.L2(0.5)])
+def test_images_in_colour_are_mirrored_and_neither_blurred_nor_rounded(coloured, y, threat):
+    models, x = coloured
+    whole = orb.attack_ensemble(models, x, y, threat, preset="transfer", steps=6)
+    mirrored = orb.transforms.named("flh:p=0.5+warp:0.7")[1]
+    grid = Consensus.of(DomainGrid(models, x, y, loss=losses.consensus_margin), mirrored, softened=False)
+    rule, direction = orb.ExponentiatedGradient(0.5), orb.Momentum(length=4)
+    parts = orb.solve(grid, threat.around(x), rule, steps=6, direction=direction)
+    assert torch.equal(whole.delta, parts.delta) and torch.equal(whole.weights, parts.weights)
+    assert whole.settings["seen"] == str(mirrored) and whole.settings["softened"] is False
+    counted = {name: Counting(model) for name, model in models.items()}
+    orb.attack_ensemble(counted, x, y, threat, preset="transfer", steps=0)
+    before = [model.asked for model in counted.values()]
+    orb.attack_ensemble(counted, x, y, threat, preset="transfer", steps=7)
+    assert [model.asked - 2 * b for model, b in zip(counted.values(), before, strict=True)] == [7 * len(x)] * 2
+
+
+def test_groups_of_images_in_colour(coloured, y):
+    models, x = coloured
+    groups = x.unflatten(0, (3, 3)), y.unflatten(0, (3, 3))
+    colour = orb.attack_universal(models, *groups, orb.L2(0.5), preset="transfer", steps=2)
+    one = {"a": nn.Sequential(nn.Flatten(), nn.Linear(36, 4)).double()}
+    grey = orb.attack_universal(one, x[:, :1].unflatten(0, (3, 3)), groups[1], orb.L2(0.5), preset="transfer", steps=2)
+    assert colour.settings["seen"] == "flh:p=0.5+warp:0.7" and grey.settings["seen"] == "warp:0.7"
+
+
 def test_every_attack_has_it(models, x, y):
     one: dict[str, Any] = {"preset": "transfer", "steps": 3}
     transforms = {"as it is": orb.transforms.Identity(), "flipped": orb.transforms.FlipHorizontal()}

@@ -97,6 +97,26 @@ def test_mi(setting):
     assert bool((found != x).any())
 
 
+def test_mi_under_l2_and_with_targets(setting):
+    models, x, y, eps = setting
+    target = (y + 1) % 4
+
+    def one(a: Tensor, label: int, e: float) -> Tensor:
+        z, G = a, torch.zeros_like(a)
+        for _ in range(4):
+            g = -_grad(_averaged(models, label), z)
+            G = G + g / g.abs().mean()
+            d = z + e / 4 * G / G.norm() - a
+            z = (a + d * min(1.0, e / float(d.norm()))).clamp(0, 1)
+        return z
+
+    far = eps * 10
+    found = rivals.Copies(p=2, targeted=True)(models, x, target, far, 4, torch.Generator())
+    assert torch.allclose(found, _each(x, target, far, one), atol=1e-12)
+    reached = [float(_averaged(models, int(c))(a)) for a, c in zip(found, target, strict=True)]
+    assert all(now < float(_averaged(models, int(c))(a)) for now, a, c in zip(reached, x, target, strict=True))
+
+
 def test_di_is_mi_on_what_the_models_see(setting):
     models, x, y, eps = setting
 

@@ -16,7 +16,7 @@ from omnirobust.attacks import option_table as _option_table
 from omnirobust.attacks.option_table import OPTIONS as OPTIONS
 from omnirobust.attacks.option_table import AttackOptions as AttackOptions
 from omnirobust.attacks.option_table import Option as Option
-from omnirobust.attacks.presets import DEFAULT_CLIP, PAPER_CLIP, PRESETS, AttackSettings, Seen, Task
+from omnirobust.attacks.presets import DEFAULT_CLIP, PAPER_CLIP, PRESETS, PRESETS_COLOUR, AttackSettings, Seen, Task
 from omnirobust.attacks.results import BatchStore
 from omnirobust.core.arguments import check_number, check_seed, repeated
 from omnirobust.core.choices import Precision
@@ -120,8 +120,15 @@ class Plan:
     axes: int | None = None  # dimensions of one input, once it is known
 
     @classmethod
-    def of(cls, task: Task, threat_model: ThreatModel, given: AttackOptions, clip: Clip | None = None) -> Plan:
-        """Check what is given, and resolve it.
+    def of(
+        cls,
+        task: Task,
+        threat_model: ThreatModel,
+        given: AttackOptions,
+        clip: Clip | None = None,
+        colour: bool = False,
+    ) -> Plan:
+        """Check what is given, and resolve it; ``colour`` says that inputs are images of three channels.
 
         Raises:
             ValueError: if an option is out of range, or of another kind; the sentence names it.
@@ -129,7 +136,7 @@ class Plan:
         options = cast(AttackOptions, {name: o.default for name, o in OPTIONS.items()} | given)
         _check_kinds(threat_model, options)
         _check_counts(options)
-        settings = _resolve(task, threat_model, options)
+        settings = _resolve(task, threat_model, options, colour)
         clip = clip or (PAPER_CLIP if options["preset"] == "paper" else DEFAULT_CLIP)
         return cls(task, threat_model, settings, options, clip)
 
@@ -193,7 +200,7 @@ class Plan:
             "rule": repr(s.rule),
             "direction": repr(s.direction),
             "loss": getattr(s.loss, "__name__", repr(s.loss)),
-            **({"seen": str(s.seen)} if isinstance(s, Seen) else {}),
+            **({"seen": str(s.seen), "softened": s.softened} if isinstance(s, Seen) else {}),
             "start": s.start,
             "keep": s.keep,
             "mask": None if threat.mask is None else int(threat.mask.sum()),
@@ -218,10 +225,10 @@ def label_notes(targeted: bool, true_labels: Tensor | None) -> tuple[str, ...]:
     return ("A targeted attack without true_labels: accuracy counts what each model said of the clean inputs.",)
 
 
-def _resolve(task: Task, threat_model: ThreatModel, options: AttackOptions) -> AttackSettings:
+def _resolve(task: Task, threat_model: ThreatModel, options: AttackOptions, colour: bool) -> AttackSettings:
     """Return the preset with what is given instead."""
     preset, norm = options["preset"], threat_model.name
-    rows = PRESETS[preset][task]
+    rows = (PRESETS_COLOUR if colour else PRESETS)[preset][task]
     if norm not in rows:
         raise ValueError(f"preset must be another than {preset!r} under {norm}: it is for {' and '.join(rows)}")
     base = rows[norm]

@@ -16,7 +16,7 @@ from omnirobust.core.types import WeightRule
 from omnirobust.core.weights import ExponentiatedGradient, ProjectedAscent
 from omnirobust.domains import losses
 from omnirobust.domains.losses import Loss
-from omnirobust.domains.transforms import ImageTransform, Warp
+from omnirobust.domains.transforms import Chain, FlipHorizontal, ImageTransform, Warp
 
 Task: TypeAlias = Literal["ensemble", "universal", "transforms", "losses"]
 
@@ -37,11 +37,12 @@ class AttackSettings:
 class Seen(AttackSettings):
     """Settings for models that are not attacked: those attacked are seen as ``domains.consensus`` says.
 
-    ``seen`` is what they see images through; judged they are without. It stands apart from
-    ``AttackSettings``, whose fields are part of the keys of kept results.
+    ``seen`` is what they see images through; judged they are without. ``softened`` says whether their kinks are
+    rounded. These stand apart from ``AttackSettings``, whose fields are part of the keys of kept results.
     """
 
     seen: ImageTransform
+    softened: bool
 
 
 def _paper(alpha: float, beta: float, gamma: float) -> AttackSettings:
@@ -111,12 +112,23 @@ PAPER_OF: dict[Task, dict[str, AttackSettings]] = {
 """The paper's settings of each of its tasks, by norm."""
 
 _TRANSFER = Seen(
-    ExponentiatedGradient(0.5), Momentum(blur=1.2), None, losses.consensus_margin, "zero", "last", Warp(0.7)
+    ExponentiatedGradient(0.5), Momentum(blur=1.2), None, losses.consensus_margin, "zero", "last", Warp(0.7), True
 )
 
 TRANSFER: dict[str, AttackSettings] = {"l2": _TRANSFER, "linf": _TRANSFER}
 """For models that are not attacked, in every task. The loss asks for no
 gradient of its own, so that T steps are T gradients of each model in all."""
+
+_TRANSFER_COLOUR = replace(
+    _TRANSFER,
+    direction=Momentum(length=4.0),
+    seen=Chain(steps=(FlipHorizontal(p=0.5), Warp(0.7))),
+    softened=False,
+)
+
+TRANSFER_COLOUR: dict[str, AttackSettings] = {"l2": _TRANSFER_COLOUR, "linf": _TRANSFER_COLOUR}
+"""The same for images of three channels: what a photograph shows is the same in a mirror, which a digit is not, and
+its models go by fine detail, which a blur takes away."""
 
 
 PRESETS: dict[Preset | None, dict[Task, dict[str, AttackSettings]]] = {
@@ -125,6 +137,11 @@ PRESETS: dict[Preset | None, dict[Task, dict[str, AttackSettings]]] = {
     "transfer": {"ensemble": TRANSFER, "universal": TRANSFER, "transforms": TRANSFER},
 }
 """The settings of each preset, by task and norm; None is the default."""
+
+PRESETS_COLOUR = PRESETS | {
+    "transfer": {"ensemble": TRANSFER_COLOUR, "universal": TRANSFER_COLOUR, "transforms": TRANSFER_COLOUR}
+}
+"""Those for images of three channels."""
 
 PAPER_CLIP: Clip = "intersection"
 DEFAULT_CLIP: Clip = "image"

@@ -206,8 +206,9 @@ def _attack(
         options = queries.options_of(boxes, named, threat_model, options, task, count)
         if "init" not in options and (known := queries.transfer(boxes, named)):
             options = {**options, "init": _of_known(known, x, y, threat_model, options, transforms)}
-    plan = Plan.of(task, threat_model, options, clip)
-    shared = plan.shared
+    shared = task == "universal"
+    colour = isinstance(x, Tensor) and x.ndim == 4 + shared and x.shape[-3] == 3
+    plan = Plan.of(task, threat_model, options, clip, colour)
     as_groups(x, shared)  # what is wrong with the inputs is not blamed on what sees them
     feasible = plan.feasible(x)
     plan.check_rows(len(x), tuple(feasible.shape))

@@ -146,7 +146,7 @@ class _Batch:
     def _solve(self, grid: Grid, init: Tensor, left: Tensor | None, watch: _Watch) -> Solution:
         plan, s, o = self._plan, self._plan.settings, self._plan.options
         if isinstance(s, Seen) and isinstance(grid, DomainGrid):
-            grid = Consensus.of(grid, s.seen)
+            grid = Consensus.of(grid, s.seen, s.softened)
         found = solve(
             grid if left is None else grid.select(left),
             self._feasible if left is None else self._feasible.select(left),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,28 +18,30 @@ from omnirobust.domains.transforms import ImageTransform
 
 
 class Consensus(DomainGrid):
-    """A grid of models whose kinks are rounded (``Softened``), and whose loss may want to know what all of them say.
+    """A grid of models whose kinks may be rounded (``Softened``), and whose loss may want to know what all of them say.
 
     A loss with a keyword ``said`` is given it, (n, C): the mean over all models of their standardised logits of each
     image. They are those of the evaluation before, so that models still go one by one; at the first there are none.
     """
 
     _plain: Any
+    _soft: bool  # whether kinks are rounded
     _asks: bool  # whether the loss wants to know
     _said: Tensor | None  # of the evaluation before, (R, E, B, C)
     _saying: list[Tensor]  # in this one, of each model
 
     @classmethod
-    def of(cls, grid: DomainGrid, seen: ImageTransform) -> DomainGrid:
+    def of(cls, grid: DomainGrid, seen: ImageTransform, softened: bool = True) -> DomainGrid:
         """Return the domains of ``grid`` so, of models that see images through ``seen`` (``DomainGrid.through``).
 
-        Models that only answer are left alone.
+        ``softened`` says whether kinks are rounded. Models that only answer are left alone.
         """
         if grid.asked is not None:
             return grid
         new = cls.__new__(cls)
         new.__dict__.update(grid.through(seen).__dict__)
         new._said, new._plain, new._whole = None, grid._loss, {}
+        new._soft = softened
         new._asks = wants(grid._loss, "said")
         return new
 
@@ -62,7 +65,7 @@ class Consensus(DomainGrid):
             return self._plain(logits, labels, targeted=targeted, said=self._heard(cut.part))
 
         self._loss = loss if self._asks else self._plain
-        with Softened():
+        with Softened() if self._soft else nullcontext():
             return super()._piece(m, cut, delta, grad, watch)
 
     def _hear(self, m: int, part: Part, z: Tensor, B: int) -> None:
