@@ -64,13 +64,12 @@ def coloured(x):
 
 
 @pytest.mark.parametrize("threat", [orb.Linf(0.1), orb.L2(0.5)])
-def test_images_in_colour_are_mirrored_and_neither_blurred_nor_rounded(coloured, y, threat):
+def test_images_in_colour_are_mirrored_and_gradients_taken_as_they_are(coloured, y, threat):
     models, x = coloured
     whole = orb.attack_ensemble(models, x, y, threat, preset="transfer", steps=6)
     mirrored = orb.transforms.named("flh:p=0.5+warp:0.7")[1]
     grid = Consensus.of(DomainGrid(models, x, y, loss=losses.consensus_margin), mirrored, softened=False)
-    rule, direction = orb.ExponentiatedGradient(0.5), orb.Momentum(length=4)
-    parts = orb.solve(grid, threat.around(x), rule, steps=6, direction=direction)
+    parts = orb.solve(grid, threat.around(x), orb.Uniform(), steps=6, direction=orb.Momentum(length=4))
     assert torch.equal(whole.delta, parts.delta) and torch.equal(whole.weights, parts.weights)
     assert whole.settings["seen"] == str(mirrored) and whole.settings["softened"] is False
     counted = {name: Counting(model) for name, model in models.items()}
