@@ -83,8 +83,10 @@ PARTS: dict[str, Measure] = {
     "without the blur": _ours(preset="transfer", direction=orb.Momentum()),
     "without the consensus": _ours(preset="transfer", loss=orb.losses.standardised_margin),
     "without min-max": _ours(preset="transfer", rule=orb.Uniform()),
+    "with a blur": _ours(preset="transfer", direction=orb.Momentum(blur=1.2, length=4.0)),
+    "with min-max": _ours(preset="transfer", rule=orb.ExponentiatedGradient(0.5)),
 }
-"""The preset without one of its parts, for --only."""
+"""The preset without one of its parts, or with one of grey images' for those in colour, for --only."""
 
 RIVALS: dict[str, Measure] = {
     name: _of_rival(rival)
