@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from omnirobust.core import ranges
 from omnirobust.core.draws import DrawKey, forked
 from omnirobust.core.threat_models import range_notes
 from omnirobust.domains.classifier import Classifier, Precision
@@ -90,11 +91,17 @@ def before_of(model: nn.Module, data: Batches) -> list[str]:
 
 
 def ranges_of(scheme: Scheme, data: Batches) -> list[str]:
-    """Say what stands out of the threats of ``scheme`` and the range of inputs, as attacks do; nothing of a loader."""
+    """Say what stands out of the threats of ``scheme`` and the range of inputs, as attacks do; less of a loader."""
+    bounds = [tuple(map(ranges.described, threat.bounds)) for threat in scheme.threats]
+    other = next((k for k, ends in enumerate(bounds) if ends != bounds[0]), None)
+    notes = list[str]()
+    if other is not None:
+        each = f"{scheme.names[0]} {bounds[0]}, {scheme.names[other]} {bounds[other]}"
+        notes.append(f"The threats have other bounds than each other: {each}. Each attack keeps to its own.")
     if isinstance(data, LoaderBatches):
-        return []
+        return notes
     threats = zip(scheme.names, scheme.threats, strict=True)
-    return [f"{name}: {note}" for name, threat in threats for note in range_notes(threat, data.x)]
+    return notes + [f"{name}: {note}" for name, threat in threats for note in range_notes(threat, data.x)]
 
 
 def radii_of(scheme: Scheme, held_out: Batches | None) -> list[str]:

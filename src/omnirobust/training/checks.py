@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
+from math import isfinite
+from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from omnirobust.core.arguments import check_flag, check_number, check_seed, check_whole
+from omnirobust.core.arguments import check_flag, check_number, check_seed, check_whole, is_number, repeated
 from omnirobust.core.choices import Keep as Keep
 from omnirobust.core.contracts import check_set
 from omnirobust.domains.checks import check_memory
@@ -18,6 +22,7 @@ from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.batches import Batches, Data, LoaderBatches
 from omnirobust.training.outputs import check_labels, logits_of
 from omnirobust.training.schemes import Scheme
+from omnirobust.training.workers import Workers
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
@@ -111,6 +116,58 @@ def check_validation(model: nn.Module, held_out: Batches | None) -> None:
         check_labels(logits, held_out.y, "validation")
 
 
+def check_hooks(functions: Mapping[str, object], loggers: Sequence[object], out: object) -> None:
+    """Refuse what would only fail once an epoch is trained.
+
+    Args:
+        functions: by argument, functions or None.
+        loggers: that have a method log_metrics.
+        out: a path or None.
+
+    Raises:
+        ValueError: that names the argument.
+    """
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be a function or None, got {repeated(function)}")
+    for logger in loggers:
+        if not callable(getattr(logger, "log_metrics", None)):
+            raise ValueError(f"loggers must have a method log_metrics, got {repeated(logger)}")
+    if out is not None and not isinstance(out, str | os.PathLike):
+        raise ValueError(f"out must be the path of a folder or None, got {repeated(out)}")
+
+
+def factor_of(lr_factor: Callable[[int], float] | None, epoch: int) -> float:
+    """Return the factor on the learning rate of an epoch, 1 where there is no function.
+
+    Raises:
+        ValueError: if the function returns no finite number.
+    """
+    said: object = 1.0 if lr_factor is None else lr_factor(epoch)
+    if isinstance(said, Tensor) and said.numel() == 1:
+        said = said.item()
+    if not is_number(said) or not isfinite(said):
+        raise ValueError(f"lr_factor must return finite numbers, got {repeated(said)} of epoch {epoch}")
+    return float(said)
+
+
+def made_folder(out: str | Path | None, workers: Workers) -> None:
+    """Make the folder of the checkpoints before an epoch is trained for nothing.
+
+    Raises:
+        ValueError: in all processes, if it cannot be made or written.
+    """
+    problem: str | None = None
+    if workers.rank == 0 and out is not None:
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            problem = None if os.access(out, os.W_OK | os.X_OK) else "Permission denied"
+        except OSError as error:
+            problem = error.strerror or str(error)
+    if (problem := workers.broadcast(problem)) is not None:
+        raise ValueError(f"out must be a folder that can be written, got {str(out)!r}: {problem}")
+
+
 def made_optimizer(factory: OptimizerFactory | None, model: nn.Module) -> torch.optim.Optimizer:
     """Return the optimizer of the model's parameters; Adam at 1e-3 by default."""
     if factory is None:
@@ -121,6 +178,11 @@ def made_optimizer(factory: OptimizerFactory | None, model: nn.Module) -> torch.
     made = factory(model.parameters())
     if not isinstance(made, torch.optim.Optimizer):
         raise ValueError(f"{wanted}, got one that returns {type(made).__name__}")
+    needs = [p for p in signature(made.step).parameters.values() if p.default is p.empty and p.kind <= p.KEYWORD_ONLY]
+    if any(p.kind is not p.VAR_POSITIONAL for p in needs):
+        raise ValueError(
+            f"optimizer must step by the gradients it finds, got {type(made).__name__}, which asks for a closure"
+        )
     own = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in own for group in made.param_groups for parameter in group["params"]):
         raise ValueError("optimizer must hold parameters of the model, got one that holds none of them")
@@ -136,7 +198,10 @@ def made_scheduler(
     wanted = "scheduler must be a function of the optimizer, such as lambda o: torch.optim.lr_scheduler.StepLR(o, 30)"
     if isinstance(factory, LRScheduler) or not callable(factory):
         raise ValueError(f"{wanted}, got {type(factory).__name__}")
-    made = factory(optimizer)
+    try:
+        made = factory(optimizer)
+    except TypeError as error:
+        raise ValueError(f"{wanted}, got {repeated(factory)}: {error}") from error
     if not isinstance(made, LRScheduler):
         raise ValueError(f"{wanted}, got one that returns {type(made).__name__}")
     if made.optimizer is not optimizer:

@@ -21,9 +21,12 @@ from omnirobust.training.checks import OptimizerFactory as OptimizerFactory
 from omnirobust.training.checks import SchedulerFactory as SchedulerFactory
 from omnirobust.training.checks import (
     check_data,
+    check_hooks,
     check_settings,
     check_stopping,
     check_validation,
+    factor_of,
+    made_folder,
     made_optimizer,
     made_scheduler,
 )
@@ -179,6 +182,7 @@ def fit(
         precision = workers.precision
     check_settings(model, scheme, epochs, batch_size, precision, resume, seed, compile, memory)
     check_stopping(stop_at, patience, keep, validation)
+    check_hooks({"progress": progress, "on_batch": on_batch, "lr_factor": lr_factor}, loggers, out)
     check_given_back(model)
     train = batches("data", data, "train", batch_size, seed)
     held_out = None if validation is None else batches("validation", validation, "test", 512, None)
@@ -208,6 +212,7 @@ def fit(
             )
     if run.epoch > epochs:
         raise ValueError(f"epochs must be >= {run.epoch}, which the checkpoint {run.file} has done, got {epochs}")
+    made_folder(out, workers)
     listening = [*loggers, *(() if fabric is None else fabric.loggers)]
     replay(listening, run.history)
     still = [m for m in model.modules() if not m.training] if model.training else []
@@ -243,8 +248,9 @@ def _of_compiling(attacker: Attacker | None, wanted: bool, workers: Workers, dev
 def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, keep: Keep) -> None:
     """Train one epoch at its learning rate, and write the checkpoint."""
     if run.scheduler is None:
+        factor = factor_of(lr_factor, run.epoch)
         for group in run.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * (1.0 if lr_factor is None else lr_factor(run.epoch))
+            group["lr"] = group["initial_lr"] * factor
     one_epoch(run, loop)
     if isinstance(run.scheduler, ReduceLROnPlateau):
         run.scheduler.step(score(run.history[-1]))

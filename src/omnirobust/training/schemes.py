@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from math import inf, isfinite
 from typing import get_args
 
 from torch import Tensor
 
-from omnirobust.core.arguments import check_number, check_whole, is_number
+from omnirobust.core.arguments import check_number, check_whole, is_number, repeated
 from omnirobust.core.choices import Persist as Persist
 from omnirobust.core.choices import SchemeKind as Kind
 from omnirobust.core.choices import TrainingPreset as TrainingPreset
@@ -113,13 +114,15 @@ class Scheme:
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
-        if isinstance(self.threats, ThreatModel):
+        if isinstance(self.threats, ThreatModel) or not isinstance(self.threats, Iterable):
             raise ValueError(f"threats must be a sequence of threat models, got {self.threats!r}: write [it]")
         object.__setattr__(self, "threats", tuple(self.threats))  # a list is as good
         check_threats(self.kind, self.threats)
         check_whole("steps", self.steps, 1)
         if self.rule is not None and self.kind != "minmax":
             raise ValueError(f"rule must be None unless kind is minmax, got {self.rule!r} with kind {self.kind!r}")
+        if self.rule is not None and (isinstance(self.rule, type) or not hasattr(self.rule, "step")):
+            raise ValueError(f"rule must be a weight rule such as CVaR(0.5), got {repeated(self.rule)}")
         check_answers_losses(self.rule)
         self._check_persist()
         check_number("adversarial_ratio", self.adversarial_ratio, "in [0, 1]", lambda share: 0 <= share <= 1)
@@ -249,9 +252,12 @@ class Scheme:
     def _check_step_sizes(self) -> None:
         if self.step_sizes is None:
             return
-        object.__setattr__(self, "step_sizes", tuple(self.step_sizes))
-        if len(self.step_sizes) != len(self.threats) or not all(
-            is_number(s) and isfinite(s) and s > 0 for s in self.step_sizes
+        if isinstance(self.step_sizes, Iterable):
+            object.__setattr__(self, "step_sizes", tuple(self.step_sizes))
+        if (
+            not isinstance(self.step_sizes, tuple)
+            or len(self.step_sizes) != len(self.threats)
+            or not all(is_number(s) and isfinite(s) and s > 0 for s in self.step_sizes)
         ):
             raise ValueError(
                 f"step_sizes must be {len(self.threats)} numbers > 0, one a threat model, got {self.step_sizes}"
