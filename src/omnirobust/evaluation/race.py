@@ -165,6 +165,8 @@ class _Heat:
 
     def _encore(self, best: _Field, led: _Field, loss: Loss, number: int) -> _Field:
         """Run to the classes that the last larger ball ``led`` to, where ``best`` stands, and return what is better."""
+        if not len(led.row):
+            return best
         problem, norm = self.problem, self.problem.threat.name
         rivals = problem.rivals[led.row]
         enough = (rivals != rivals[:, :1]).sum(1) + 2 >= _CLASSES.get(loss, 2)  # one ruled out is a copy of the first
