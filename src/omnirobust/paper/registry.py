@@ -54,20 +54,16 @@ VARIANTS: dict[str, str] = {
 """Name of each version of the attack, the first to be computed first, and what it means."""
 
 _NOTES = """\
-"any iterate" counts images for which some step fooled every model. A claim is "true" or "false" where the images (or
-groups of them) at hand and at least 95 % of their resamples (bootstrap, all rows paired) agree, and "undecided"
-otherwise, as it always is on fewer than 100.\
-"""
-_NOTES = """\
 Models are those of the zoo, trained from scratch; the paper's own weights are not public. Every attack takes the same
 number of gradient evaluations as the paper's: steps times models, images of a group, or transformations. "any iterate"
 counts images for which some step fooled every model, where the paper keeps the last. A claim is "true" or "false" where
 the images (or groups of them) at hand and at least 95 % of their resamples (bootstrap, all rows paired) agree, and
-"undecided" otherwise, as it always is on fewer than 100. What the paper says of every model is judged on those that
-are measured so far, which the last column names; "true" is then true of these. The paper does not print its starting
-point: as in its released code it is normal noise of standard deviation 0.1, and zero for groups of images. Of w_clip
-the paper prints only a threshold of 40: we read it as a loss that goes flat once a model is fooled by ten logits, kappa
-less threshold, beside the reading that the confidence kappa becomes 40.\
+"undecided" otherwise, as it always is on fewer than 100. It is judged on the images that all rows of a version share:
+where one row has fewer, the numbers beside a claim are of these. What the paper says of every model is judged on those
+that are measured so far, which the last column names; "true" is then true of these. The paper does not print its
+starting point: as in its released code it is normal noise of standard deviation 0.1, and zero for groups of images. Of
+w_clip the paper prints only a threshold of 40: we read it as a loss that goes flat once a model is fooled by ten
+logits, kappa less threshold, beside the reading that the confidence kappa becomes 40.\
 """
 
 _COUNTED = """\

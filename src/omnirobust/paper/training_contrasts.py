@@ -130,11 +130,12 @@ def over(
     eps: float = EPS_L2,
     margin: float = 0.0,
 ) -> Callable[[Findings, Metric], Contrasts]:
-    """Return how far each training of ``better`` is above each of ``worse``, less ``margin``."""
+    """Return how far each training of ``better`` is above each of ``worse``, less ``margin``, which the name says."""
+    less = f" {'−' if margin > 0 else '+'} {100 * abs(margin):g}" if margin else ""
 
     def contrasts(f: Findings, metric: Metric) -> Contrasts:
         return {
-            f"{label(one)} − {label(other)}": f.accuracy(arch, one, eps, against, metric)
+            f"{label(one)} − {label(other)}{less}": f.accuracy(arch, one, eps, against, metric)
             - f.accuracy(arch, other, eps, against, metric)
             - margin
             for one in better

@@ -58,7 +58,7 @@ def figure_3(arch: Arch) -> tuple[TrainingClaim, ...]:
             "At every radius min-max is at most 5 points below the better of linf and l2 alone on Acc_adv^max "
             '(our reading of "rather robust no matter how eps changes").',
             lambda f, metric: {
-                f"{label(o)} at {eps:g}": f.accuracy(arch, "minmax", eps, "max", metric)
+                f"min-max − {label(o)} + 5 at {eps:g}": f.accuracy(arch, "minmax", eps, "max", metric)
                 - f.accuracy(arch, o, eps, "max", metric)
                 + 0.05
                 for eps in f.budget.grid

@@ -149,10 +149,10 @@ def table_a7(arch: Arch) -> tuple[TrainingClaim, ...]:
             "similar-clean",
             "Clean accuracies are very similar: those with both norms are within 1 point of uSGD's, above or below.",
             lambda f, metric: (
-                {f"1 + {name}": d for name, d in over(arch, MULTI, ("usgd",), "clean", margin=-0.01)(f, metric).items()}
+                dict(over(arch, MULTI, ("usgd",), "clean", margin=-0.01)(f, metric))
                 | {
-                    f"1 − ({name})": d * -1.0
-                    for name, d in over(arch, MULTI, ("usgd",), "clean", margin=0.01)(f, metric).items()
+                    f"1 − ({name})": d * -1.0 + 0.01
+                    for name, d in over(arch, MULTI, ("usgd",), "clean")(f, metric).items()
                 }
             ),
             between=BETWEEN_CLEAN,
@@ -197,7 +197,7 @@ def _table_a8(arch: Arch) -> tuple[TrainingClaim, ...]:
             f"{name}: min-max with DPAR is never beaten by natural, single-norm or plain average training on "
             "Acc_adv^max, at any radius.",
             lambda f, metric: {
-                f"{label(other)} at {eps:g}": f.accuracy(arch, "minmax_dpar", eps, "max", metric)
+                f"min-max + DPAR − {label(other)} at {eps:g}": f.accuracy(arch, "minmax_dpar", eps, "max", metric)
                 - f.accuracy(arch, other, eps, "max", metric)
                 for eps in f.budget.grid
                 for other in ("linf", "l2", "avg")

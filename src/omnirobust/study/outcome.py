@@ -174,12 +174,16 @@ class Outcome:
         return compare_paired(mine.fooled[:shared].all(1), other.fooled[:shared].all(1)).difference
 
     def lift(self, variant: str, key: Key) -> float | None:
-        """Return the relative gain over the average in the same place; None where there is none or it fools nothing."""
+        """Return the relative gain over the average in the same place, on the images that both have.
+
+        None where there is no average, or it fools nothing.
+        """
         other = self.measured.get((variant, (key[0], "avg", *key[2:])))
-        if key[1] == "avg" or other is None or (variant, key) not in self.measured:
+        mine = self.measured.get((variant, key))
+        if mine is None or other is None or key[1] == "avg":
             return None
-        rates = self.rates(variant)
-        return lift(rates.asr_all(*key), rates.asr_all(key[0], "avg", *key[2:]))
+        shared = min(len(mine), len(other))
+        return lift(*(float(m.fooled[:shared].all(1).double().mean()) for m in (mine, other)))
 
     def describe(self) -> dict[str, Any]:
         """Return rows and judgements as plain values, for JSON."""
