@@ -88,3 +88,12 @@ def test_threats_of_other_bounds_are_told() -> None:
     (note,) = [note for note in mixed.notes if "bounds than each other" in note]
     assert "linf:0.1 (0.0, 1.0), l2:3 (0.0, 255.0)" in note
     assert not any("bounds than each other" in note for note in trained().notes)
+
+
+@pytest.mark.parametrize("persist", ["none", "example"])
+def test_identifiers_in_the_place_of_numbers_of_examples_are_refused(persist: Any) -> None:
+    x, y = torch.rand(4, 1, 2, 3), torch.arange(4) % 2
+    loader = [(x, y, torch.arange(4) * 10**12)]
+    scheme = Scheme("minmax", THREATS, steps=1, persist=persist)
+    with pytest.raises(ValueError, match=r"data must number its examples from 0 on, .* got the number 3000000000000"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), loader, scheme, epochs=1)

@@ -28,6 +28,9 @@ from omnirobust.training.rivals.alternate import RunningErrors
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Workers
 
+_MOST_ROWS = 2**28
+"""More than any set has: identifiers that are taken for numbers of examples would need all memory."""
+
 
 class Attack(NamedTuple):
     """The attacked inputs x + delta_k, (K, B, *S), and the weights over them, (B, K)."""
@@ -156,6 +159,11 @@ class PrivateAttacker:
 
     def _reach(self, row: int) -> None:
         """Grow the table to hold ``row``: examples not seen yet have the rule's first weights."""
+        if row >= _MOST_ROWS:
+            raise ValueError(
+                f"data must number its examples from 0 on, below {_MOST_ROWS:,}, got the number {row}: weights are "
+                "kept for every number up to it"
+            )
         if row >= len(self.table):
             fresh = first_weights(self.scheme.weight_rule, row + 1 - len(self.table), self.table.shape[1], self.table)
             self.table = torch.cat([self.table, fresh])

@@ -197,7 +197,9 @@ def _find(name: str, root: str | Path | None) -> Source:
         return Source(HUB_IDS[name])
     if name and Path(name).is_dir():
         return Source(name, folder=True)
-    known = ", ".join(["digits", *HUB_IDS, "hub:ORG/NAME", "the path of a folder of images"])
+    known = ", ".join(
+        ["digits", *HUB_IDS, "hub:ORG/NAME", "FILE.parquet", "FILE.safetensors", "the path of a folder of images"]
+    )
     places = [] if root is None else [f.name for f in Path(root).glob("*") if f.is_dir()]
     hint = nearest(name, ["digits", *HUB_IDS, *places])
     raise ValueError(f"name (--data) must be one of {known}, got {name!r}{hint}")

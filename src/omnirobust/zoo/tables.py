@@ -23,6 +23,9 @@ from omnirobust.domains.groups import stratified
 ENDINGS = (".parquet", ".safetensors")
 """Of names of data that are such files; ``{split}`` in a name stands for the split."""
 
+_MOST_CLASSES = 2**20
+"""Each has a name in memory: identifiers that are taken for classes would need all there is."""
+
 _LABELS = ("label", "class", "target", "y")
 """What the column of the classes is looked for as, where nobody names it."""
 
@@ -128,6 +131,8 @@ def _tensors(file: Path, label: str | None) -> tuple[Tensor, Tensor, tuple[str, 
     if "x" not in held or of_class not in held or held["x"].ndim < 2 or held["x"].shape[:1] != held[of_class].shape:
         shapes = {name: tuple(value.shape) for name, value in held.items()}
         raise ValueError(f"name (--data) must hold tensors x (N, *S) and {of_class} (N,), got {shapes} in {file}")
+    if not held["x"].numel():
+        raise ValueError(f"name (--data) must hold one row or more, got x {tuple(held['x'].shape)} in {file}")
     y, classes = _classes(held[of_class].tolist(), of_class, file)
     return held["x"].float(), y, classes
 
@@ -136,13 +141,20 @@ def _classes(values: list[Any], column: str, file: Path) -> tuple[Tensor, tuple[
     """Return indices and names of classes: whole numbers from 0 on are the indices, others are numbered in order."""
     if any(value is None for value in values):
         raise ValueError(f"label must be there in every row of {file.name}, got none in row {values.index(None)}")
-    plain = [int(v) if isinstance(v, (bool, float)) and v == int(v) else v for v in values]
+    plain = [int(v) if isinstance(v, bool) or (isinstance(v, float) and v.is_integer()) else v for v in values]
     if all(isinstance(value, int) and value >= 0 for value in plain):
+        if max(plain) >= _MOST_CLASSES:
+            raise ValueError(
+                f"label must be numbers of classes below {_MOST_CLASSES:,}, got {max(plain)} in {column!r} of {file}: "
+                "is it a column of something else?"
+            )
         y = torch.tensor(plain, dtype=torch.int64)
         return y, tuple(map(str, range(int(y.max()) + 1)))
     texts = [value for value in plain if isinstance(value, str)]
     if len(texts) < len(plain):
-        raise ValueError(f"label must be whole numbers from 0 on, or texts, got {plain[0]!r} in {column!r} of {file}")
+        others = [value for value in plain if not isinstance(value, str)]
+        misfit = next((value for value in others if not isinstance(value, int) or value < 0), others[0])
+        raise ValueError(f"label must be whole numbers from 0 on, or texts, got {misfit!r} in {column!r} of {file}")
     names = sorted(set(texts))
     return torch.tensor([names.index(value) for value in texts]), tuple(names)
 
