@@ -144,6 +144,8 @@ def minimal_eps(
         raise ValueError(f"loss must be a function of logits and labels, got {loss!r}")
     check_search(model, x, batch_size)
     threat = ThreatModel(NORMS[norm], 1.0, bounds, mask, scale, unit)
+    if threat.mask is not None and not bool(threat.mask.any()):
+        raise ValueError("mask must allow at least one coordinate to change, got False everywhere")
     views = None if transforms is None else as_views(transforms, as_groups(x, shared=False)[0, :2])
     domains = DomainGrid(model, x, y, loss=signed_margin, transforms=views, targeted=targeted)
 
