@@ -280,6 +280,7 @@ def test_no_inputs_give_no_distortions():
         (lambda m, x, y: minimal_l2(lambda v: m(v.round()), x, y), "zero input gradient on every row"),
         (lambda m, x, y: minimal_linf(lambda v: m(v.round()), x, m(x.round()).argmax(1)), "zero input gradient"),
         (lambda m, x, y: minimal_linf(m, x, y, mask=torch.zeros_like(x[0], dtype=torch.bool)), "mask must allow"),
+        (lambda m, x, y: minimal_l2(m, x, y, mask=torch.zeros_like(x[0], dtype=torch.bool)), "mask must allow"),
         (lambda m, x, y: minimal_l2(nn.Softmax(1), x, y), "returns probabilities"),
         (lambda m, x, y: torch.inference_mode()(minimal_l2)(m, x, y), "outside torch.inference_mode"),
     ],

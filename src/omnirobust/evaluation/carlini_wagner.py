@@ -20,6 +20,7 @@ from omnirobust.domains.losses import signed_margin
 from omnirobust.evaluation.minimal import (
     Distortion,
     blind_rows,
+    check_mask,
     check_search,
     errs,
     in_batches,
@@ -93,10 +94,12 @@ def minimal_l2(
         raise ValueError(f"model must be one model, got a {type(model).__name__}; minimal_eps takes several")
 
     check_search(model, x, batch_size)
+    threat = L2(1.0, bounds, mask, scale)
+    check_mask(threat)
     domains = DomainGrid({"model": model}, x, y, loss=signed_margin, targeted=targeted)
 
     def search(grid: DomainGrid, rows: slice, advance: Callable[[int], None]) -> tuple[Distortion, Tensor]:
-        around = L2(1.0, bounds, mask, scale).select(rows, x.ndim - 1).around(x[rows])
+        around = threat.select(rows, x.ndim - 1).around(x[rows])
         state = _Search(grid, around, step_size)
         for _ in range(binary_steps):
             state.note_c(state.descend(steps, advance))

@@ -27,7 +27,7 @@ from omnirobust.domains.losses import Loss, signed_margin
 from omnirobust.domains.outputs import rows_named
 from omnirobust.domains.transforms.seeded import as_views
 from omnirobust.evaluation.minimal import Distortion as Distortion
-from omnirobust.evaluation.minimal import blind_rows, check_search, errs, in_batches, judged, shortened
+from omnirobust.evaluation.minimal import blind_rows, check_mask, check_search, errs, in_batches, judged, shortened
 from omnirobust.evaluation.threats import of_rows
 from omnirobust.evaluation.walk import Aimed, nearest
 
@@ -144,8 +144,7 @@ def minimal_eps(
         raise ValueError(f"loss must be a function of logits and labels, got {loss!r}")
     check_search(model, x, batch_size)
     threat = ThreatModel(NORMS[norm], 1.0, bounds, mask, scale, unit)
-    if threat.mask is not None and not bool(threat.mask.any()):
-        raise ValueError("mask must allow at least one coordinate to change, got False everywhere")
+    check_mask(threat)
     views = None if transforms is None else as_views(transforms, as_groups(x, shared=False)[0, :2])
     domains = DomainGrid(model, x, y, loss=signed_margin, transforms=views, targeted=targeted)
 
