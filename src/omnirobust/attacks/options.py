@@ -20,7 +20,7 @@ from omnirobust.attacks.presets import DEFAULT_CLIP, PAPER_CLIP, PRESETS, PRESET
 from omnirobust.attacks.results import BatchStore
 from omnirobust.core.arguments import check_number, check_seed, repeated
 from omnirobust.core.choices import Precision
-from omnirobust.core.contracts import check_set
+from omnirobust.core.contracts import check_mask, check_set
 from omnirobust.core.directions import Direction
 from omnirobust.core.draws import Start
 from omnirobust.core.ranges import digest
@@ -258,8 +258,7 @@ def _check_kinds(threat_model: ThreatModel, options: AttackOptions) -> None:
     rule, direction, loss, init = options["rule"], options["direction"], options["loss"], options["init"]
     if not isinstance(threat_model, ThreatModel):
         raise ValueError(f"threat_model must be a ThreatModel such as Linf(0.1), got {repeated(threat_model)}")
-    if threat_model.mask is not None and not bool(threat_model.mask.any()):
-        raise ValueError("mask of the threat model must allow at least one coordinate to change, got False everywhere")
+    check_mask(threat_model)
     if isinstance(rule, type):
         raise ValueError(f"rule must be a weight rule such as Uniform(), got the class {rule.__name__}: call it")
     if rule is not None and (not hasattr(rule, "init") or not hasattr(rule, "step")):

@@ -50,6 +50,12 @@ def checked_rule(rule: WeightRule) -> WeightRule:
     return _CheckedSeeingRule(rule) if hasattr(rule, "step_evaluated") else _CheckedRule(rule)
 
 
+def check_mask(threat: ThreatModel) -> None:
+    """Raise a ValueError if a mask lets nothing change: an attack would find nothing, as on a robust model."""
+    if threat.mask is not None and not bool(threat.mask.any()):
+        raise ValueError("mask of the threat model must allow at least one coordinate to change, got False everywhere")
+
+
 def check_answers_losses(rule: WeightRule | None) -> None:
     """Refuse a rule that says nothing without gradients, where there are none in one perturbation for all domains.
 

@@ -126,7 +126,7 @@ def simplex_unchecked(v: Tensor) -> Tensor:
     if v.dtype.itemsize < 4:
         return simplex_unchecked(v.float()).to(v.dtype)
     if v.shape[-1] > _FEW_DOMAINS:
-        return _simplex_by_sorting(v)
+        return simplex_by_sorting(v)
     rows = v.detach().reshape(-1, v.shape[-1])
     # Domains first: the operations then run along contiguous rows of B. Arithmetic transposes faster than a copy.
     s = torch.add(rows.t(), 0, out=v.new_empty(rows.shape[1], rows.shape[0]))
@@ -141,7 +141,7 @@ def simplex_unchecked(v: Tensor) -> Tensor:
     return weights.reshape(v.shape)
 
 
-def _simplex_by_sorting(v: Tensor) -> Tensor:
+def simplex_by_sorting(v: Tensor) -> Tensor:
     """Find mu as the largest of the averages (sum of the j greatest - 1) / j: all others lie below the root."""
     v = v.detach()
     shifted = v - v.amax(-1, keepdim=True)

@@ -104,10 +104,12 @@ def weighted_gradient(weights: Tensor, grads: tuple[Tensor, ...]) -> Tensor:
     return total
 
 
-def ascend(weights: Tensor, losses: Tensor, beta: float, gamma: float) -> Tensor:
-    """Return proj_P(w + beta (F - gamma (w - 1/K))), the paper's (14), (B, K)."""
+def ascend(
+    weights: Tensor, losses: Tensor, beta: float, gamma: float, project: Callable[[Tensor], Tensor] = simplex_unchecked
+) -> Tensor:
+    """Return proj_P(w + beta (F - gamma (w - 1/K))), the paper's (14), (B, K), by a projection onto the simplex."""
     shrunk = weights * (1 - beta * gamma) + beta * gamma / weights.shape[-1]
-    return simplex_unchecked(shrunk.add_(losses, alpha=beta))
+    return project(shrunk.add_(losses, alpha=beta))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from omnirobust.core.projections import simplex_by_sorting
+from omnirobust.core.weights import ascend
 from omnirobust.domains.classifier import Classifier
 from omnirobust.domains.losses import cross_entropy_slope
 from omnirobust.domains.outputs import read_logits
@@ -114,21 +116,10 @@ def moves(plan: Plan) -> Callable[..., Returned]:
                 to = torch.clamp(to, low, high)
             moved.append(to.view(given.x.shape))
         compiled = torch.compiler.is_compiling()  # noted as the code is made, and returned ever after
-        following = weights if ascent is None else ascended(weights, losses, *ascent)
+        following = weights if ascent is None else ascend(weights, losses, *ascent, project=simplex_by_sorting)
         return tuple(moved), losses, finite, descent, compiled, following
 
     return move
-
-
-def ascended(weights: Tensor, losses: Tensor, beta: float, gamma: float) -> Tensor:
-    """Return proj_P(w + beta (F - gamma (w - 1/K))), (14), of rows (B, K), all pairs of which are compared."""
-    K = weights.shape[1]
-    v = weights * (1 - beta * gamma) + beta * gamma / K + beta * losses.to(weights.dtype)
-    s = v - v.amax(1, keepdim=True)  # as exact in the support as ``simplex_unchecked``
-    over = (s.unsqueeze(1) - s.unsqueeze(2)).clamp_min(0).sum(2)  # of row k: sum_j max(v_j - v_k, 0)
-    support = over < 1
-    mu = (torch.where(support, s, 0.0).sum(1, keepdim=True) - 1) / support.sum(1, keepdim=True)
-    return (s - mu).clamp_min(0)
 
 
 def _unit(slope: Tensor) -> Tensor:

@@ -23,9 +23,6 @@ from omnirobust.domains.frozen import buffers_kept
 _SHAPES = 4
 """Shapes of mini-batches that are compiled in one training: the usual one, the last one, and some to spare."""
 
-_FEW_DOMAINS = 16
-"""Up to this K a compiled projection onto the simplex, which compares all pairs, is fast."""
-
 _APART, _APART_MIXED = 1e-2, 0.2
 """How far, in shares of their norms, what a first step finds may be from what the model does; in bf16 the latter."""
 
@@ -91,7 +88,7 @@ class CompiledSteps:
             return self.refuse(why)
         shapes = tuple((around.p, _named(cast(Plain, m))) for around, m in zip(feasible, moving, strict=True))
         ascent = None
-        if isinstance(rule, ProjectedAscent) and type(rule) is ProjectedAscent and len(shapes) <= _FEW_DOMAINS:
+        if isinstance(rule, ProjectedAscent) and type(rule) is ProjectedAscent:
             ascent = rule.beta, rule.gamma
         plan = Plan(shapes, weighed, ascent)
         key = (x.shape, x.dtype, plan)

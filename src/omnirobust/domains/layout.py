@@ -32,7 +32,7 @@ def prefers_channels_last(modules: Iterable[nn.Module]) -> bool:
     """Say whether a processor runs a model of these modules faster with the channels last: with convolutions it does.
 
     But not where AVX2 is all that it has, and max-pooling follows a first convolution of fewer channels than that takes
-    at once: channels-last pooling goes over channels, and LeNet's six of them took 1.2 times as long as rows of pixels.
+    at once: channels-last pooling goes over channels, and LeNet's six of them take longer than rows of pixels.
     Strided convolutions are none the worse for few channels, and eight with pooling are faster than eight rows apart.
     """
     modules = list(modules)

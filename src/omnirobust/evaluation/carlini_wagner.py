@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omnirobust._progress import ProgressHook
 from omnirobust.core.arguments import check_count, check_flag, check_number
+from omnirobust.core.contracts import check_mask
 from omnirobust.core.projections import row_norm
 from omnirobust.core.threat_models import L2, Bound, Bounds, FeasibleSet
 from omnirobust.core.units import seen_in_units
@@ -20,7 +21,6 @@ from omnirobust.domains.losses import signed_margin
 from omnirobust.evaluation.minimal import (
     Distortion,
     blind_rows,
-    check_mask,
     check_search,
     errs,
     in_batches,

@@ -18,6 +18,7 @@ from omnirobust._progress import ProgressHook
 from omnirobust.attacks.masking import GradientMaskingError
 from omnirobust.attacks.recipes import attack_product
 from omnirobust.core.arguments import NORMS, Norm, check_count, check_flag
+from omnirobust.core.contracts import check_mask
 from omnirobust.core.threat_models import Bound, Bounds, FeasibleSet, ThreatModel, Unit
 from omnirobust.core.units import in_units, seen_in_units
 from omnirobust.domains.checks import as_groups
@@ -27,7 +28,7 @@ from omnirobust.domains.losses import Loss, signed_margin
 from omnirobust.domains.outputs import rows_named
 from omnirobust.domains.transforms.seeded import as_views
 from omnirobust.evaluation.minimal import Distortion as Distortion
-from omnirobust.evaluation.minimal import blind_rows, check_mask, check_search, errs, in_batches, judged, shortened
+from omnirobust.evaluation.minimal import blind_rows, check_search, errs, in_batches, judged, shortened
 from omnirobust.evaluation.threats import of_rows
 from omnirobust.evaluation.walk import Aimed, nearest
 

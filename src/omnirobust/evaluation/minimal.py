@@ -14,7 +14,7 @@ from omnirobust.core.arguments import check_count
 from omnirobust.core.choices import Norm
 from omnirobust.core.draws import torch_forked
 from omnirobust.core.ranges import in_8_bits
-from omnirobust.core.threat_models import Bounds, FeasibleSet, ThreatModel, clamped
+from omnirobust.core.threat_models import Bounds, FeasibleSet, clamped
 from omnirobust.core.types import Evaluation
 from omnirobust.domains.checks import check_gradients
 from omnirobust.domains.classifier import Models, Probed
@@ -60,12 +60,6 @@ class Distortion:
     norm: Norm
     notes: tuple[str, ...] = ()
     found_uint8: Tensor | None = None
-
-
-def check_mask(threat: ThreatModel) -> None:
-    """Raise a ValueError if a mask lets nothing change: a search would find nothing, as of a robust model."""
-    if threat.mask is not None and not bool(threat.mask.any()):
-        raise ValueError("mask must allow at least one coordinate to change, got False everywhere")
 
 
 def check_search(models: Models, x: Tensor, batch_size: int | None) -> None:
