@@ -61,9 +61,10 @@ format: $(VENV)/.test
 	$(BIN)/ruff format src tests benchmarks docs examples scripts
 	$(BIN)/ruff check --fix src tests benchmarks docs examples scripts
 
-# One thread a worker: torch's own threads would fight over the cores.
+# One thread a worker: torch's own threads would fight over the cores. Hundreds of tests start Python anew: bytecode is
+# kept for them, whatever PYTHONDONTWRITEBYTECODE says.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import omnirobust.jobs as jobs
 from omnirobust._files import from_home
 from omnirobust.cli import main
-from omnirobust.cli.app import LISTS, app
+from omnirobust.cli.app import LISTS, commands
 from omnirobust.cli.arguments import expand_lists
 from omnirobust.cli.given import Given
 from omnirobust.cli.yaml_files import read_config
@@ -58,7 +58,7 @@ def file(tmp_path: Path) -> Path:
 def reached(*words: str) -> Reached:
     """Run the command line, and return what reached its job."""
     with pytest.raises(Reached) as found:
-        app(expand_lists(words, LISTS), standalone_mode=False)
+        commands()(expand_lists(words, LISTS), standalone_mode=False)
     return found.value
 
 

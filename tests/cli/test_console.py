@@ -51,7 +51,7 @@ def test_an_interruption_that_a_library_turns_into_another_error_is_one(monkeypa
         except KeyboardInterrupt:
             raise AttributeError("half a module") from None
 
-    monkeypatch.setattr("omnirobust.cli.app.app", load)
+    monkeypatch.setattr("omnirobust.cli.app.commands", lambda: load)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as stopped:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from omnirobust.cli import main
-from omnirobust.cli.app import app
+from omnirobust.cli.app import commands
 
 COMMANDS = (
     (), ("attack",), ("attack", "ensemble"), ("attack", "universal"), ("attack", "transforms"), ("train",),
@@ -33,14 +33,12 @@ def test_no_help_imports_what_takes_time() -> None:
 
 
 def test_every_command_is_asked() -> None:
-    import typer
-
     def paths(command, words=()):
         yield words
         for name, below in getattr(command, "commands", {}).items():
             yield from paths(below, (*words, name))
 
-    assert set(paths(typer.main.get_command(app))) == set(COMMANDS)
+    assert set(paths(commands())) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
@@ -57,9 +55,7 @@ def test_option_names_are_never_cut(words, width, monkeypatch, capsys) -> None:
 
 
 def _options(words: tuple[str, ...]) -> list[str]:
-    import typer
-
-    command = typer.main.get_command(app)
+    command = commands()
     for word in words:
         command = command.commands[word]  # pyright: ignore[reportAttributeAccessIssue]
     return [name for p in command.params for name in p.opts if name.startswith("--")]

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import save_file
 
 from omnirobust.cli import main
-from omnirobust.cli.app import app
+from omnirobust.cli.app import commands
 from omnirobust.cli.console import INTERRUPTED
 from omnirobust.jobs import AttackRecord
 
@@ -109,10 +109,8 @@ def test_transformations_from_the_command_line(digits, tmp_path, capsys):
 
 
 def test_attacks_share_their_options():
-    from typer.main import get_command
-
-    commands = get_command(app).commands["attack"].commands
-    options = {name: {option for p in c.params for option in p.opts} for name, c in commands.items()}
+    attacks = commands().commands["attack"].commands
+    options = {name: {option for p in c.params for option in p.opts} for name, c in attacks.items()}
     assert options["ensemble"] <= options["transforms"] <= options["universal"]
     assert options["universal"] - options["transforms"] == {"--group-size", "--group-by", "--group-seed", "--clip"}
     assert options["transforms"] - options["ensemble"] == {"--transforms"}

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from omnirobust.cli import main
-from omnirobust.cli.app import app
+from omnirobust.cli.app import commands
 from omnirobust.jobs.folder import RunFolder
 
 FUZZ = settings(
@@ -198,9 +198,7 @@ def test_a_run_is_whole_or_not_there(digits, tmp_path_factory, command, chosen, 
 
 
 def _parameters(command: tuple[str, ...]) -> list[Any]:
-    from typer.main import get_command
-
-    found: Any = get_command(app)
+    found = commands()
     for word in command:
         found = found.commands[word]
     return found.params

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from omnirobust.cli import attack, evaluate, jobs, train, zoo
 from omnirobust.cli.arguments import expand_lists
@@ -50,6 +52,12 @@ def _root(
     pass
 
 
+@cache
+def commands() -> Any:
+    """Return the tree of all commands; built once, since reading all their options takes a tenth of a second."""
+    return get_command(app)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
@@ -59,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with outlets(), interruptions() as interrupted:
         warnings.filterwarnings("ignore", "(.*: g|G)radient masking")  # the notes below the table say it
         try:
-            code = app(expand_lists(sys.argv[1:] if argv is None else argv, LISTS), standalone_mode=False)
+            given = expand_lists(sys.argv[1:] if argv is None else argv, LISTS)
+            code = commands()(given, standalone_mode=False)
         except (typer.Abort, KeyboardInterrupt):
             code = 130
         except Exception as error:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -160,14 +161,21 @@ def _table(name: str, start: int, limit: int | None, split: str, reading: Readin
     return ImageData(x[rows], y[rows], name, split, classes, "", "" if theirs else CHOICE, None if theirs else rows)
 
 
-def _digits(split: str, start: int, limit: int | None, reading: Reading) -> ImageData:
+@cache
+def _all_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the embedded digits, (1797, 64) from 0 to 16, and their labels: read once, from a text of numbers."""
     from sklearn.datasets import load_digits
 
+    images, labels = load_digits(return_X_y=True)
+    return images, labels
+
+
+def _digits(split: str, start: int, limit: int | None, reading: Reading) -> ImageData:
     if reading.label is not None:
         raise ValueError(f"label must be left out for digits, got {reading.label!r}")
     if split not in ("train", "test"):
         raise ValueError(f"split must be train or test for digits, got {split!r}")
-    images, labels = load_digits(return_X_y=True)
+    images, labels = _all_digits()
     # The set is ordered by writer: a fixed shuffle spreads them over both splits.
     order = np.random.RandomState(0).permutation(len(images))
     order = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
