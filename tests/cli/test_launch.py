@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from socket import socket
 
 import pytest
 
@@ -108,8 +110,12 @@ def test_every_process_has_parted_from_the_others_before_it_ends(tmp_path):
         "atexit.register(lambda: here.write_text(f'{met} {torch.distributed.is_initialized()}'))\n"
         "team = shards.workers()\nteam.wait()\nmet = torch.distributed.get_world_size()\n"
     )
-    words = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    subprocess.run([sys.executable, *words, str(tmp_path / "work.py"), str(tmp_path)], check=True, capture_output=True)
+    with socket() as free:
+        free.bind(("localhost", 0))
+        told = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    command = [sys.executable, str(tmp_path / "work.py"), str(tmp_path)]
+    ranks = [os.environ | told | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]  # as torchrun tells them
+    assert [process.wait() for process in [subprocess.Popen(command, env=rank) for rank in ranks]] == [0, 0]
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["2 False"] * 2
 
 

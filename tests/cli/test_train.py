@@ -4,10 +4,10 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from socket import socket
 
 import pytest
 import torch
@@ -222,12 +222,29 @@ def test_a_network_of_ones_own_is_trained_and_found_again(digits, tmp_path, caps
     assert torch.equal(dict(model.state_dict())["1.weight"], weights(tmp_path / "own")["1.weight"])
 
 
-def test_two_processes_train_what_one_does(digits, tmp_path, capsys):
+def test_two_processes_train_what_one_does(digits, tmp_path, capsys, monkeypatch):
+    """As torch's launcher would start them, but forked; tests/cli/test_launch.py has it start real ones."""
     line = f"train --data digits --model a {TWO} --epochs 1 {SMALL} --keep last"
-    command = [sys.executable, "-m", "omnirobust", *line.split(), "--devices=2", f"--out={tmp_path}/2"]
-    two = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = []
+
+    def start(words, processes, _):
+        assert words[:2] == ["-m", "omnirobust"]
+        with socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        told = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        for rank in range(processes):
+            with pytest.MonkeyPatch.context() as patch:
+                ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "forked"}
+                for name, value in (told | ranks).items():
+                    patch.setenv(name, str(value))
+                started.append(forked(tmp_path / f"err{rank}", *words[2:]))
+
+    monkeypatch.setattr("omnirobust.cli.launch._launch", start)
+    assert run(capsys, f"{line} --devices=2 --out={tmp_path}/2") == (0, "", "")
     assert run(capsys, f"{line} --out {tmp_path}/1")[0] == 0
-    assert (two.communicate(timeout=300)[1], two.returncode) == ("", 0)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started] == [0, 0]
+    assert [(tmp_path / f"err{rank}").read_text() for rank in range(2)] == ["", ""]
     one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
 

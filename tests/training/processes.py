@@ -1,9 +1,5 @@
-"""Train small models by several schemes and write their parameters: alone, or as processes of a Fabric.
+"""Train small models by several schemes and write their parameters: alone, or as processes of a Fabric."""
 
-python processes.py OUT PROCESSES
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -46,12 +42,13 @@ def network(dtype: torch.dtype) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)).to(dtype)
 
 
-def main(out: Path, processes: int) -> None:
-    torch.set_num_threads(1)
-    fabric = None
-    if processes > 1:
-        fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp")
-        fabric.launch()
+def in_processes(out: Path, processes: int) -> None:
+    """Train in processes that are forked from this one, which have all libraries loaded."""
+    fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp_fork")
+    fabric.launch(train, out)
+
+
+def train(fabric: Fabric | None, out: Path) -> None:
     for name, scheme in SCHEMES.items():
         # one step on the whole set: the parameters tell the gradient; then two epochs, whose last batch is uneven
         for kind, dtype, batch_size, epochs in (("step", torch.float32, 25, 1), ("epochs", torch.float64, 8, 2)):
@@ -68,7 +65,3 @@ def main(out: Path, processes: int) -> None:
             found = {"state": model.state_dict(), "weights": result.weights, "history": rows}
             if first:
                 torch.save(found, out / kind / f"{name}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

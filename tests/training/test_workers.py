@@ -1,7 +1,5 @@
 """Two processes of a Fabric train what one does, second derivatives included."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,8 @@ from omnirobust.core.threat_models import L2, Linf
 from omnirobust.training import Scheme, fit
 from omnirobust.training.batches import TensorBatches
 
-SCRIPT = Path(__file__).with_name("processes.py")
+from . import processes
+
 NAMES = (
     "natural",
     "average",
@@ -33,16 +32,14 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Return the folders of what one process and two trained; each runs the script anew."""
-    folders = {}
-    running = []
-    for processes in (1, 2):
-        folders[processes] = tmp_path_factory.mktemp(f"by{processes}")
-        command = [sys.executable, str(SCRIPT), str(folders[processes]), str(processes)]
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    for process in running:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+    """Return the folders of what one process, this one, and two others trained."""
+    folders = {count: tmp_path_factory.mktemp(f"by{count}") for count in (1, 2)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        processes.in_processes(folders[2], 2)
+        processes.train(None, folders[1])
+    torch.set_num_threads(threads)
     return folders
 
 
