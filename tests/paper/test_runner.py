@@ -3,6 +3,7 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -16,16 +17,22 @@ from omnirobust.study import outcome, reproduce
 from omnirobust.study.attack_runner import AttackRunner
 from omnirobust.study.cell_cache import CellCache
 from omnirobust.study.runner import MARK
+from omnirobust.study.spec import BUDGETS
 
 from .conftest import load_images, make_model
 
 papers = partial(reproduce, experiments=collection())
 
 
+STEPS = 2
+
+
 @pytest.fixture(scope="module", autouse=True)
-def few_resamples():
+def small_budget():
+    """All rows of all tables, but few steps each and few points of each sweep; and few resamples."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outcome, "RESAMPLES", 10)
+        patch.setitem(BUDGETS, "smoke", replace(BUDGETS["smoke"], steps=STEPS, thin=6))
         yield
 
 
@@ -52,7 +59,8 @@ def test_all_experiments_are_measured_whole(done):
         counts, totals = zip(*((done, total) for told, done, total in seen if told == name), strict=True)
         assert counts[-1] == totals[0] == totals[-1] > 0
         assert list(counts) == sorted(counts)
-        there = [row for row in experiment.rows if not {f"cifar10/{m}" for m in "efgh"} & set(row.cell.models)]
+        rows = BUDGETS["smoke"].limit(experiment).rows
+        there = [row for row in rows if not {f"cifar10/{m}" for m in "efgh"} & set(row.cell.models)]
         assert len(there) <= len(counts)
     # The paper's own attack comes first in every experiment, and only then ours in any.
     assert seen[0][0] == "table-1a"
@@ -65,7 +73,7 @@ def test_tables_hold_the_printed_value_beside_ours(done):
     folder, found, _ = done
     facts = json.loads((folder / "out" / "table-1a.json").read_text())
     (row,) = (r for r in facts["rows"] if r["key"] == ["linf", "minmax"] and r["variant"] == "paper")
-    assert (row["printed"]["asr_all"], row["images"], row["steps"]) == (90.16, 12, 10)
+    assert (row["printed"]["asr_all"], row["images"], row["steps"]) == (90.16, 12, STEPS)
     (outcome,) = (o for o in found.outcomes if o.experiment.name == "table-1a")
     ours = outcome.measured["paper", ("linf", "minmax")].fooled.all(1).double().mean()
     assert row["asr_all"] == pytest.approx(float(ours))

@@ -32,6 +32,9 @@ _ATOMS = (
 
 _SEQUENCES: tuple[type, ...] = (list, tuple, set, frozenset, deque)
 
+_CACHED = type(lru_cache(int))
+"""What a function becomes that remembers its answers."""
+
 
 class Reached(NamedTuple):
     """What stands behind a callable.
@@ -111,7 +114,7 @@ class _Search:
             self._push(list(base.__iter__(found)))
         elif issubclass(kind, weakref.ref):
             self._push((weakref.ref.__call__(found),))
-        elif issubclass(kind, type(lru_cache(int))):  # what it remembers lies where attributes do not reach
+        elif issubclass(kind, _CACHED):  # what it remembers lies where attributes do not reach
             self._push(gc.get_referents(found))
         self._push((kind,))
         self._push(_attributes(found, kind))
