@@ -167,7 +167,7 @@ def _all_digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    return images, labels
+    return np.asarray(images), np.asarray(labels)
 
 
 def _digits(split: str, start: int, limit: int | None, reading: Reading) -> ImageData:
