@@ -20,6 +20,7 @@ from omnirobust.domains.layout import ViewsReshape, channels_last, is_of_images,
 from omnirobust.domains.models import Model as Model
 from omnirobust.domains.models import Models as Models
 from omnirobust.domains.models import Probed as Probed
+from omnirobust.domains.one_channel import OneChannel, has_one_channel
 from omnirobust.domains.outputs import Read, check_finite, check_logits, check_scores, read_logits, reason
 
 
@@ -78,6 +79,7 @@ class Classifier:
         modules = list(self.model.modules()) if isinstance(self.model, nn.Module) else []
         self.convolutional = any(isinstance(m, nn.Conv2d) for m in modules)
         self.channels_last = prefers_channels_last(modules)
+        self._one_channel = not self.channels_last and has_one_channel(modules)
         self.classes = model.classes if isinstance(model, Probed) else None
         self._known = isinstance(model, Probed)  # it has passed the checks of its values, on other inputs
         self._dtype = model.dtype if isinstance(model, Probed) else None
@@ -132,24 +134,31 @@ class Classifier:
         with self.held:
             return self.logits(batch, dtype)
 
-    def logits(self, batch: Tensor, dtype: torch.dtype | None = None, *, spare: bool = False) -> Tensor:
+    def logits(
+        self, batch: Tensor, dtype: torch.dtype | None = None, *, spare: bool = False, twice: bool = False
+    ) -> Tensor:
         """Do what a call does, for those who have frozen the model already (``held``).
 
         Args:
             batch: the inputs.
             dtype: see a call.
             spare: whether nobody needs ``batch`` afterwards: a model that only reads its inputs is given itself.
+            twice: whether second derivatives will be asked for.
         """
         views, dtype = self.channels_last and is_of_images(batch), dtype or batch.dtype
         try:
             given = batch if spare and self._only_reads and batch.dtype == dtype else self._given(batch, dtype)
-            if views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):
-                output = self._in_context(given, views)
+            lean = self._one_channel and not twice and given.requires_grad and self._leans(given)
+            if lean or views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):
+                output = self._in_context(given, views, lean)
             else:
                 output = self.model(given)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the code of a model raises: assertions and look-ups among it
+            if self._one_channel:
+                self._one_channel = False
+                return self.logits(batch, dtype, twice=twice)
             if self.classes is None and self._adapts(batch, dtype):
                 return self.logits(batch, dtype)
             if self._only_reads and spare:  # unless it writes after all, where it is not seen: into a leaf, say
@@ -175,7 +184,11 @@ class Classifier:
         # differences that half precision would round away decide: what a model says counts as it says it
         return logits.to(torch.promote_types(torch.promote_types(logits.dtype, batch.dtype), torch.float32))
 
-    def _in_context(self, batch: Tensor, views: bool) -> Any:
+    def _leans(self, batch: Tensor) -> bool:
+        """Say whether gradients may be taken by ``OneChannel``: nobody else stands between the model and torch."""
+        return self.precision == "fp32" and is_of_images(batch) and not torch._C._len_torch_function_stack()
+
+    def _in_context(self, batch: Tensor, views: bool, lean: bool) -> Any:
         """Call the model under autocast, with views that may copy, or where its modules are still to be caught."""
         with ExitStack() as stack:
             stack.enter_context(self.held.catch(batch.shape))
@@ -183,6 +196,8 @@ class Classifier:
                 stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
             if views:
                 stack.enter_context(ViewsReshape())
+            if lean:
+                stack.enter_context(OneChannel())
             return self.model(batch)
 
     def _given(self, batch: Tensor, dtype: torch.dtype) -> Tensor:

@@ -135,10 +135,7 @@ class Steps:
             return None
         seen = None if self._step.whole else self._see(deltas)
         expected = None if self._step.trusted else seen or self._without_trace(lambda: self._see(deltas))
-        lengths = [m.length(r, around) for m, around in zip(self._moving, self._feasible, strict=True)]
-        like = self._given.radii[0]
-        rows = torch.stack([torch.as_tensor(each).to(like).expand_as(like) for each in lengths])
-        given = (self._given, tuple(deltas), rows, weights, *(() if seen is None else (seen.losses, seen.descent)))
+        given = (self._given, tuple(deltas), self._lengths(r), weights, *(() if seen is None else (seen.losses, seen.descent)))
         try:
             if expected is not None:
                 tried = self._without_trace(lambda: self._step.run(*given))
@@ -153,6 +150,14 @@ class Steps:
         if not bool(found.sound):
             return None
         return Moved(list(found.moved), found.losses, found.weights if self._step.ascends else None)
+
+    def _lengths(self, r: int) -> Tensor:
+        """Return how far step ``r`` goes, (K, B)."""
+        lengths = [m.length(r, around) for m, around in zip(self._moving, self._feasible, strict=True)]
+        like = self._given.radii[0]
+        if not any(isinstance(each, Tensor) for each in lengths):
+            return like.new_tensor(lengths).unsqueeze(1).expand(-1, len(like))
+        return torch.stack([torch.as_tensor(each).to(like).expand_as(like) for each in lengths])
 
     def _without_trace(self, run: Callable[[], _T]) -> _T:
         """Return what ``run`` returns, with random states and buffers as they were."""

@@ -136,7 +136,7 @@ class Evaluator:
     def _spreads(self, points: Tensor, y: Tensor) -> Seen:
         """Evaluate the images (K b, *S) of b examples."""
         points, labels = points.requires_grad_(True), y.repeat(self.count)
-        logits = self._logits(points, labels)
+        logits = self._logits(points, labels, twice=True)
         check_differentiable(logits)
         losses = -neg_cross_entropy(logits, labels)
         with self.classifier.differentiating():
@@ -154,8 +154,8 @@ class Evaluator:
             torch.add(self.x, delta, out=place)
         return self.classifier.arrange(widened(points.flatten(0, 1)))
 
-    def _logits(self, points: Tensor, labels: Tensor) -> Tensor:
-        logits = self.classifier.logits(points, self.x.dtype, spare=True)
+    def _logits(self, points: Tensor, labels: Tensor, twice: bool = False) -> Tensor:
+        logits = self.classifier.logits(points, self.x.dtype, spare=True, twice=twice)
         if not self._fit:
             check_labels(logits, self.y)
             self._fit = True
