@@ -135,7 +135,13 @@ class Steps:
             return None
         seen = None if self._step.whole else self._see(deltas)
         expected = None if self._step.trusted else seen or self._without_trace(lambda: self._see(deltas))
-        given = (self._given, tuple(deltas), self._lengths(r), weights, *(() if seen is None else (seen.losses, seen.descent)))
+        given = (
+            self._given,
+            tuple(deltas),
+            self._lengths(r),
+            weights,
+            *(() if seen is None else (seen.losses, seen.descent)),
+        )
         try:
             if expected is not None:
                 tried = self._without_trace(lambda: self._step.run(*given))
