@@ -18,6 +18,14 @@ for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE"):  # what is p
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 gc.disable()  # while modules load, of which all that they make stays
 
+COSTLY = ("test_site.py", "paper/test_runner.py", "paper/test_trainings.py", "training/test_workers.py")
+"""Files whose tests share what takes long to make."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the costly files: what one worker begins with no other takes over, so all is made once."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(COSTLY))
+
 
 def pytest_collection_finish() -> None:
     """Take what is loaded by now out of the garbage collector's rounds, which it would make up a tenth of a run of."""

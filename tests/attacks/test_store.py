@@ -2,9 +2,8 @@
 
 import hashlib
 import json
+import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from omnirobust.attacks.results import join_results
 from omnirobust.attacks.store import ResultStore
 from omnirobust.jobs.folder import RunFolder
 from omnirobust.zoo.chunks import ChunkStore, fingerprint, read_chunk
+
+from .. import forks
 
 CONFIG = {"attack": {"norm": "linf", "eps": 0.2}, "models": ["a", "b"]}
 
@@ -103,33 +104,18 @@ def test_finished_batches_are_not_computed_again(tmp_path):
     assert store.get(0) is None
 
 
-KILLED = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_store import CONFIG, attack
-from omnirobust.attacks.results import join_results
-from omnirobust.jobs.folder import RunFolder
-from omnirobust.attacks.store import ResultStore
-import time
+class Dying(ResultStore):
+    """It is killed once it has kept a batch."""
 
-class Slow(ResultStore):
     def put(self, index, result):
         super().put(index, result)
-        print("batch", index, flush=True)
-        time.sleep(30)
-
-attack(Slow(RunFolder.create({out!r}, CONFIG).store("minmax").folder))
-"""
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_attack_resumes_to_the_very_same_result(tmp_path):
     out = tmp_path / "run"
-    script = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "batch 0\n"
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=300) == -signal.SIGKILL
+    folder = RunFolder.create(out, CONFIG).store("minmax").folder
+    assert forks.ended(lambda: attack(Dying(folder))) == forks.KILLED
     store = RunFolder.create(out, CONFIG).store("minmax")
     assert [store.get(i) is not None for i in range(3)] == [True, False, False]
     kept = (store.folder / "00000.safetensors").stat().st_mtime_ns

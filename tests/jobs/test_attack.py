@@ -3,8 +3,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from omnirobust.domains.transforms import Identity, Rotate
 from omnirobust.jobs import AttackJob, AttackRecord, EvaluationJob, Grouping, open_records, run_attack, run_evaluation
 from omnirobust.jobs.folder import RunFolder
 from omnirobust.zoo import data
+
+from .. import forks
 
 JOB = AttackJob("digits", ("a", "c"), orb.Linf(0.1), images=30, options={"steps": 5, "batch_size": 10})
 GROUPS = AttackJob(
@@ -166,29 +166,16 @@ def test_rows_do_not_depend_on_where_the_job_starts(digits, tmp_path):
     assert torch.equal(whole.perturbations["min-max.delta"][5:], end.perturbations["min-max.delta"])
 
 
-INTERRUPTED = """
-import os, sys, signal
-import torch
-torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
-from test_attack import {job}
-from omnirobust.jobs import run_attack
-
-def kill(what, done, total):
+def die(what: str, done: int, total: int) -> None:
     if what == "min-max" and done >= total // 2:
         os.kill(os.getpid(), signal.SIGKILL)
-
-run_attack({job}, {out!r}, kill)
-"""
 
 
 @pytest.mark.parametrize("job", ["JOB", "GROUPS"])
 def test_a_killed_job_resumes_to_the_very_same_files(digits, tmp_path, job):
     settings = globals()[job]
     whole = run_attack(settings, tmp_path / "whole")
-    script = INTERRUPTED.format(tests=str(Path(__file__).parent), job=job, out=str(tmp_path / "killed"))
-    killed = subprocess.run([sys.executable, "-c", script], env=os.environ.copy(), check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert forks.ended(lambda: run_attack(settings, tmp_path / "killed", die)) == forks.KILLED
     assert not (tmp_path / "killed" / "metrics.json").exists()
     assert list((tmp_path / "killed" / "parts" / "average").iterdir())
     told = []

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,26 +17,20 @@ from omnirobust.zoo.architectures import build
 from omnirobust.zoo.data import load
 from omnirobust.zoo.recipes import PAPER, RECIPES, Recipe
 
-KILLED = """
-import sys, torch
-from omnirobust import zoo
-torch.set_num_threads(1)
-zoo.train("digits/d", epochs=3, cache=sys.argv[1], on_batch=lambda batch, batches, loss: print(batch, flush=True))
-"""
+from .. import forks
 
 
 def killed_in_epoch(epoch: int, cache: Path) -> None:
-    """Train in another process, and kill that with SIGKILL in the middle of ``epoch``."""
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(cache)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    """Train in another process, which kills itself with SIGKILL in the middle of ``epoch``."""
     started = 0
-    for line in process.stdout:
-        started += line.strip() == "1"
-        if started == epoch and line.strip() == "9":
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.stdout.close()
-    assert process.wait() == -signal.SIGKILL
+
+    def kill(batch: int, batches: int, loss: float) -> None:
+        nonlocal started
+        started += batch == 1
+        if started == epoch and batch == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert forks.ended(lambda: zoo.train("digits/d", epochs=3, cache=cache, on_batch=kill)) == forks.KILLED
 
 
 def test_a_killed_training_resumes_to_the_same_parameters_bit_for_bit(tmp_path: Path) -> None:

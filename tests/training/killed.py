@@ -1,11 +1,7 @@
-"""Train under a scheme and die by SIGKILL in the middle of an epoch.
-
-python killed.py OUT BATCHES
-"""
+"""Train under a scheme, and die by SIGKILL in the middle of an epoch."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import torch
@@ -41,7 +37,8 @@ def train(model: nn.Module, scheme: str, epochs: int, out: Path | None, on_batch
     )  # fmt: skip
 
 
-def main(out: Path, batches: int) -> None:
+def die(scheme: str, out: Path, batches: int) -> None:
+    """Train, and be killed after some mini-batches."""
     torch.set_num_threads(1)
     left = batches
 
@@ -51,12 +48,4 @@ def main(out: Path, batches: int) -> None:
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for scheme in SCHEMES:
-        left = batches
-        if os.fork() == 0:
-            train(network(), scheme, 6, out / scheme, count)
-        os.wait()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    train(network(), scheme, 6, out, count)

@@ -71,10 +71,10 @@ def told(result: FitResult) -> list[str]:
     ids=lambda s: f"{s.kind} {s.preset} {s.examples}",
 )
 def test_a_training_comes_to_the_same_parameters(scheme: Scheme) -> None:
-    plain, _ = trained(scheme, compiled=False)
+    plain, _ = trained(scheme, compiled=False, batch_size=10)  # of one shape
     counters.clear()
-    fast, result = trained(scheme, compiled=True)
-    assert counters["stats"]["unique_graphs"] >= 2 and not told(result)
+    fast, result = trained(scheme, compiled=True, batch_size=10)
+    assert counters["stats"]["unique_graphs"] >= 1 and not told(result)
     for name, value in plain.items():
         torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)
 
@@ -266,7 +266,8 @@ class Counting(Inside):
 )
 def test_what_is_given_up_on_the_way_leaves_the_training_that_it_would_have_been(build, why: str) -> None:
     plain, _ = trained(Scheme("minmax", BOTH, 4), compiled=False, model=build())
-    fast, result = trained(Scheme("minmax", BOTH, 4), compiled=True, model=build())
+    with torch._dynamo.config.patch(recompile_limit=3):
+        fast, result = trained(Scheme("minmax", BOTH, 4), compiled=True, model=build())
     (note,) = told(result)
     assert why in note and (build is Counting or same(plain, fast))
     for name, value in plain.items():
@@ -372,8 +373,8 @@ def test_a_row_that_is_not_solved_is_told() -> None:
 
 def test_one_function_that_is_really_compiled_climbs_as_the_steps_do() -> None:
     scheme = Scheme("single", (Linf(0.1),), 3)
-    plain, _ = trained(scheme, compiled=False, epochs=1)
-    fast, result = trained(scheme, compiled=True, epochs=1)
+    plain, _ = trained(scheme, compiled=False, epochs=1, batch_size=10)  # of one shape
+    fast, result = trained(scheme, compiled=True, epochs=1, batch_size=10)
     assert not told(result)
     for name, value in plain.items():
         torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)

@@ -1,8 +1,6 @@
 """What a checkpoint holds is enough to go on as if nothing had happened."""
 
-import importlib.util
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,11 +13,8 @@ from omnirobust.core.threat_models import L2, Linf
 from omnirobust.training import Scheme, TrainingDivergedError, fit
 from omnirobust.training.state import CHECKPOINT
 
-SCRIPT = Path(__file__).with_name("killed.py")
-spec = importlib.util.spec_from_file_location("killed", SCRIPT)
-assert spec is not None and spec.loader is not None
-killed = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(killed)
+from .. import forks
+from . import killed
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -27,13 +22,13 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 def test_killed_in_the_middle_of_an_epoch_and_resumed_to_the_same_bits(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, str(SCRIPT), str(tmp_path), "14"], check=True, timeout=300)
     for scheme in killed.SCHEMES:
+        resumed, whole = killed.network(), killed.network()
+        never = killed.train(whole, scheme, 6, None)
+        assert forks.ended(partial(killed.die, scheme, tmp_path / scheme, 14)) == forks.KILLED
         state = torch.load(tmp_path / scheme / CHECKPOINT, weights_only=True)
         assert state["epoch"] == 3  # four batches an epoch
-        resumed, whole = killed.network(), killed.network()
         after = killed.train(resumed, scheme, 6, tmp_path / scheme)
-        never = killed.train(whole, scheme, 6, None)
         assert same(resumed, whole)
         assert after.best == never.best
         for row, other in zip(after.history, never.history, strict=True):
