@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from omnirobust.paper import collection
+from omnirobust.paper import collection, robustness_cells
 from omnirobust.paper.printed_trainings import TABLE_A7, TABLE_A8
 from omnirobust.paper.training_budgets import TRAINING_BUDGETS, Effort, TrainingBudget
 from omnirobust.paper.trainings import training_experiments, urgency
@@ -69,6 +69,7 @@ def done(tmp_path_factory):
     seen: list[tuple[str, int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRAINING_BUDGETS, "smoke", TINY)
+        patch.setattr(robustness_cells, "LEARNED_FROM", 40)
         found = run(folder, MADE, folder / "out", docs=folder / "docs", progress=lambda *told: seen.append(told))
         yield folder, found, seen
 
