@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import omnirobust as orb
 from omnirobust import zoo
@@ -114,6 +116,10 @@ def of_a_module_with_a_hook(z: Tensor) -> Tensor:
     return F.max_pool2d(rectify(CHANNEL(z)), 2)
 
 
+def computed_twice(z: Tensor) -> Tensor:
+    return checkpoint(in_place, z, use_reentrant=False)
+
+
 def rounded_up(z: Tensor) -> Tensor:
     return F.max_pool2d(CHANNEL(z[..., 1:, 1:]), 2, ceil_mode=True)
 
@@ -121,7 +127,7 @@ def rounded_up(z: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("model", "here"),
     [(noticed, False), (changed, False), (in_place, True), (twice_used, True), (overlapping, False), (strided, False),
-     (of_a_module_with_a_hook, False), (rounded_up, False)],
+     (of_a_module_with_a_hook, False), (rounded_up, False), (computed_twice, False)],
 )  # fmt: skip
 def test_what_else_a_model_does_counts_as_ever(model: Callable[[Tensor], Tensor], here: bool) -> None:
     x = torch.randn(5, 1, 12, 12)
@@ -198,7 +204,7 @@ def test_compiled_and_other_models_are_not_looked_at() -> None:
     assert has_one_channel(plain.modules())
     assert not has_one_channel(nn.Sequential(nn.Conv2d(3, 4, 3)).modules())
     assert not has_one_channel(nn.Sequential(nn.Conv2d(1, 4, 3, stride=2)).modules())
-    assert not has_one_channel(nn.ModuleList([torch.compile(plain)]).modules())
+    assert not has_one_channel(cast(nn.Module, torch.compile(plain)).modules())
 
 
 @pytest.mark.usefixtures("contiguous")

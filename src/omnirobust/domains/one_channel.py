@@ -22,9 +22,16 @@ _AT_ONCE = 2**18
 """Numbers that patches of images are multiplied to at once: a second-level cache holds them, or nearly."""
 
 
+_hooks_on_saved: Callable[[bool], object] | None = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", None
+)  # fmt: skip
+"""Returns the hooks on tensors that graphs save, or None: what is computed once more, as checkpoints are, has to be
+computed alike. Where torch is too old to say so, nothing is done here."""
+
+
 def has_one_channel(modules: Iterable[nn.Module]) -> bool:
     """Say whether a model of these modules may have such a convolution, and none of its code is compiled."""
-    modules = list(modules)
+    modules = list(modules) if _hooks_on_saved is not None else []
     compiled = any(hasattr(m, "_orig_mod") for m in modules)
     return not compiled and any(isinstance(m, nn.Conv2d) and m.in_channels == 1 and m.stride == (1, 1) for m in modules)
 
@@ -125,6 +132,8 @@ def _of_windows(
     """Say what pooling is done of, if windows are 2 x 2, next to each other, and such that this pays."""
     origin = _origin(input)
     if origin is None or ceil_mode or return_indices or min(input.shape[2:]) < 2:
+        return None
+    if _hooks_on_saved is None or _hooks_on_saved(True) is not None:
         return None
     twos, ones = (2, (2, 2), [2, 2]), (1, (1, 1), [1, 1])
     side_by_side = kernel_size in twos and (stride is None or stride in twos)
