@@ -23,7 +23,7 @@ _AT_ONCE = 2**18
 
 
 _hooks_on_saved: Callable[[bool], object] | None = getattr(
-    torch._C._autograd, "_top_saved_tensors_default_hooks", None
+    getattr(torch._C, "_autograd", None), "_top_saved_tensors_default_hooks", None
 )  # fmt: skip
 """Returns the hooks on tensors that graphs save, or None: what is computed once more, as checkpoints are, has to be
 computed alike. Where torch is too old to say so, nothing is done here."""
