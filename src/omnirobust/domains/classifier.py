@@ -146,6 +146,7 @@ class Classifier:
             twice: whether second derivatives will be asked for.
         """
         views, dtype = self.channels_last and is_of_images(batch), dtype or batch.dtype
+        lean = False
         try:
             given = batch if spare and self._only_reads and batch.dtype == dtype else self._given(batch, dtype)
             lean = self._one_channel and not twice and given.requires_grad and self._leans(given)
@@ -156,14 +157,14 @@ class Classifier:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the code of a model raises: assertions and look-ups among it
-            if self._one_channel:
+            if lean:  # unless it is its own gradients inside that it asked for
                 self._one_channel = False
                 return self.logits(batch, dtype, twice=twice)
             if self.classes is None and self._adapts(batch, dtype):
-                return self.logits(batch, dtype)
+                return self.logits(batch, dtype, twice=twice)
             if self._only_reads and spare:  # unless it writes after all, where it is not seen: into a leaf, say
                 self._only_reads = False
-                return self.logits(batch, dtype)
+                return self.logits(batch, dtype, twice=twice)
             takes = "cannot take" if self.classes is None else "has answered before, and failed on"
             raise ValueError(
                 f"{self._label} {takes} inputs of shape {tuple(batch.shape)}, {dtype}: {reason(error)}"
