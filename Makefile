@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles what is imported as it is imported; pip would compile all that packages hold, a minute and a half of it.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 BUDGET ?= quick
 GPU_DATA ?= runs/gpu/data
 GPU_OUT ?= runs/gpu
