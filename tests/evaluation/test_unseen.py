@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust.evaluation import AutoAttack, evaluate_robustness, minimal_eps, minimal_l2, minimal_linf
+from omnirobust.evaluation.autoattack import check_autoattack
 
 
 def problem(rows: int = 6) -> tuple[nn.Module, Tensor, Tensor]:
@@ -51,6 +54,31 @@ def test_images_too_low_for_the_bands_of_square_are_refused_unless_it_does_not_r
         evaluate_robustness(model, x, y, threat, attacks="autoattack")
     report = evaluate_robustness(model, x, y, threat, attacks=[AutoAttack(("apgd-ce",))])
     assert report.settings["attacks"] == ["autoattack (apgd-ce)"]
+
+
+@pytest.mark.parametrize("threat", [orb.L1(1e-3), orb.L2(1e-3)])
+@pytest.mark.parametrize(
+    ("sides", "refused"),
+    [((24, 24), True), ((14, 14), True), ((27, 30), True), ((33, 36), True), ((8, 8), False), ((16, 16), False),
+     ((28, 28), False), ((20, 23), False)],
+)  # fmt: skip
+def test_images_are_refused_just_where_squares_first_step_leaves_them(
+    threat: orb.ThreatModel, sides: tuple[int, int], refused: bool
+) -> None:
+    x = torch.rand(2, 1, *sides, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 3)).eval()
+    y = model(x).argmax(1)
+    peer = SquareAttack(
+        model, p_init=0.8, n_queries=1, eps=1e-3, norm=threat.name.upper(), seed=0, verbose=False, device="cpu",
+        resc_schedule=False,
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"size of tensor|broadcast shape") if refused else nullcontext():
+        peer.perturb(x, y)
+    message = f"cannot take images of {sides[0]} x {sides[1]} under {threat.name}, where its Square lays"
+    with pytest.raises(ValueError, match=message) if refused else nullcontext():
+        check_autoattack(x, threat)
+    check_autoattack(x, threat, ("apgd-ce",))
+    check_autoattack(x, orb.Linf(1e-3))
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ _CLASSES: dict[Part, int] = {"apgd-dlr": 3, "apgd-t": 4}
 _TRIES = 3
 """How often an input of a random model is tried that AutoAttack leaves alone."""
 
-_LEAST = 5
-"""Rows of an image that AutoAttack's Square divides into five bands under l1 and l2."""
+_BANDS = 5
+"""Into so many bands AutoAttack's Square divides an image's rows under l1 and l2."""
 
 _MISSING = "attacks='autoattack' needs the package pyautoattack: pip install 'omnirobust[autoattack]'"
 
@@ -76,7 +76,8 @@ class AutoAttack:
 
         Raises:
             ModuleNotFoundError: if ``pyautoattack`` is not installed.
-            ValueError: if there is a mask, a radius for each image, or an input that is no image, or too small a one.
+            ValueError: if there is a mask, a radius for each image, or an input that is no image, or one of a size
+                that its Square cannot take.
         """
         check_autoattack(problem.x, problem.threat, self.parts)
         for part in self.parts or (_RAND if problem.random else _STANDARD):
@@ -121,7 +122,8 @@ def check_autoattack(x: Tensor, threat: ThreatModel, parts: Sequence[Part] = ())
 
     Raises:
         ModuleNotFoundError: if ``pyautoattack`` is not installed.
-        ValueError: if there is a mask, a radius for each image, or an input that is no image, or too small a one.
+        ValueError: if there is a mask, a radius for each image, or an input that is no image, or one of a size that
+            its Square cannot take.
     """
     try:
         import pyautoattack  # noqa: F401
@@ -137,10 +139,23 @@ def check_autoattack(x: Tensor, threat: ThreatModel, parts: Sequence[Part] = ())
         raise ValueError("attacks='autoattack' needs one eps for all inputs: give a number, or use attacks='default'")
     if x.ndim != 4:
         raise ValueError(f"attacks='autoattack' needs images (B, C, H, W), got x of shape {tuple(x.shape)}")
-    if threat.name in ("l1", "l2") and x.shape[2] < _LEAST and (not parts or "square" in parts):
+    if threat.name in ("l1", "l2") and (not parts or "square" in parts):
+        _check_squares(x, threat.name)
+
+
+def _check_squares(x: Tensor, norm: str) -> None:
+    """Raise one sentence for images (B, C, H, W) that Square's first step does not fill with squares inside of them."""
+    rows, columns = x.shape[2:]
+    if rows < _BANDS:
         raise ValueError(
-            f"attacks='autoattack' needs images of {_LEAST} rows or more under {threat.name}, got x of shape "
+            f"attacks='autoattack' needs images of {_BANDS} rows or more under {norm}, got x of shape "
             f"{tuple(x.shape)}: use attacks='default'"
+        )
+    side, first = rows // _BANDS, rows % _BANDS // 2  # of a square, and where the first lies on both axes
+    if side > 1 and any(first + length // side * side > length for length in (rows, columns)):
+        raise ValueError(
+            f"attacks='autoattack' cannot take images of {rows} x {columns} under {norm}, where its Square lays "
+            f"squares of {side} x {side} beyond them: use attacks='default', or AutoAttack(parts) without \"square\""
         )
 
 
