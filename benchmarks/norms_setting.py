@@ -79,6 +79,7 @@ def rows(threats: Sequence[orb.ThreatModel], ratio: float) -> dict[str, Scheme]:
         "worst (MAX)": Scheme("worst", two, 10),
         "min-max": Scheme("minmax", two, 10),
         REFERENCE: Scheme("minmax", two, 3, persist="all"),
+        "max, carried": Scheme("worst", two, 2, persist="all"),
         "MSD": Scheme("msd", two, 10, start="zero"),
         "E-AT": Scheme("alternate", two, 10),
         "RAMP": Scheme("ramp", two, 10),
