@@ -86,8 +86,8 @@ def page() -> str:
         "# Training against two norms, beside its rivals\n\n`python benchmarks/bench_norms.py`, then `autoattack` and "
         "`cost`, go on from what `norms.json` holds.\nUnion accuracy in %, under the strong attacks of "
         "[evaluate](../docs/robustness.md) with 20 steps a run, with 95 % intervals over\nimages and, where there are "
-        "several, seeds; differences are paired over both. AutoAttack's standard version, on\nthe first 200 of these, networks of seed 0; its Square fails "
-        "on 24 x 24 pixels under l1.\n\n"
+        "several, seeds; differences are paired over both. AutoAttack's standard version, on\n"
+        "the first 200 of these, networks of seed 0; its Square fails on 24 x 24 pixels under l1.\n\n"
     )
     found = [line for name in SETTINGS for ratio in (0.5, 1.0) for line in table(name, ratio)]
     return text + "\n".join([*found, *(line for name in SETTINGS for line in cost_table(name))]).rstrip() + "\n"
