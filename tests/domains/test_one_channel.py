@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 import torch
@@ -120,6 +121,46 @@ def computed_twice(z: Tensor) -> Tensor:
     return checkpoint(in_place, z, use_reentrant=False)
 
 
+class StraightThrough(torch.autograd.Function):
+    """ReLU whose gradient is that of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        return torch.relu(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad
+
+
+def straight_through(z: Tensor) -> Tensor:
+    return F.max_pool2d(cast(Tensor, StraightThrough.apply(CHANNEL(z))), 2)
+
+
+def without_gradients(z: Tensor) -> Tensor:
+    with torch.no_grad():
+        y = CHANNEL(z)
+    return F.max_pool2d(y, 2) + F.max_pool2d(z[..., :10, :10], 2)
+
+
+def detached_in_place(z: Tensor) -> Tensor:
+    y = F.relu(CHANNEL(z)).detach_()
+    return F.max_pool2d(y, 2) + F.max_pool2d(z[..., :10, :10], 2)
+
+
+def other_numbers(z: Tensor) -> Tensor:
+    y = CHANNEL(z)
+    y.data = torch.round(y.data * 2) / 2
+    return F.max_pool2d(y, 2)
+
+
+def noticed_at_its_node(z: Tensor) -> Tensor:
+    y = CHANNEL(z)
+    assert y.grad_fn is not None
+    y.grad_fn.register_prehook(lambda slopes: (2 * slopes[0],))
+    return F.max_pool2d(y, 2)
+
+
 def rounded_up(z: Tensor) -> Tensor:
     return F.max_pool2d(CHANNEL(z[..., 1:, 1:]), 2, ceil_mode=True)
 
@@ -127,7 +168,9 @@ def rounded_up(z: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("model", "here"),
     [(noticed, False), (changed, False), (in_place, True), (twice_used, True), (overlapping, False), (strided, False),
-     (of_a_module_with_a_hook, False), (rounded_up, False), (computed_twice, False)],
+     (of_a_module_with_a_hook, False), (rounded_up, False), (computed_twice, False),
+     (straight_through, False), (without_gradients, False), (detached_in_place, False), (other_numbers, False),
+     (noticed_at_its_node, False)],
 )  # fmt: skip
 def test_what_else_a_model_does_counts_as_ever(model: Callable[[Tensor], Tensor], here: bool) -> None:
     x = torch.randn(5, 1, 12, 12)
@@ -151,7 +194,26 @@ class Late(nn.Module):
         if self.asks:
             (slope,) = torch.autograd.grad(out.sum(), y, retain_graph=True)
             return out + slope.flatten(1)[:, :3]
-        y.register_hook(lambda slope: 2 * slope)
+        with suppress(Exception):  # nothing that stops it is to go unnoticed
+            y.register_hook(lambda slope: 2 * slope)
+        return out
+
+
+class Experts(nn.Module):
+    """Two networks, each of which answers a part of the images, and the second of none here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        made = [
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(100, 3)) for _ in "ab"
+        ]
+        self.each = nn.ModuleList(made)
+
+    def forward(self, z: Tensor) -> Tensor:
+        dark = z.flatten(1).mean(1) < 5
+        out = z.new_zeros(len(z), 3)
+        for mask, expert in zip((dark, ~dark), self.each, strict=True):
+            out[mask] = expert(z[mask])
         return out
 
 
@@ -162,9 +224,9 @@ def contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("contiguous")
-@pytest.mark.parametrize("asks", [False, True])
-def test_a_model_that_looks_inside_itself_is_left_to_torch(asks: bool) -> None:
-    model, x = Late(asks).eval(), torch.randn(6, 1, 12, 12)
+@pytest.mark.parametrize("make", [lambda: Late(False), lambda: Late(True), Experts])
+def test_models_that_look_inside_themselves_and_parts_without_images(make: Callable[[], nn.Module]) -> None:
+    model, x = make().eval(), torch.randn(6, 1, 12, 12)
     classifier = Classifier("late", model)
     leaf = x.clone().requires_grad_(True)
     with classifier.held:
@@ -205,6 +267,8 @@ def test_compiled_and_other_models_are_not_looked_at() -> None:
     assert not has_one_channel(nn.Sequential(nn.Conv2d(3, 4, 3)).modules())
     assert not has_one_channel(nn.Sequential(nn.Conv2d(1, 4, 3, stride=2)).modules())
     assert not has_one_channel(cast(nn.Module, torch.compile(plain)).modules())
+    plain.compile()
+    assert not has_one_channel(plain.modules())
 
 
 @pytest.mark.usefixtures("contiguous")

@@ -151,7 +151,11 @@ class Classifier:
             given = batch if spare and self._only_reads and batch.dtype == dtype else self._given(batch, dtype)
             lean = self._one_channel and not twice and given.requires_grad and self._leans(given)
             if lean or views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):
-                output = self._in_context(given, views, lean)
+                mode = OneChannel() if lean else None
+                output = self._in_context(given, views, mode)
+                if mode is not None and mode.spoiled:
+                    self._one_channel = False
+                    return self.logits(batch, dtype, twice=twice)
             else:
                 output = self.model(given)
         except torch.OutOfMemoryError:
@@ -189,7 +193,7 @@ class Classifier:
         """Say whether gradients may be taken by ``OneChannel``: nobody else stands between the model and torch."""
         return self.precision == "fp32" and is_of_images(batch) and not torch._C._len_torch_function_stack()
 
-    def _in_context(self, batch: Tensor, views: bool, lean: bool) -> Any:
+    def _in_context(self, batch: Tensor, views: bool, mode: OneChannel | None) -> Any:
         """Call the model under autocast, with views that may copy, or where its modules are still to be caught."""
         with ExitStack() as stack:
             stack.enter_context(self.held.catch(batch.shape))
@@ -197,8 +201,8 @@ class Classifier:
                 stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
             if views:
                 stack.enter_context(ViewsReshape())
-            if lean:
-                stack.enter_context(OneChannel())
+            if mode is not None:
+                stack.enter_context(mode)
             return self.model(batch)
 
     def _given(self, batch: Tensor, dtype: torch.dtype) -> Tensor:

@@ -32,12 +32,8 @@ computed alike. Where torch is too old to say so, nothing is done here."""
 def has_one_channel(modules: Iterable[nn.Module]) -> bool:
     """Say whether a model of these modules may have such a convolution, and none of its code is compiled."""
     modules = list(modules) if _hooks_on_saved is not None else []
-    compiled = any(hasattr(m, "_orig_mod") for m in modules)
+    compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in modules)
     return not compiled and any(isinstance(m, nn.Conv2d) and m.in_channels == 1 and m.stride == (1, 1) for m in modules)
-
-
-class Watched(RuntimeError):
-    """A model looks at gradients inside of it, of which this saves some."""
 
 
 class _Origin(NamedTuple):
@@ -47,14 +43,18 @@ class _Origin(NamedTuple):
         x: (B, 1, H, W).
         weight: (M, 1, k, k).
         padding: on each of the four sides.
+        node: of the graph that the tensor is of, which a function of one's own, or detaching, takes another for.
         version: of the tensor when it was made.
+        place: of its numbers in memory.
         rectified: whether ReLU was taken.
     """
 
     x: Tensor
     weight: Tensor
     padding: int
+    node: object
     version: int
+    place: int
     rectified: bool
 
 
@@ -63,13 +63,13 @@ class OneChannel(TorchFunctionMode):
 
     A tensor that anything else has changed, looked at by a hook, or put through a module's hooks is left to torch.
 
-    Raises:
-        Watched: where a model asks for gradients inside of it, and some are gone.
+    Attributes:
+        spoiled: whether a model has looked at gradients inside of it when some were gone: what it says is not to be used.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._watched = self._used = False
+        self.spoiled = self._watched = self._used = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -85,17 +85,18 @@ class OneChannel(TorchFunctionMode):
         elif func in _RELU and args:
             origin = _origin(args[0])
         elif func in _WATCHES:
-            if self._used:
-                raise Watched
-            self._watched = True
+            self._watched, self.spoiled = True, self.spoiled or self._used
         found = func(*args, **kwargs)
         if func is torch.conv2d:
             origin = _of_convolution(found, *args, **kwargs)
-        if origin is not None and type(found) is Tensor:
-            found._one_channel = origin._replace(version=found._version, rectified=func in _RELU)  # pyright: ignore
+        if origin is not None and type(found) is Tensor and type(found.grad_fn).__name__ in _NODES:
+            found._one_channel = origin._replace(  # pyright: ignore[reportAttributeAccessIssue]
+                node=found.grad_fn, version=found._version, place=found.data_ptr(), rectified=func in _RELU
+            )
         return found
 
 
+_NODES = {"ConvolutionBackward0", "ReluBackward0"}
 _RELU = {relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 _WATCHES = {
     Tensor.register_hook, Tensor.retain_grad, Tensor.backward, Tensor.grad_fn.__get__, torch.autograd.grad,  # pyright: ignore
@@ -106,7 +107,10 @@ _WATCHES = {
 def _origin(tensor: object) -> _Origin | None:
     """Return what a tensor was made of, unless it was changed since."""
     origin: _Origin | None = getattr(tensor, "_one_channel", None)
-    return origin if origin is not None and isinstance(tensor, Tensor) and tensor._version == origin.version else None
+    if origin is None or not isinstance(tensor, Tensor):
+        return None
+    same = tensor.grad_fn is origin.node and tensor._version == origin.version and tensor.data_ptr() == origin.place
+    return origin if same else None
 
 
 def _of_convolution(
@@ -122,7 +126,7 @@ def _of_convolution(
         and stride in (1, (1, 1), [1, 1]) and dilation in (1, (1, 1), [1, 1])
         and weight.shape[2] == weight.shape[3] and not isinstance(pads, str) and pads[0] == pads[1] < weight.shape[2]
     )  # fmt: skip
-    return _Origin(input, weight.detach(), int(pads[0]), 0, False) if plain else None
+    return _Origin(input, weight.detach(), int(pads[0]), None, 0, 0, False) if plain else None
 
 
 def _of_windows(
@@ -131,7 +135,7 @@ def _of_windows(
 ) -> _Origin | None:  # fmt: skip
     """Say what pooling is done of, if windows are 2 x 2, next to each other, and such that this pays."""
     origin = _origin(input)
-    if origin is None or ceil_mode or return_indices or min(input.shape[2:]) < 2:
+    if origin is None or ceil_mode or return_indices or min(input.shape[2:]) < 2 or not len(input):
         return None
     if _hooks_on_saved is None or _hooks_on_saved(True) is not None:
         return None
