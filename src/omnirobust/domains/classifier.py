@@ -151,11 +151,7 @@ class Classifier:
             given = batch if spare and self._only_reads and batch.dtype == dtype else self._given(batch, dtype)
             lean = self._one_channel and not twice and given.requires_grad and self._leans(given)
             if lean or views or self.precision == "bf16" or not (self.held.settled or self.held.knows(given.shape)):
-                mode = OneChannel() if lean else None
-                output = self._in_context(given, views, mode)
-                if mode is not None and mode.spoiled:
-                    self._one_channel = False
-                    return self.logits(batch, dtype, twice=twice)
+                output = self._in_context(given, views, OneChannel() if lean else None)
             else:
                 output = self.model(given)
         except torch.OutOfMemoryError:
@@ -201,9 +197,13 @@ class Classifier:
                 stack.enter_context(torch.autocast(batch.device.type, dtype=torch.bfloat16))
             if views:
                 stack.enter_context(ViewsReshape())
-            if mode is not None:
-                stack.enter_context(mode)
-            return self.model(batch)
+            if mode is None:
+                return self.model(batch)
+            stack.enter_context(mode)
+            found = self.model(batch)
+        if mode.spoiled:
+            raise RuntimeError("it has looked at gradients that were not there")
+        return found
 
     def _given(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
         """Return what the model is given of inputs of ``dtype``: a copy, for it may write into them."""

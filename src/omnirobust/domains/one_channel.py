@@ -64,7 +64,7 @@ class OneChannel(TorchFunctionMode):
     A tensor that anything else has changed, looked at by a hook, or put through a module's hooks is left to torch.
 
     Attributes:
-        spoiled: whether a model has looked at gradients inside of it when some were gone: what it says is not to be used.
+        spoiled: whether a model has looked at gradients inside of it when some were gone: what it says is of no use.
     """
 
     def __init__(self) -> None:
