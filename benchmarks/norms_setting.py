@@ -80,6 +80,7 @@ def rows(threats: Sequence[orb.ThreatModel], ratio: float) -> dict[str, Scheme]:
         "min-max": Scheme("minmax", two, 10),
         REFERENCE: Scheme("minmax", two, 3, persist="all"),
         "max, carried": Scheme("worst", two, 2, persist="all"),
+        "max, anew": Scheme("worst", two, 2),
         "MSD": Scheme("msd", two, 10, start="zero"),
         "E-AT": Scheme("alternate", two, 10),
         "RAMP": Scheme("ramp", two, 10),

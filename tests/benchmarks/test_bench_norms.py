@@ -20,7 +20,7 @@ from omnirobust.training import fit
 from omnirobust.zoo import data
 
 BOTH = (Linf(0.1), L2(0.5))
-NAMES = ("average", "worst (MAX)", "min-max", "min-max, carried", "max, carried", "MSD", "E-AT", "RAMP")
+NAMES = ("average", "worst (MAX)", "min-max", "min-max, carried", "max, carried", "max, anew", "MSD", "E-AT", "RAMP")
 
 
 @pytest.fixture
