@@ -195,7 +195,9 @@ def _find(name: str, root: str | Path | None) -> Source:
         return Source(path, config or None)
     if name.startswith((".", "~")) or Path(name).is_absolute():  # a path of the caller's, wherever sets lie
         if not from_home(name).is_dir():
-            why = "which is a file" if from_home(name).exists() else "and there is no such folder"
+            why = "and there is no such folder"
+            if from_home(name).exists():
+                why = f"which is a file; files that are read end in {' or '.join(tables.ENDINGS)}"
             raise ValueError(f"name (--data) must be the path of a folder of images, got {name!r}, {why}")
         return Source(str(from_home(name)), folder=True)
     root = root if root is not None else os.environ.get("OMNIROBUST_DATA")
