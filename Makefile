@@ -55,7 +55,7 @@ demo: $(VENV)/.core
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks docs examples scripts
 	$(BIN)/ruff format --check src tests benchmarks docs examples scripts
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --threads 2 --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(VENV)/.test
@@ -63,9 +63,11 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix src tests benchmarks docs examples scripts
 
 # One thread a worker: torch's own threads would fight over the cores. Hundreds of tests start Python anew: bytecode is
-# kept for them, whatever PYTHONDONTWRITEBYTECODE says.
+# kept for them, whatever PYTHONDONTWRITEBYTECODE says. Their ten thousand files lie in .venv and are deleted as the next
+# run begins: pytest's own place keeps those of three runs, and deletes older ones within the time of this one.
 test: lint
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" \
+	  --basetemp=$(VENV)/tests
 
 test-slow: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

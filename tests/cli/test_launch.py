@@ -102,6 +102,7 @@ def test_the_last_words_of_a_process_that_was_killed_are_told(digits, tmp_path):
     assert "Process 1 was killed by signal 9. Give the same command again to go on. Its last words: what it was" in err
 
 
+@pytest.mark.slow
 def test_every_process_has_parted_from_the_others_before_it_ends(tmp_path):
     """Connections that are left to the end of a process may abort it there."""
     (tmp_path / "work.py").write_text(

@@ -1,4 +1,5 @@
 import re
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def any_run(request) -> Path:
     return found if isinstance(found, Path) else found.folder.path
 
 
+@cache  # several tests look at the page of a run that they share
 def page_of(path: Path) -> Page:
     page = Page(build_report(path).read_text(encoding="utf-8"))
     assert page.open == []
