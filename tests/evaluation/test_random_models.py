@@ -247,6 +247,9 @@ def test_autoattack_runs_its_version_for_random_models(problem, monkeypatch):
     assert abs(report.union - ours.union) < 0.15
     nothing = evaluate_robustness(Images(0.3), x[:20], y[:20], orb.Linf(1e-6), attacks="autoattack", draws=20)
     assert nothing.union == pytest.approx(counted(Images(0.3), x[:20], y[:20]), abs=0.07)
+    seen.clear()  # images of three rows, which the standard version's Square cannot take
+    evaluate_robustness(Images(0.3), x[:3], y[:3], orb.L2(0.1), attacks="autoattack", draws=20)
+    assert {part[:3] for part in seen} == {("rand", ("apgd-ce",), 20), ("rand", ("apgd-dlr",), 20)}
     seen.clear()
     evaluate_robustness(Images(0.0), x[:5], y[:5], orb.Linf(0.1), attacks=[AutoAttack(parts=("apgd-ce",))])
     assert seen[0][:3] == ("standard", ("apgd-ce",), 1)

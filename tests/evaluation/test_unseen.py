@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import omnirobust as orb
 from omnirobust.evaluation import AutoAttack, evaluate_robustness, minimal_eps, minimal_l2, minimal_linf
-from omnirobust.evaluation.autoattack import check_autoattack
 
 
 def problem(rows: int = 6) -> tuple[nn.Module, Tensor, Tensor]:
@@ -76,9 +75,13 @@ def test_images_are_refused_just_where_squares_first_step_leaves_them(
         peer.perturb(x, y)
     message = f"cannot take images of {sides[0]} x {sides[1]} under {threat.name}, where its Square lays"
     with pytest.raises(ValueError, match=message) if refused else nullcontext():
-        check_autoattack(x, threat)
-    check_autoattack(x, threat, ("apgd-ce",))
-    check_autoattack(x, orb.Linf(1e-3))
+        AutoAttack().check_sizes(x, threat, random=False)
+    if refused:
+        with pytest.raises(ValueError, match=message):
+            evaluate_robustness(model, x, y, [orb.Linf(1e-3), threat], attacks="autoattack")
+    AutoAttack(("apgd-ce",)).check_sizes(x, threat, random=False)
+    AutoAttack().check_sizes(x, threat, random=True)  # its version for random models has no Square
+    AutoAttack().check_sizes(x, orb.Linf(1e-3), random=False)
 
 
 @pytest.mark.parametrize(

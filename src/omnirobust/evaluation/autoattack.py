@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, cast, get_args
@@ -71,6 +71,20 @@ class AutoAttack:
         """Say whether AutoAttack knows the norm, and the threat is a ball of it."""
         return threat.name in _NORMS and type(threat) is ThreatModel
 
+    def check_sizes(self, x: Tensor, threat: ThreatModel, random: bool) -> None:
+        """Raise a ValueError if Square is among its parts and cannot take images as large as ``x`` (B, C, H, W).
+
+        Args:
+            x: images.
+            threat: ball of the perturbation.
+            random: whether the model is, to which AutoAttack's version for random models is given: it has no Square.
+        """
+        if threat.name in ("l1", "l2") and "square" in self._parts_on(random):
+            _check_squares(x, threat.name)
+
+    def _parts_on(self, random: bool) -> tuple[Part, ...]:
+        return tuple(self.parts) or (_RAND if random else _STANDARD)
+
     def runs(self, problem: Problem) -> Iterator[Run]:
         """Yield its parts, as it runs them: each on the inputs that the others left standing.
 
@@ -79,8 +93,9 @@ class AutoAttack:
             ValueError: if there is a mask, a radius for each image, or an input that is no image, or one of a size
                 that its Square cannot take.
         """
-        check_autoattack(problem.x, problem.threat, self.parts)
-        for part in self.parts or (_RAND if problem.random else _STANDARD):
+        check_autoattack(problem.x, problem.threat)
+        self.check_sizes(problem.x, problem.threat, problem.random)
+        for part in self._parts_on(problem.random):
             if problem.rivals.shape[1] + 1 >= _CLASSES.get(part, 2):
                 yield f"autoattack {part}", lambda rows, part=part: _attack(part, problem, rows)
 
@@ -117,13 +132,12 @@ def _found(part: Part, problem: Problem, unit: Tensor, y: Tensor, seed: int) -> 
         return peer.run_standard_evaluation(unit, y, batch_size=max(len(unit), 1))[0]
 
 
-def check_autoattack(x: Tensor, threat: ThreatModel, parts: Sequence[Part] = ()) -> None:
-    """Raise one sentence if AutoAttack cannot be run, or those of its ``parts``.
+def check_autoattack(x: Tensor, threat: ThreatModel) -> None:
+    """Raise one sentence if AutoAttack cannot be run.
 
     Raises:
         ModuleNotFoundError: if ``pyautoattack`` is not installed.
-        ValueError: if there is a mask, a radius for each image, or an input that is no image, or one of a size that
-            its Square cannot take.
+        ValueError: if there is a mask, a radius for each image, or an input that is no image.
     """
     try:
         import pyautoattack  # noqa: F401
@@ -139,8 +153,6 @@ def check_autoattack(x: Tensor, threat: ThreatModel, parts: Sequence[Part] = ())
         raise ValueError("attacks='autoattack' needs one eps for all inputs: give a number, or use attacks='default'")
     if x.ndim != 4:
         raise ValueError(f"attacks='autoattack' needs images (B, C, H, W), got x of shape {tuple(x.shape)}")
-    if threat.name in ("l1", "l2") and (not parts or "square" in parts):
-        _check_squares(x, threat.name)
 
 
 def _check_squares(x: Tensor, norm: str) -> None:

@@ -134,6 +134,10 @@ def evaluate_robustness(
             known.model, x, y, clean.rivals, next(iter(named.values())), steps, restarts, seed, precision, first_row,
             known, samples, draws, batch_size or max(len(x), min(_TOGETHER, _VALUES // max(x[:1].numel(), 1)), 1),
         )  # fmt: skip
+        for attack in chosen:
+            for threat in named.values():
+                if isinstance(attack, AutoAttack) and attack.fits(threat, 10):
+                    attack.check_sizes(x, threat, problem.random)
         judged = f"Accuracies are means over {draws} fresh draws, and depend on the batch size."
         ranges = [f"{name}: {note}" for name, threat in named.items() for note in range_notes(threat, x)]
         walk = Walk(problem, chosen, batch_size, notes=[*notes_of([known], judged), *ranges])
@@ -249,4 +253,4 @@ def _check(
         check_set(threat, x)
         for attack in attacks:
             if isinstance(attack, AutoAttack) and attack.fits(threat, 10):
-                check_autoattack(x, threat, attack.parts)
+                check_autoattack(x, threat)
