@@ -225,7 +225,8 @@ def test_a_path_with_a_dot_is_a_path_even_where_the_data_folder_has_such_a_set(t
         load("./none")
     (tmp_path / "here" / "plain.txt").write_text("")
     with pytest.raises(
-        ValueError, match=r"got './plain.txt', which is a file; files that are read end in .parquet or .safetensors"
+        ValueError,
+        match=r"got './plain.txt', which is a file; files that are read end in .parquet or .safetensors or .npz",
     ):
         load("./plain.txt")
 

@@ -54,6 +54,22 @@ def test_tensors_are_taken_as_they_are(tmp_path: Path) -> None:
     assert "stratified" in mixed.choice
 
 
+def test_arrays_are_taken_as_they_are_and_objects_are_not(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((5, 2, 3)), np.array([2, 0, 1, 1, 0], np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", x=x, y=y, other=np.zeros(3))
+    found = load(str(tmp_path / "a.npz"), start=1, limit=3)
+    assert np.array_equal(found.x.numpy(), x[1:4].astype(np.float32)) and found.y.tolist() == [0, 1, 1]
+    assert found.classes == ("0", "1", "2") and found.rows is None
+    np.savez(tmp_path / "objects.npz", x=x, y=np.array([{}] * 5, dtype=object), allow_pickle=True)
+    for name in ("objects.npz", "plain.npz"):
+        (tmp_path / "plain.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:50])
+        with pytest.raises(ValueError, match=r"^name .--data. must be a npz file of numbers, got"):
+            load(str(tmp_path / name))
+    np.savez(tmp_path / "images.npz", images=x, labels=y)
+    with pytest.raises(ValueError, match=r"must hold tensors x .N, \*S. and y .N,., got \{'images': \(5, 2, 3\)"):
+        load(str(tmp_path / "images.npz"))
+
+
 @pytest.mark.parametrize(
     ("columns", "label", "message"),
     [
@@ -75,7 +91,9 @@ def test_other_tables_are_refused_in_a_sentence(tmp_path: Path, columns, label, 
 def test_files_that_are_none_are_refused_in_a_sentence(tmp_path: Path) -> None:
     for name in ("t.parquet", "t.safetensors"):
         (tmp_path / name).write_bytes(b"nothing")
-        with pytest.raises(ValueError, match=r"^name .--data. must be a (parquet table|safetensors file), got"):
+        with pytest.raises(
+            ValueError, match=r"^name .--data. must be a (parquet table|safetensors file of numbers), got"
+        ):
             load(str(tmp_path / name))
     save_file({"x": torch.ones(2, 3), "y": torch.ones(3)}, tmp_path / "u.safetensors")
     with pytest.raises(ValueError, match=r"^name .--data. must hold tensors x .N, \*S. and y .N,., got"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DATA = (
     "digits, mnist, cifar10, hub:ORG/NAME, a folder of images, a table FILE.parquet, or tensors x and y of "
-    "FILE.safetensors."
+    "FILE.safetensors or FILE.npz."
 )
 LABEL = typer.Option(help="Column of the classes, where the data has several: fine_label, say.")
 BOUNDS = typer.Option(

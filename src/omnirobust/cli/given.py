@@ -20,7 +20,7 @@ _OF_FILES = ("data", "model", "models", "transfer", "transforms", "from", "rule"
 _VALUES = ("bounds", "scale", "mask")
 """Those whose values are numbers or files of them."""
 
-_TABLES = (".parquet", ".safetensors", ".csv", ".npy")
+_TABLES = (".parquet", ".safetensors", ".npz", ".csv", ".npy")
 
 _MODELS = ("models", "transfer", "from")
 """Those whose values may be NAME=SOURCE."""
@@ -74,7 +74,7 @@ def anywhere(option: str, value: Any) -> Any:
         name, value = split_name(value)
         if name:
             return f"{name}={anywhere(option, value)}"
-    if option in _VALUES or (option == "data" and value.endswith((".parquet", ".safetensors"))):
+    if option in _VALUES or (option == "data" and value.endswith((".parquet", ".safetensors", ".npz"))):
         return str(from_home(value).absolute()) if Path(value).suffix in _TABLES else value
     file, colon, rest = value.partition(":")
     if file == "hf" and Path(rest).is_dir():

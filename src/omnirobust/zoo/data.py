@@ -105,8 +105,8 @@ def load(
     """Load labelled images by name.
 
     Args:
-        name: a file FILE.parquet, a table with a column a feature and one of classes, or FILE.safetensors, tensors x
-            and y, see ``tables.read_table``, either perhaps with {split} in its name; or
+        name: a file FILE.parquet, a table with a column a feature and one of classes, or FILE.safetensors or FILE.npz,
+            tensors x and y, see ``tables.read_table``, perhaps with {split} in its name; or
             "digits" (embedded, 8x8 grey), "mnist", "cifar10", "hub:ORG/NAME" or "hub:ORG/NAME:CONFIG" for a set on
             the Hugging Face hub, or the path of a folder of images, which is looked for in ``root`` first unless it
             is absolute or begins with a dot.
@@ -208,7 +208,13 @@ def _find(name: str, root: str | Path | None) -> Source:
     if name and Path(name).is_dir():
         return Source(name, folder=True)
     known = ", ".join(
-        ["digits", *HUB_IDS, "hub:ORG/NAME", "FILE.parquet", "FILE.safetensors", "the path of a folder of images"]
+        [
+            "digits",
+            *HUB_IDS,
+            "hub:ORG/NAME",
+            *(f"FILE{ending}" for ending in tables.ENDINGS),
+            "the path of a folder of images",
+        ]
     )
     places = [] if root is None else [f.name for f in Path(root).glob("*") if f.is_dir()]
     hint = nearest(name, ["digits", *HUB_IDS, *places])

@@ -1,6 +1,6 @@
 """Data that are no pictures: tables from parquet, a column a feature; signals and spectra as tensors; files of values.
 
-Nothing that these files hold is run: parquet, safetensors, npy without pickles, and csv.
+Nothing that these files hold is run: parquet, safetensors, npy and npz without pickles, and csv.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from omnirobust._files import from_home
 from omnirobust.domains.groups import stratified
 
-ENDINGS = (".parquet", ".safetensors")
+ENDINGS = (".parquet", ".safetensors", ".npz")
 """Of names of data that are such files; ``{split}`` in a name stands for the split."""
 
 _MOST_CLASSES = 2**20
@@ -54,7 +55,7 @@ def read_table(name: str, split: str, label: str | None) -> tuple[Tensor, Tensor
 
     Args:
         name: FILE.parquet, every column but that of the classes a feature, in their order, numbers without gaps; or
-            FILE.safetensors with the tensors x (N, *S) and y (N,).
+            FILE.safetensors or FILE.npz with the tensors or arrays x (N, *S) and y (N,).
         split: that stands for ``{split}`` in the name.
         label: the column of the classes; None for the only one that is called label, class, target or y.
 
@@ -62,7 +63,7 @@ def read_table(name: str, split: str, label: str | None) -> tuple[Tensor, Tensor
         ValueError: if there is no such file, or it does not hold that.
     """
     file = table_file(name, split)
-    return _tensors(file, label) if name.endswith(".safetensors") else _parquet(file, label)
+    return _parquet(file, label) if name.endswith(".parquet") else _tensors(file, label)
 
 
 def ordered(y: Tensor) -> tuple[Tensor, bool]:
@@ -124,9 +125,10 @@ def _parquet(file: Path, label: str | None) -> tuple[Tensor, Tensor, tuple[str, 
 
 def _tensors(file: Path, label: str | None) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     try:
-        held = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"name (--data) must be a safetensors file, got {file}: {error}") from error
+        held = _arrays(file) if file.suffix == ".npz" else load_file(file)
+    except (SafetensorError, OSError, EOFError, TypeError, ValueError, BadZipFile) as error:
+        told = f"name (--data) must be a {file.suffix.removeprefix('.')} file of numbers, got {file}: {error}"
+        raise ValueError(told) from error
     of_class = label or "y"
     if "x" not in held or of_class not in held or held["x"].ndim < 2 or held["x"].shape[:1] != held[of_class].shape:
         shapes = {name: tuple(value.shape) for name, value in held.items()}
@@ -135,6 +137,11 @@ def _tensors(file: Path, label: str | None) -> tuple[Tensor, Tensor, tuple[str, 
         raise ValueError(f"name (--data) must hold one row or more, got x {tuple(held['x'].shape)} in {file}")
     y, classes = _classes(held[of_class].tolist(), of_class, file)
     return held["x"].float(), y, classes
+
+
+def _arrays(file: Path) -> dict[str, Tensor]:
+    with file.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as held:
+        return {name: torch.from_numpy(held[name]) for name in held.files}
 
 
 def _classes(values: list[Any], column: str, file: Path) -> tuple[Tensor, tuple[str, ...]]:
