@@ -228,6 +228,45 @@ def test_half_precision_is_of_the_width_of_the_range(bounds: tuple[float, float]
     assert kept.table.element_size() == 2 and kept.table.shape == (7, 2, 4)
 
 
+UNITS = torch.tensor([0.1, 1.0, 3.0, 20.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("p", [math.inf, 1, 2])
+@pytest.mark.parametrize("scale", [None, UNITS])
+@pytest.mark.parametrize("bounds", [(-math.inf, math.inf), (0.0, math.inf), (-1e7, 1e7), (-math.inf, 1e7)])
+def test_any_row_comes_back_wherever_the_range_ends_and_whatever_its_radius(bounds, scale, p: float) -> None:
+    x, y = problem()
+    radii = torch.linspace(0.0, 0.9, 7, dtype=torch.float64)
+    threat = ThreatModel(p, radii, bounds, scale=scale)
+    drawn = torch.randn(7, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * UNITS
+    deltas = threat.around(x).project(drawn)
+    kept, order = CarriedDeltas((threat,), Alone()), torch.tensor([4, 0, 6, 3, 1, 5, 2])
+    for rows in order.split(3):  # mini-batches of 3, 3 and 1 of 7 rows
+        batch = Batch.whole(x[rows], y[rows], rows, known=True)
+        kept.fetch(batch)
+        kept.keep(batch, [deltas[rows]])
+    for rows in torch.arange(7).split(4):
+        (found,), _ = kept.fetch(Batch.whole(x[rows], y[rows], rows, known=True))
+        unit = 1.0 if scale is None else scale
+        torch.testing.assert_close(found / unit, deltas[rows] / unit, rtol=2**-11, atol=3e-5)  # radii are up to 0.9
+
+
+def test_wide_or_endless_ranges_and_a_radius_for_each_example_train_as_ranges_that_are_never_reached() -> None:
+    (x, y), radii = problem(), torch.linspace(0.0, 0.3, 7, dtype=torch.float64)
+
+    def trained(bounds: tuple[float, float], persist: str = "all") -> nn.Module:
+        ours, threats = network(), (Linf(radii, bounds), L2(3 * radii, bounds))
+        scheme = scheme_of("minmax", threats, persist=persist)
+        fit(ours, Epochs(SHUFFLED, x, y), scheme, epochs=3, optimizer=sgd)
+        return ours
+
+    expected = trained((-4.0, 4.0))
+    for bounds in ((-math.inf, math.inf), (-1e7, 1e7)):
+        same(trained(bounds), expected, 1e-5)
+    with pytest.raises(AssertionError):
+        same(trained((-4.0, 4.0), "none"), expected, 1e-4)
+
+
 def attacker_of(threats: tuple[ThreatModel, ...] = BOTH) -> PrivateAttacker:
     return PrivateAttacker(network(), Scheme("minmax", threats, 2, persist="all"), 0, "fp32", Alone())
 

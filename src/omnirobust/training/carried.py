@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from omnirobust.core.ranges import one_input
 from omnirobust.core.threat_models import ThreatModel, width_of
 from omnirobust.training.batches import Batch
 from omnirobust.training.workers import Workers
 
 STORED = torch.float16
 """What perturbations are kept in, in units of the width of the data range, so that each is in [-1, 1]."""
+
+_WIDEST = 1024
+"""Radii that the unit spans at most: half precision has few digits below 6e-5 of it, and none below 6e-8."""
 
 _JOINED = 4096
 """Rows that the processes put together at a time for a checkpoint."""
@@ -45,7 +50,7 @@ class CarriedDeltas:
 
     def __init__(self, threats: Sequence[ThreatModel], workers: Workers) -> None:
         self.workers = workers
-        self.threats = tuple(threats)
+        self.threats = tuple(_of_all_rows(threat) for threat in threats)
         self.rows = 0  # of all processes
         self.table = torch.empty(0, dtype=STORED)
         self.marks = torch.empty(0, dtype=torch.int64)
@@ -84,7 +89,7 @@ class CarriedDeltas:
 
     def _widths(self, x: Tensor) -> list[float | Tensor]:
         """Return the units in which perturbations of inputs like ``x`` are kept, one a threat."""
-        return [width_of(threat, x[:1]) for threat in self.threats]
+        return [_unit(threat, x[:1]) for threat in self.threats]
 
     def _of(self, table: Tensor, batch: Batch) -> Tensor:
         """Return what a table holds of a whole mini-batch, each row from the process that keeps it."""
@@ -157,3 +162,22 @@ class CarriedDeltas:
         rank, count = self.workers.rank, self.workers.count
         self.rows = len(state["marks"])
         self.table, self.marks = state["deltas"][rank::count].clone(), state["marks"][rank::count].clone()
+
+
+def _of_all_rows(threat: ThreatModel) -> ThreatModel:
+    """Return a threat model with the largest of its radii: what lies in a table must not depend on who reads it."""
+    return replace(threat, eps=float(torch.as_tensor(threat.eps).max()))
+
+
+def _unit(threat: ThreatModel, like: Tensor) -> float | Tensor:
+    """Return what perturbations of inputs (1, *S) are kept in units of: the width of the range, or less if it is vast.
+
+    A number, or what broadcasts to (1, *S).
+    """
+    width, reach = width_of(threat, like), _WIDEST * float(threat.eps)
+    if threat.p == 0 or not reach:  # under l0 eps counts, and a coordinate goes as far as the range does
+        return width
+    if isinstance(width, float | int) and threat.scale is None:
+        return min(width, reach)
+    scale = torch.as_tensor(1.0 if threat.scale is None else one_input("scale", threat.scale, like)).to(like)
+    return torch.minimum(torch.as_tensor(width).to(like), reach * scale)
