@@ -195,11 +195,18 @@ def test_steps_of_two_calls_are_those_of_one(threat: ThreatModel) -> None:
         (torch.zeros(2, 7, 4), "deltas must be 2 perturbations, one a threat model, got one tensor"),
         ([torch.zeros(7, 4), torch.zeros(6, 4)], r"deltas must have shape \(7, 4\), got \(6, 4\)"),
         ([torch.zeros(7, 4), torch.full((7, 4), math.nan)], "deltas must be finite, got NaN or infinity"),
+        ([torch.zeros(7, 4), None], "deltas must be tensors, got NoneType"),
     ],
 )
 def test_perturbations_that_do_not_fit_are_refused(deltas, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         attack_batch(network(), *problem(), Scheme("average", BOTH, 1), deltas=deltas)
+
+
+@pytest.mark.parametrize("row", [[2.0, -1.0], [9.0, 9.0], [math.nan, 0.5], [0.5, 0.4]])
+def test_given_weights_lie_on_the_simplex(row: list[float]) -> None:
+    with pytest.raises(ValueError, match="weights must be non-negative and each row must sum to 1"):
+        attack_batch(network(), *problem(), Scheme("minmax", BOTH, 1, preset="paper"), weights=torch.tensor([row] * 7))
 
 
 def test_given_perturbations_come_back_into_their_sets() -> None:

@@ -12,7 +12,8 @@ from omnirobust.core.contracts import checked_rule, first_weights, set_around
 from omnirobust.core.directions import Plain, Stepper
 from omnirobust.core.draws import DrawKey
 from omnirobust.core.threat_models import FeasibleSet
-from omnirobust.core.types import Evaluation, check_shape
+from omnirobust.core.types import Evaluation, check_shape, described
+from omnirobust.core.weights import weights_of
 from omnirobust.domains.classifier import Classifier, Precision, widened
 from omnirobust.domains.compiling import CompiledSteps, Steps
 from omnirobust.domains.outputs import rows_named
@@ -90,6 +91,8 @@ def attack_batch(
         seeds = row_seeds(DrawKey(seed), rows, len(scheme.threats))
     else:
         seeds = drawn_seeds(generator, len(x), len(scheme.threats), x.device)
+    if weights is not None:
+        weights = weights_of(scheme.weight_rule, weights, widened(x[:1]).new_empty(len(x), len(scheme.threats)))
     carried = None if deltas is None else Carried(_given(deltas, x, scheme), torch.ones(len(x), dtype=torch.bool))
     with rows_named(lambda row: int(rows[row])):
         return attack_rows(Classifier("model", model, precision), x, y, scheme, seeds, weights, carried)
@@ -101,6 +104,8 @@ def _given(deltas: Sequence[Tensor], x: Tensor, scheme: Scheme) -> list[Tensor]:
         got = "one tensor" if isinstance(deltas, Tensor) else str(len(deltas))
         raise ValueError(f"deltas must be {len(scheme.threats)} perturbations, one a threat model, got {got}")
     for delta in deltas:
+        if not isinstance(delta, Tensor):
+            raise ValueError(f"deltas must be tensors, got {described(delta)}")
         check_shape("deltas", delta, x.shape)
         if not bool(delta.isfinite().all()):
             raise ValueError("deltas must be finite, got NaN or infinity")
