@@ -166,7 +166,9 @@ class CarriedDeltas:
 
 def _of_all_rows(threat: ThreatModel) -> ThreatModel:
     """Return a threat model with the largest of its radii: what lies in a table must not depend on who reads it."""
-    return replace(threat, eps=float(torch.as_tensor(threat.eps).max()))
+    if not isinstance(threat.eps, Tensor) or not threat.eps.ndim:
+        return threat
+    return replace(threat, eps=float(threat.eps.max()))
 
 
 def _unit(threat: ThreatModel, like: Tensor) -> float | Tensor:
