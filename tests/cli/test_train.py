@@ -179,6 +179,13 @@ def test_a_killed_training_goes_on_to_the_same_network(digits, tmp_path, capsys,
     assert [row["robust"] for row in ours.history] == [row["robust"] for row in theirs.history]
 
 
+def test_of_the_worst_attack_images_carry_no_weights(digits, tmp_path, capsys):
+    line = f"train --data digits --model a {TWO} --scheme worst --persist all --epochs 1 {SMALL} --out {tmp_path}/run"
+    assert run(capsys, line)[0] == 0
+    told = (tmp_path / "run" / "report.html").read_text()
+    assert "Each image carried its perturbations from one epoch to the next." in told
+
+
 def test_an_interrupted_training_says_how_to_go_on(digits, tmp_path):
     line = f"train --data digits --model a {TWO} --epochs 2000 {SMALL} --out {tmp_path}/run"
     pid = forked(tmp_path / "err", *line.split())

@@ -105,7 +105,10 @@ def told_end(record: TrainingRecord) -> str:
 
 def _carried(record: TrainingRecord) -> str:
     """Say what every image went on from, where it did not begin anew."""
-    what = {"example": "its weights", "all": "its weights and perturbations"}.get(record.config["scheme"]["persist"])
+    scheme = record.config["scheme"]
+    # by other kinds weights follow from the perturbations at hand, whatever they were
+    every = "its weights and perturbations" if scheme["kind"] == "minmax" else "its perturbations"
+    what = {"example": "its weights", "all": every}.get(scheme["persist"])
     return "" if what is None else f"Each image carried {what} from one epoch to the next. "
 
 
