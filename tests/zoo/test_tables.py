@@ -60,7 +60,7 @@ def test_arrays_are_taken_as_they_are_and_objects_are_not(tmp_path: Path) -> Non
     found = load(str(tmp_path / "a.npz"), start=1, limit=3)
     assert np.array_equal(found.x.numpy(), x[1:4].astype(np.float32)) and found.y.tolist() == [0, 1, 1]
     assert found.classes == ("0", "1", "2") and found.rows is None
-    np.savez(tmp_path / "objects.npz", x=x, y=np.array([{}] * 5, dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "objects.npz", x=x, y=np.array([{}] * 5, dtype=object))
     for name in ("objects.npz", "plain.npz"):
         (tmp_path / "plain.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:50])
         with pytest.raises(ValueError, match=r"^name .--data. must be a npz file of numbers, got"):
