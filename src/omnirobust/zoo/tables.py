@@ -140,7 +140,7 @@ def _tensors(file: Path, label: str | None) -> tuple[Tensor, Tensor, tuple[str, 
 
 
 def _arrays(file: Path) -> dict[str, Tensor]:
-    with file.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as held:
+    with file.open("rb") as stream, np.lib.npyio.NpzFile(stream) as held:
         return {name: torch.from_numpy(held[name]) for name in held.files}
 
 
