@@ -37,9 +37,10 @@ $(VENV)/.core: $(VENV)/.created pyproject.toml constraints.txt
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.core
+# With what the core needs, in one go: pip builds the package anew each time.
+$(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
 	$(PIP) -e ".[test]"
-	@touch $@
+	@touch $(VENV)/.core $@
 
 $(VENV)/.docs: $(VENV)/.core
 	$(PIP) -e ".[docs]"

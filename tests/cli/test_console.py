@@ -27,8 +27,13 @@ def test_without_a_terminal_a_line_a_minute(capsys, monkeypatch, shown, told):
     assert capsys.readouterr().err == told
 
 
-@pytest.mark.parametrize("command", ["zoo list", "train --data digits --model mlp --threat linf:0.1 --steps 1 "
-                                     "--epochs 2 --images 40 --test-images 2 --test-steps 1 --out run"])  # fmt: skip
+TRAINING = (
+    "train --data digits --model mlp --threat linf:0.1 --steps 1 --epochs 2 --images 40 --test-images 2 --test-steps 1 "
+    "--out run"
+)
+
+
+@pytest.mark.parametrize("command", ["zoo list", pytest.param(TRAINING, marks=pytest.mark.slow)])
 def test_a_closed_pipe_leaves_a_whole_run(tmp_path, command):
     """As with ``| head -1``: one line is read, or none."""
     words = [sys.executable, "-m", "omnirobust", *command.split()]

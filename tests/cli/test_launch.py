@@ -27,6 +27,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_files_of_one(digits, tmp_path):
     process = start(*SMALL, "--processes", "2", "--out", str(tmp_path / "two"))
     with pytest.raises(SystemExit) as stopped:

@@ -34,7 +34,14 @@ def problem():
     return model, x, model(x).argmax(1)
 
 
-@pytest.mark.parametrize("threat", [orb.Linf(0.06), orb.L2(0.25), orb.L1(0.6)], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "threat",
+    [
+        pytest.param(orb.Linf(0.06), id="linf"),
+        pytest.param(orb.L2(0.25), marks=pytest.mark.slow, id="l2"),
+        pytest.param(orb.L1(0.6), marks=pytest.mark.slow, id="l1"),
+    ],
+)
 def test_on_trained_digits_ours_leaves_no_more_standing(digits_cache, threat):
     model, digits = zoo.load("digits/c", digits_cache).eval(), data.load("digits", split="test", limit=20)
     theirs = evaluate_robustness(model, digits.x, digits.y, threat, attacks=[AutoAttack(parts=("apgd-ce", "apgd-t"))])

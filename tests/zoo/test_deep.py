@@ -112,7 +112,7 @@ def test_a_wide_block_whose_convolutions_are_zero_is_its_shortcut() -> None:
     assert torch.allclose(out[:, 2:4], means) and not out[:, :2].any() and not out[:, 4:].any()
 
 
-@pytest.mark.parametrize("letter", "efgh")
+@pytest.mark.parametrize("letter", ["e", "f", pytest.param("g", marks=pytest.mark.slow), "h"])
 def test_one_training_step_and_one_attack_step(networks, letter: str) -> None:
     model = networks[letter]
     torch.manual_seed(1)
