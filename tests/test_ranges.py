@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,17 +218,19 @@ def test_trainings_without_ends_and_what_they_refuse() -> None:
     assert len(set(unlike)) == 3
 
 
-def test_the_paper_needs_one_finite_width() -> None:
+def test_the_paper_needs_one_finite_width(tmp_path: Path) -> None:
     for bounds, scale in (((-inf, inf), None), ((0 * UNITS, UNITS), None), ((0.0, inf), UNITS)):
         threat = orb.Linf(0.1, bounds=bounds, scale=scale)
         for call in (
             lambda t=threat: orb.attack_ensemble(OTHERS, X * UNITS, Y, t, preset="paper"),
             lambda t=threat: training.fit(
-                OTHERS["a"], (X * UNITS, Y), training.Scheme("single", [t], preset="paper"), epochs=1
+                OTHERS["a"], (X * UNITS, Y), training.Scheme("single", [t], preset="paper"), epochs=1,
+                out=tmp_path / "run",
             ),
-        ):
+        ):  # fmt: skip
             with pytest.raises(ValueError, match=r"^preset='paper' needs one finite width for the range of all feat"):
                 call()
+    assert not (tmp_path / "run").exists()  # nothing is left of what was refused
 
 
 def test_threats_are_compared_in_their_units() -> None:

@@ -20,6 +20,7 @@ from omnirobust.domains.checks import check_memory
 from omnirobust.domains.classifier import Precision
 from omnirobust.training.accuracy import restored_modes
 from omnirobust.training.batches import Batches, Data, LoaderBatches
+from omnirobust.training.inner_steps import check_steps
 from omnirobust.training.outputs import check_labels, logits_of
 from omnirobust.training.schemes import Scheme
 from omnirobust.training.workers import Workers
@@ -77,7 +78,11 @@ def check_stopping(stop_at: float | None, patience: int | None, keep: str, valid
 
 
 def check_data(scheme: Scheme, train: Batches, held_out: Batches | None) -> None:
-    """Find inputs that are not finite or outside the threat models' bounds; a loader's are found batch by batch."""
+    """Find inputs that are not finite or outside the threat models' bounds; a loader's are found batch by batch.
+
+    And bounds for which the scheme has no step sizes.
+    """
+    check_steps(scheme)
     for name, data in (("data", train), ("validation", held_out)):
         if data is None or isinstance(data, LoaderBatches):
             continue

@@ -82,6 +82,16 @@ def _step_size(scheme: Scheme, k: int) -> float | None:
     return float(threat.eps) * _share(scheme) or None
 
 
+def check_steps(scheme: Scheme) -> None:
+    """Find step sizes that there are none of.
+
+    Raises:
+        ValueError: if the preset of the paper is to find them in a range without ends.
+    """
+    for k in range(len(scheme.threats)):
+        _step_size(scheme, k)
+
+
 def starts(scheme: Scheme, feasible: list[FeasibleSet], seeds: list[Tensor]) -> list[Tensor]:
     """Return the K first perturbations, feasible, each (B, *S).
 
