@@ -175,13 +175,17 @@ def chosen_iterates(steps: int, most: int = _BOXES) -> list[int]:
 def drawn_svg(draw: Callable[[Axes], None], label: str) -> str:
     """Return what ``draw`` puts on a plot, as SVG named ``label`` for screen readers."""
     # Ids must be the same in every build, and differ between the figures of one page.
-    style: Any = {**STYLE, "svg.hashsalt": label}
+    style: Any = {**STYLE, "svg.hashsalt": label, "axes.facecolor": "none"}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-        FigureCanvasSVG(figure)
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", facecolor="none")
+        canvas = FigureCanvasSVG(figure)
         draw(figure.add_subplot())
-        text = StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        # savefig would draw everything once more, unseen, to lay it out
+        layout, text = figure.get_layout_engine(), StringIO()
+        assert layout is not None
+        layout.execute(figure)
+        figure.set_layout_engine("none")
+        canvas.print_svg(text, metadata={"Date": None, "Creator": None})
     return inline(text.getvalue(), label)
 
 
