@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from base64 import b64encode
 from hashlib import sha256
+from types import CodeType
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2.bccache import Bucket
 from markupsafe import Markup
 
 COPY = """for (const button of document.querySelectorAll(".again button")) {
@@ -28,6 +30,23 @@ def words(command: str) -> Markup:
     return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in command.split(" "))
 
 
+class _Compiled(BytecodeCache):
+    """What templates were compiled to, for as long as the process lives: that takes longer than to fill them in."""
+
+    def __init__(self) -> None:
+        self._codes: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._codes.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        assert bucket.code is not None
+        self._codes[bucket.key, bucket.checksum] = bucket.code
+
+
+_COMPILED = _Compiled()
+
+
 def environment() -> Environment:
     """Return the templates' environment: everything escaped, and what is missing an error."""
     env = Environment(
@@ -36,6 +55,7 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=_COMPILED,
     )
     env.globals |= {"copy": Markup(COPY), "policy": Markup(POLICY), "words": words}
     return env
