@@ -11,7 +11,7 @@ import gc
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import CellType, CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, NamedTuple
@@ -31,6 +31,9 @@ _ATOMS = (
 )
 
 _SEQUENCES: tuple[type, ...] = (list, tuple, set, frozenset, deque)
+
+_PLAIN = frozenset({dict, list, tuple, set, frozenset})
+"""Classes whose objects hold what they contain alone."""
 
 _CACHED = type(lru_cache(int))
 """What a function becomes that remembers its answers."""
@@ -82,48 +85,39 @@ class _Search:
                 self._push(_members(module, new))
 
     def _push(self, found: Iterable[object]) -> None:
+        seen, stack = self._seen, self._stack
         for each in found:
-            if id(each) not in self._seen and not issubclass(type(each), _ATOMS):
-                self._seen[id(each)] = each
-                self._stack.append(each)
+            kind = type(each)
+            if id(each) not in seen and not _is_atom(kind) and (kind not in _PLAIN or each):
+                seen[id(each)] = each
+                stack.append(each)
 
     def _visit(self, found: object) -> None:
-        kind = type(found)  # isinstance() would ask the object for its __class__, which may be code of the user's
-        if issubclass(kind, Tensor):
-            self.tensors.append(found)  # pyright: ignore[reportArgumentType]
-            return
-        if kind is FunctionType:
-            self._function(found)  # pyright: ignore[reportArgumentType]
-        elif kind is CellType:
-            self._cell(found)  # pyright: ignore[reportArgumentType]
-        elif issubclass(kind, ModuleType):
-            self._namespace(found)  # pyright: ignore[reportArgumentType]
-        elif issubclass(kind, type):
-            if not _is_library(vars(found).get("__module__")):
-                self._push(vars(found).values())
-                self._push(type.__getattribute__(found, "__mro__"))  # pyright: ignore[reportArgumentType]
-        else:
-            self._object(found, kind)
+        # isinstance() would ask the object for its __class__, which may be code of the user's
+        _way(type(found))(self, found)
 
-    def _object(self, found: Any, kind: type) -> None:
-        if issubclass(kind, nn.Module):
-            self._module(found)
-        elif issubclass(kind, dict):
-            self._push(list(dict.values(found)))
-        elif base := next((each for each in _SEQUENCES if issubclass(kind, each)), None):
-            self._push(list(base.__iter__(found)))
-        elif issubclass(kind, weakref.ref):
-            self._push((weakref.ref.__call__(found),))
-        elif issubclass(kind, _CACHED):  # what it remembers lies where attributes do not reach
-            self._push(gc.get_referents(found))
+    def _object(self, found: object) -> None:
+        kind = type(found)
+        layout = _layout(kind)
+        if layout.contents is not None:
+            self._push(layout.contents(found))
         self._push((kind,))
-        self._push(_attributes(found, kind))
+        self._push(_attributes(found, layout))
+
+    def _tensor(self, found: Tensor) -> None:
+        self.tensors.append(found)
+
+    def _class(self, found: type) -> None:
+        if not _is_library(vars(found).get("__module__")):
+            self._push(vars(found).values())
+            self._push(type.__getattribute__(found, "__mro__"))
 
     def _module(self, found: nn.Module) -> None:
         self.modules.append(found)
         if issubclass(type(found), torch.jit.ScriptModule):  # its members lie where Python does not see them
             self._push(found.children())
             self._push([*found.parameters(recurse=False), *found.buffers(recurse=False)])
+        self._object(found)
 
     def _function(self, found: FunctionType) -> None:
         self._push(found.__closure__ or ())
@@ -148,6 +142,23 @@ class _Search:
             self._namespaces.append((found, set()))
 
 
+@lru_cache(maxsize=1024)
+def _is_atom(kind: type) -> bool:
+    """Say whether objects of a class have nothing behind them."""
+    return issubclass(kind, _ATOMS)
+
+
+@lru_cache(maxsize=1024)
+def _way(kind: type) -> Callable[[_Search, Any], None]:
+    """Return how objects of a class are looked at."""
+    if kind is FunctionType:
+        return _Search._function
+    if kind is CellType:
+        return _Search._cell
+    ways = {Tensor: _Search._tensor, ModuleType: _Search._namespace, type: _Search._class, nn.Module: _Search._module}
+    return next((way for base, way in ways.items() if issubclass(kind, base)), _Search._object)
+
+
 def _top(module: object) -> str:
     return module.partition(".")[0] if isinstance(module, str) else ""
 
@@ -170,20 +181,46 @@ def _members(module: ModuleType, names: list[str]) -> list[object]:
     return [each for each in found if not issubclass(type(each), FunctionType | type)]
 
 
+class _Layout(NamedTuple):
+    """Where objects of a class hold others.
+
+    Attributes:
+        contents: what reads those that a container holds; None if it is none.
+        has_dict: whether they have a ``__dict__``.
+        slots: the slots that they have.
+    """
+
+    contents: Callable[[Any], Iterable[object]] | None
+    has_dict: bool
+    slots: tuple[MemberDescriptorType, ...]
+
+
 @lru_cache(maxsize=1024)
-def _layout(kind: type) -> tuple[bool, tuple[MemberDescriptorType, ...]]:
-    """Return whether objects of a class have a ``__dict__``, and the slots that they have."""
+def _layout(kind: type) -> _Layout:
     classes = [vars(each) for each in type.__getattribute__(kind, "__mro__")]
     slots = [each for members in classes for each in members.values() if type(each) is MemberDescriptorType]
-    return any("__dict__" in members for members in classes), tuple(slots)
+    return _Layout(_contents(kind), any("__dict__" in members for members in classes), tuple(slots))
 
 
-def _attributes(found: object, kind: type) -> list[object]:
+def _contents(kind: type) -> Callable[[Any], Iterable[object]] | None:
+    if issubclass(kind, nn.Module):
+        return None
+    if issubclass(kind, dict):
+        return lambda found: list(dict.values(found))
+    if base := next((each for each in _SEQUENCES if issubclass(kind, each)), None):
+        return lambda found: list(base.__iter__(found))
+    if issubclass(kind, weakref.ref):
+        return lambda found: (weakref.ref.__call__(found),)
+    if issubclass(kind, _CACHED):  # what it remembers lies where attributes do not reach
+        return gc.get_referents
+    return None
+
+
+def _attributes(found: object, layout: _Layout) -> list[object]:
     """Return the values of an object's attributes and slots, without its properties."""
-    has_dict, slots = _layout(kind)
-    own = object.__getattribute__(found, "__dict__") if has_dict else {}
+    own = object.__getattribute__(found, "__dict__") if layout.has_dict else {}
     values: list[object] = list(dict.values(own)) if isinstance(own, dict) else []
-    for slot in slots:
+    for slot in layout.slots:
         try:
             values.append(slot.__get__(found))
         except AttributeError:  # a slot that nothing was put into
