@@ -192,6 +192,29 @@ def table() -> None:
         print(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
 
 
+def differences() -> None:
+    """Print what carrying adds to as many ascents, seed by seed: means, and the least and the most of the seeds."""
+    ends: dict[tuple[str, ...], dict[str, float]] = {}
+    for key, found in read().items():
+        what, *arm = key.split("/")
+        if what == "equal":
+            ends[tuple(arm)] = found["epochs"][max(found["epochs"], key=int)]
+    print("\n| network | R | seeds | pgd, carried less anew | strong, carried less anew |\n|---|---|---|---|---|")
+    for letter in SETTINGS["equal"]:
+        for steps in sorted({steps for kept, steps in ARMS if kept == "all"}):
+            seeds = sorted(s for of, kept, R, s in ends if (of, kept, R) == (letter, "all", str(steps)))
+            pairs = [
+                (ends[letter, "all", str(steps), s], other)
+                for s in seeds
+                if (other := ends.get((letter, "none", str(steps), s)))
+            ]
+            added = [
+                _over([ours[column] - theirs[column] for ours, theirs in pairs if column in ours and column in theirs])
+                for column in ("pgd", "strong")
+            ]
+            print(f"| {letter} | {steps} | {len(pairs)} | {' | '.join(added)} |")
+
+
 def _over(values: list[float]) -> str:
     if not values:
         return "–"
@@ -212,6 +235,7 @@ def main() -> None:
         equal(seeds, given.models)
     else:
         table()
+        differences()
 
 
 if __name__ == "__main__":
