@@ -185,6 +185,25 @@ def test_too_few_images_for_a_group_are_one_sentence(cell_cache):
         cell_cache.measure(GROUPS, 600)
 
 
+def test_groups_of_one_class_take_as_many_images_as_fit(cell_cache):
+    cell, y = replace(GROUPS, steps=1, task=Universal(4, "class")), make_images("mnist", 10_000).y
+    fit = 4 * int((y.bincount() // 4).sum())
+    assert fit < len(y) == 450
+    found, asked = cell_cache.measure(cell, len(y)), cell_cache.recall(cell, len(y))
+    assert len(found) == len(asked) == fit // 4
+    assert torch.equal(asked.fooled, found.fooled)
+    assert len(cell_cache.measure(cell, 41)) == 10
+    with pytest.raises(ValueError, match=f"images must be at most {fit}, the test images of mnist, got 451"):
+        cell_cache.measure(cell, 451)
+
+
+def test_too_many_images_are_refused_before_the_first_is_attacked(cell_cache):
+    for cell in (GROUPS, TRANSFORMED):
+        with pytest.raises(ValueError, match=r"images must be at most 4\d\d, the test images of mnist, got 900"):
+            cell_cache.measure(cell, 900)
+        assert cell_cache.recall(cell, 900) is None
+
+
 def test_predictions_are_those_of_the_models(cell_cache):
     cell = replace(GROUPS, labels="predicted")
     x, _ = grouped(5)

@@ -152,7 +152,7 @@ def test_table_a2_is_clean_and_fgsm_accuracy(cell_cache, letter):
 
 
 def test_more_images_than_there_are_is_one_sentence(cell_cache):
-    with pytest.raises(ValueError, match="images must be at most 450, the test images of mnist, got 600"):
+    with pytest.raises(ValueError, match="images must be at most 450, the test images of mnist, got 900"):
         cell_cache.measure(CELL, 900)
 
 

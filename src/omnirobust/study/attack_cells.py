@@ -194,6 +194,14 @@ class Cell(AnyCell[Measured]):
         """The cell that decides the weights, if one does."""
         return () if self.rule is None else (self.rule.cell,)
 
+    def most(self, cache: Workplace, images: int) -> int:
+        """Return ``images``; of groups of one class as many as there are, since some images are left over."""
+        task = self.task.groups if isinstance(self.task, Distortion) else self.task
+        if not isinstance(task, Universal) or task.by != "class":
+            return images
+        there = cache.grouped(self, images)
+        return images if there is None else there
+
     def counts(self, images: int) -> Sequence[int]:
         """Return ``images``, and where another cell decides the weights every smaller whole number of chunks.
 

@@ -138,11 +138,25 @@ class AttackRunner:
         Raises:
             ValueError: if the data has not as many.
         """
+        self.check(cell, end * cell.group)
         have, index = self._indexed(cell, end)
-        if len(index) < end:
-            count = len(index) * cell.group
-            raise ValueError(f"images must be at most {count}, the test images of {cell.data}, got {end * cell.group}")
         return Trial(begin, end, have.x[index[begin:end]], have.y[index[begin:end]])
+
+    def check(self, cell: Cell, images: int) -> None:
+        """Refuse more images than the data has, before the first of them is attacked.
+
+        Raises:
+            ValueError: if there are fewer.
+        """
+        _, index = self._indexed(cell, cell.problems(images))
+        if len(index) < cell.problems(images):
+            most = len(index) * cell.group
+            raise ValueError(f"images must be at most {most}, the test images of {cell.data}, got {images}")
+
+    def grouped(self, cell: Cell, images: int) -> int | None:
+        """Return how many of ``images`` the groups of a cell hold; None if there are fewer images, or no groups."""
+        have, index = self._indexed(cell, 0)
+        return min(images, index.numel()) if len(index) and images <= len(have) else None
 
     def first(self, cell: Cell, count: int) -> Tensor:
         """Return the images of the first ``count`` problems of a cell, or of all if there are fewer."""

@@ -82,7 +82,7 @@ class CellCache:
 
         Args:
             cell: what to measure.
-            images: how many.
+            images: how many; of groups of one class fewer may be taken, if some images are left over.
             on_work: is told how much of the cell's work is done, or was done before.
 
         Raises:
@@ -90,6 +90,7 @@ class CellCache:
             DataUnavailableError: if the images cannot be had.
             ValueError: if there are too few images, or more are asked for than there are.
         """
+        images = cell.most(self, images)
         for need in self._missing(cell):  # what decides this one: another's weights, or the model that it judges
             self.measure(need, images)
         ready = cell.resolved(self, images)
@@ -97,13 +98,17 @@ class CellCache:
         folder, spans = self._folder(ready), ready.spans(images)
         if not spans:
             raise ValueError(f"images must be >= {cell.group}, the size of a group, got {images}")
+        whole = folder.complete(spans)
+        if not whole:
+            self._check(ready, images)
         # Whole cells never change: who only reads them neither waits nor needs the right to write a lock.
-        with nullcontext() if folder.complete(spans) else self._lock(folder):
+        with nullcontext() if whole else self._lock(folder):
             parts = [self._part(ready, span, folder, on_work) for span in spans]
         return self._kept(ready, parts)
 
     def attempt(self, cell: AnyCell[Any], images: int, on_work: WorkHook = lambda n: None) -> bool:
         """Measure the cell as ``measure`` does, unless another process is at it; say whether that was done."""
+        images = cell.most(self, images)
         if not all(self.attempt(need, images) for need in self._missing(cell)):
             return False
         ready = cell.resolved(self, images)
@@ -120,7 +125,7 @@ class CellCache:
         """Return the cell on as many of the first ``images`` test images as were measured, without computing."""
         if cell.lasting and cell in self._lasting:
             return self._lasting[cell]
-        for count in cell.counts(images):
+        for count in cell.counts(cell.most(self, images)):
             ready = cell.resolved(self, count)
             if ready is not None:
                 # up to the first gap: claims compare rows image by image, so that they are to be of the first images
@@ -151,6 +156,13 @@ class CellCache:
             self._images[data, split] = have, count is None
         return have
 
+    def grouped(self, cell: Cell, images: int) -> int | None:
+        """Return how many of ``images`` a cell's groups hold; None where there are no data, or fewer of them."""
+        try:
+            return self._runner.grouped(cell, images)
+        except zoo.DataUnavailableError:
+            return None
+
     def pictures(self, cell: Cell, problems: int) -> Tensor:
         """Return the images of the first problems of a cell, as many of ``problems`` as there are."""
         return self._runner.first(cell, problems)
@@ -167,6 +179,11 @@ class CellCache:
         """Return how long a cell took in all; 0 if it has not been measured."""
         ready = cell.resolved(self, images)
         return 0.0 if ready is None else self._folder(ready).seconds()
+
+    def _check(self, cell: AnyCell[Any], images: int) -> None:
+        """Refuse more images than there are before the first is attacked."""
+        if isinstance(cell, Cell):
+            self._runner.check(cell, images)
 
     def _missing(self, cell: AnyCell[Any]) -> list[AnyCell[Any]]:
         """Return the cells that one needs, but for those in memory."""

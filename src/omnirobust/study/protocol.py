@@ -72,6 +72,10 @@ class AnyCell(ABC, Generic[T]):
         """Return this cell with what the cells that it needs decide; None while one of them is not measured."""
         return self
 
+    def most(self, cache: Workplace, images: int) -> int:
+        """Return on how many of ``images`` test images it is measured: data may not hold as many that fit."""
+        return images
+
     def counts(self, images: int) -> Sequence[int]:
         """Return on how many images it may have been measured where ``images`` are asked for, the most first."""
         return [images]
@@ -128,6 +132,10 @@ class Workplace(Protocol):
 
     def fingerprint(self, model: str) -> str:
         """Return a hash of the weights of a model, by name."""
+        ...
+
+    def grouped(self, cell: Any, images: int) -> int | None:
+        """Return how many of ``images`` a cell's groups hold; None where there are no data, or fewer of them."""
         ...
 
     def recall(self, cell: AnyCell[T], images: int) -> T | None:

@@ -158,7 +158,12 @@ def _measure(
 
     Failures in experiments named in ``own`` are told with their row.
     """
-    jobs = [(name, job) for name, of_one in asked for job in of_one if not cache.untrained(job.cell)]
+    jobs = [
+        (name, job._replace(images=job.cell.most(cache, job.images)))
+        for name, of_one in asked
+        for job in of_one
+        if not cache.untrained(job.cell)
+    ]
     totals = {name: sum(_work(job) for n, job in jobs if n == name) for name, _ in jobs}
     done = dict.fromkeys(totals, 0)
     # Sorting is stable: within a rank the order of experiments and rows stands.
