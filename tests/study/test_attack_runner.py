@@ -185,7 +185,7 @@ def test_too_few_images_for_a_group_are_one_sentence(cell_cache):
         cell_cache.measure(GROUPS, 600)
 
 
-def test_groups_of_one_class_take_as_many_images_as_fit(cell_cache):
+def test_groups_of_one_class_take_as_many_images_as_fit(cell_cache, tmp_path):
     cell, y = replace(GROUPS, steps=1, task=Universal(4, "class")), make_images("mnist", 10_000).y
     fit = 4 * int((y.bincount() // 4).sum())
     assert fit < len(y) == 450
@@ -193,6 +193,9 @@ def test_groups_of_one_class_take_as_many_images_as_fit(cell_cache):
     assert len(found) == len(asked) == fit // 4
     assert torch.equal(asked.fooled, found.fooled)
     assert len(cell_cache.measure(cell, 41)) == 10
+    few = CellCache(tmp_path, make_model, lambda name, split, count: load_images(name, split, 30))
+    found = few.measure(cell, 30)
+    assert 0 < len(found) == len(few.recall(cell, 30)) < 30 // 4
     with pytest.raises(ValueError, match=f"images must be at most {fit}, the test images of mnist, got 451"):
         cell_cache.measure(cell, 451)
 

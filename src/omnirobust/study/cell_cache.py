@@ -72,6 +72,7 @@ class CellCache:
         self._runner = AttackRunner(load_model, lambda name, count: self.images(name, "test", count), device)
         self._images: dict[tuple[str, str], tuple[ImageData, bool]] = {}
         self._lasting: dict[AnyCell[Any], Any] = {}
+        self._absent: set[str] = set()  # data that could not be had
         self._locks: dict[Path, BaseFileLock] = {}
 
     def measure(self, cell: AnyCell[T], images: int, on_work: WorkHook = lambda n: None) -> T:
@@ -125,14 +126,25 @@ class CellCache:
         """Return the cell on as many of the first ``images`` test images as were measured, without computing."""
         if cell.lasting and cell in self._lasting:
             return self._lasting[cell]
-        for count in cell.counts(cell.most(self, images)):
+        for count in cell.counts(images):
             ready = cell.resolved(self, count)
-            if ready is not None:
-                # up to the first gap: claims compare rows image by image, so that they are to be of the first images
-                found = takewhile(bool, (self.known(ready, span) for span in ready.spans(count)))
-                if parts := [part for part in found if part is not None]:
-                    return self._kept(ready, parts)
+            if ready is not None and (parts := self._recalled(ready, count)):
+                return self._kept(ready, parts)
         return None
+
+    def _recalled(self, cell: AnyCell[Any], images: int) -> list[Chunk]:
+        """Return what is known of a cell up to the first gap: claims compare rows by their first images."""
+
+        def known(spans: Sequence[Span]) -> list[Chunk]:
+            found = takewhile(bool, (self.known(cell, span) for span in spans))
+            return [part for part in found if part is not None]
+
+        spans = cell.spans(images)
+        parts = known(spans)
+        # The last may be shorter. What the data hold is asked for only where that can matter.
+        if len(parts) == len(spans) - 1 and self._folder(cell).path.exists():
+            return known(cell.spans(cell.most(self, images)))
+        return parts
 
     def known(self, cell: AnyCell[Any], span: Span) -> Chunk | None:
         """Return a part of a cell if it was measured; a damaged one counts as missing."""
@@ -158,9 +170,12 @@ class CellCache:
 
     def grouped(self, cell: Cell, images: int) -> int | None:
         """Return how many of ``images`` a cell's groups hold; None where there are no data, or fewer of them."""
+        if cell.data in self._absent:
+            return None
         try:
             return self._runner.grouped(cell, images)
         except zoo.DataUnavailableError:
+            self._absent.add(cell.data)
             return None
 
     def pictures(self, cell: Cell, problems: int) -> Tensor:
