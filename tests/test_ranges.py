@@ -231,6 +231,10 @@ def test_the_paper_needs_one_finite_width(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=r"^preset='paper' needs one finite width for the range of all feat"):
                 call()
     assert not (tmp_path / "run").exists()  # nothing is left of what was refused
+    endless = [orb.Linf(0.1, bounds=(-inf, inf))]
+    for kind, share in (("universal", 0.5), ("single", 0.0)):  # which take no such steps
+        scheme = training.Scheme(kind, endless, steps=1, preset="paper", adversarial_ratio=share)
+        assert training.fit(network(6), (X * UNITS, Y), scheme, epochs=1).history
 
 
 def test_threats_are_compared_in_their_units() -> None:

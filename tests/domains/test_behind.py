@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import sys
 import types
 import weakref
@@ -435,3 +436,31 @@ def test_cycles_and_large_containers_end():
     ring: list[Any] = [network()]
     ring += [ring, {"ring": ring}, list(range(100_000))]
     assert len(reached(lambda v: ring[0](v)).modules) == 7
+
+
+def test_a_search_leaves_no_class_behind_that_holds_a_network() -> None:
+    left = []
+    for _ in range(3):
+        net = network()
+        net.kept = type("Text", (str,), {"net": net})("text")  # pyright: ignore[reportArgumentType]
+        net.seen = type("Seen", (Tensor,), {"net": net})([1.0])  # pyright: ignore[reportCallIssue]
+        assert net in reached(lambda v, net=net: net(v)).modules
+        left.append(weakref.ref(net))
+        del net
+    gc.collect()
+    assert [ref() for ref in left] == [None] * 3
+
+
+def test_classes_of_texts_need_no_hash() -> None:
+    class Meta(type):
+        def __eq__(cls, other: object) -> bool:
+            raise AssertionError("the user's code was called")
+
+        __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    class Text(str, metaclass=Meta):
+        __slots__ = ()
+
+    net = network()
+    net.text, net.texts = Text("text"), [Text("other")]  # pyright: ignore[reportArgumentType]
+    assert len(reached(net).modules) == 7

@@ -32,7 +32,7 @@ _ATOMS = (
 
 _SEQUENCES: tuple[type, ...] = (list, tuple, set, frozenset, deque)
 
-_PLAIN = frozenset({dict, list, tuple, set, frozenset})
+_PLAIN = (dict, list, tuple, set, frozenset)
 """Classes whose objects hold what they contain alone."""
 
 _CACHED = type(lru_cache(int))
@@ -72,6 +72,8 @@ class _Search:
         self._stack: list[object] = []
         self._names: dict[str, None] = {}
         self._namespaces: list[tuple[ModuleType, set[str]]] = []
+        # by id, since how a class compares may be code of the user's; for one search, since it may hold networks
+        self._kinds: dict[int, _Kind] = {}
 
     def look(self, root: object) -> None:
         """Follow every reference from ``root``; then what the code that was found names in modules, until all is."""
@@ -87,14 +89,23 @@ class _Search:
     def _push(self, found: Iterable[object]) -> None:
         seen, stack = self._seen, self._stack
         for each in found:
-            kind = type(each)
-            if id(each) not in seen and not _is_atom(kind) and (kind not in _PLAIN or each):
-                seen[id(each)] = each
-                stack.append(each)
+            if id(each) not in seen:
+                kind = self._kind(type(each))
+                if kind.way is not None and (not kind.plain or each):
+                    seen[id(each)] = each
+                    stack.append(each)
 
     def _visit(self, found: object) -> None:
         # isinstance() would ask the object for its __class__, which may be code of the user's
-        _way(type(found))(self, found)
+        way = self._kind(type(found)).way
+        assert way is not None
+        way(self, found)
+
+    def _kind(self, of: type) -> _Kind:
+        known = self._kinds.get(id(of))
+        if known is None:
+            known = self._kinds[id(of)] = _Kind(of, _way(of), any(of is plain for plain in _PLAIN))
+        return known
 
     def _object(self, found: object) -> None:
         kind = type(found)
@@ -142,21 +153,36 @@ class _Search:
             self._namespaces.append((found, set()))
 
 
-@lru_cache(maxsize=1024)
-def _is_atom(kind: type) -> bool:
-    """Say whether objects of a class have nothing behind them."""
-    return issubclass(kind, _ATOMS)
+class _Kind(NamedTuple):
+    """A class that a search has met.
+
+    Attributes:
+        of: the class, kept so that no other gets its id.
+        way: how its objects are looked at; None if they have nothing behind them.
+        plain: whether they hold what they contain alone, so that nothing is behind empty ones.
+    """
+
+    of: type
+    way: Callable[[_Search, Any], None] | None
+    plain: bool
 
 
-@lru_cache(maxsize=1024)
-def _way(kind: type) -> Callable[[_Search, Any], None]:
-    """Return how objects of a class are looked at."""
+def _way(kind: type) -> Callable[[_Search, Any], None] | None:
+    if issubclass(kind, _ATOMS):
+        return None
     if kind is FunctionType:
         return _Search._function
     if kind is CellType:
         return _Search._cell
-    ways = {Tensor: _Search._tensor, ModuleType: _Search._namespace, type: _Search._class, nn.Module: _Search._module}
-    return next((way for base, way in ways.items() if issubclass(kind, base)), _Search._object)
+    return next((way for base, way in _WAYS if issubclass(kind, base)), _Search._object)
+
+
+_WAYS: tuple[tuple[type, Callable[[_Search, Any], None]], ...] = (
+    (Tensor, _Search._tensor),
+    (ModuleType, _Search._namespace),
+    (type, _Search._class),
+    (nn.Module, _Search._module),
+)
 
 
 def _top(module: object) -> str:

@@ -83,13 +83,14 @@ def _step_size(scheme: Scheme, k: int) -> float | None:
 
 
 def check_steps(scheme: Scheme) -> None:
-    """Find step sizes that there are none of.
+    """Find step sizes that there are none of, where a scheme takes any: "universal" has its own.
 
     Raises:
         ValueError: if the preset of the paper is to find them in a range without ends.
     """
-    for k in range(len(scheme.threats)):
-        _step_size(scheme, k)
+    if scheme.attacks and scheme.kind != "universal":
+        for k in range(len(scheme.threats)):
+            _step_size(scheme, k)
 
 
 def starts(scheme: Scheme, feasible: list[FeasibleSet], seeds: list[Tensor]) -> list[Tensor]:
