@@ -47,6 +47,18 @@ def test_a_killed_training_resumes_to_the_same_parameters_bit_for_bit(tmp_path: 
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_a_long_epoch_is_taken_up_in_its_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "_SAVE_EVERY", 1e-9)
+    whole = zoo.train("digits/d", epochs=2, cache=tmp_path / "whole")
+    killed_in_epoch(1, tmp_path / "killed")  # in its ninth mini-batch, before there is a card
+    seen = list[int]()
+    resumed = zoo.train(
+        "digits/d", epochs=3, cache=tmp_path / "killed", on_batch=lambda number, total, loss: seen.append(number)
+    )
+    assert seen[0] == 10
+    assert resumed == zoo.train("digits/d", epochs=3, cache=tmp_path / "whole") != whole
+
+
 def test_the_card_says_what_the_stored_model_does(tmp_path: Path) -> None:
     card = zoo.train("digits/a", seed=1, epochs=3, cache=tmp_path)
     assert zoo.card("digits/a@seed1", tmp_path) == card

@@ -14,6 +14,9 @@ from omnirobust.training import FitResult, Scheme, fit
 SCHEMES = {
     "dpar": Scheme("minmax", (Linf(0.1), L2(0.4)), 2, ProjectedAscent(0.3, 0.5), dpar=0.1, persist="example"),
     "universal": Scheme("universal", (Linf(0.1),), 1),
+    "natural": Scheme("natural"),
+    "msd": Scheme("msd", (Linf(0.1), L2(0.4)), 2),
+    "alternate": Scheme("alternate", (Linf(0.1), L2(0.4)), 2),
     "carried": Scheme("minmax", (Linf(0.1), L2(0.4)), 2, ProjectedAscent(0.3, 0.5), preset="paper"),
 }
 
@@ -29,15 +32,17 @@ def problem() -> tuple[Tensor, Tensor]:
     return torch.rand(30, 5, generator=g), torch.arange(30) % 3
 
 
-def train(model: nn.Module, scheme: str, epochs: int, out: Path | None, on_batch=None) -> FitResult:
+def train(
+    model: nn.Module, scheme: str, epochs: int, out: Path | None, on_batch=None, save_every: float | None = None
+) -> FitResult:
     return fit(
         model, problem(), SCHEMES[scheme], epochs=epochs, batch_size=8, out=out, validation=problem(), keep="best",
         optimizer=lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9, nesterov=True), on_batch=on_batch,
-        scheduler=lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 4], 0.5),
+        scheduler=lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 4], 0.5), save_every=save_every,
     )  # fmt: skip
 
 
-def die(scheme: str, out: Path, batches: int) -> None:
+def die(scheme: str, out: Path, batches: int, save_every: float | None = None) -> None:
     """Train, and be killed after some mini-batches."""
     torch.set_num_threads(1)
     left = batches
@@ -48,4 +53,4 @@ def die(scheme: str, out: Path, batches: int) -> None:
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(network(), scheme, 6, out, count)
+    train(network(), scheme, 6, out, count, save_every)

@@ -38,6 +38,55 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_to_the_same_bits(tmp_path:
             assert never.weights.std() > 0.01
 
 
+@pytest.mark.parametrize("scheme", killed.SCHEMES)
+def test_an_epoch_is_taken_up_in_its_middle_to_the_same_bits(tmp_path: Path, scheme: str) -> None:
+    resumed, whole = killed.network(), killed.network()
+    never = killed.train(whole, scheme, 6, None)
+    for at in (14, 3):  # killed twice, the second time while it goes on
+        die = partial(killed.die, scheme, tmp_path, at, 1e-9)
+        assert forks.ended(die) == forks.KILLED
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert (state["epoch"], state["within"]["batches"]) == (4, 1)  # four batches an epoch; none is saved after the last
+    seen = list[int]()
+    after = killed.train(resumed, scheme, 6, tmp_path, lambda number, total, loss: seen.append(number), 1e-9)
+    assert seen == [2, 3, 4, 1, 2, 3, 4]
+    assert same(resumed, whole)
+    for row, other in zip(after.history, never.history, strict=True):
+        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+    if never.weights is not None:
+        assert torch.equal(after.weights, never.weights)
+    assert "within" not in torch.load(tmp_path / CHECKPOINT, weights_only=True)
+
+
+def test_what_goes_wrong_in_a_resumed_epoch_leaves_the_parameters_that_it_began_with(tmp_path: Path) -> None:
+    begun = killed.network()
+    killed.train(killed.network(), "natural", 3, tmp_path)
+    begun.load_state_dict(torch.load(tmp_path / CHECKPOINT, weights_only=True)["model"])
+    assert forks.ended(partial(killed.die, "natural", tmp_path, 2, 1e-9)) == forks.KILLED
+    model = killed.network()
+
+    def spoil(number: int, total: int, loss: float) -> None:
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+
+    with pytest.raises(TrainingDivergedError, match="the model holds the parameters of epoch 3"):
+        killed.train(model, "natural", 6, tmp_path, spoil)
+    assert same(model, begun)
+
+
+def test_epochs_that_cannot_be_taken_up_are_not_saved_within() -> None:
+    x, y = killed.problem()
+    loader = DataLoader(TensorDataset(x, y), 8)
+    ramp = Scheme("ramp", (Linf(0.1), L2(0.4)), 1)
+    for given, scheme, every, reason in (
+        (loader, Scheme("natural"), 5, "None for a DataLoader, whose draws cannot be taken up"),
+        ((x, y), ramp, 5.0, "None for kind ramp, whose epochs are two"),
+        ((x, y), Scheme("natural"), 0, "> 0 minutes, or None, got 0"),
+    ):
+        with pytest.raises(ValueError, match=f"^save_every must be {reason}"):
+            fit(killed.network(), given, scheme, epochs=1, save_every=every)
+
+
 def cosine(optimizer) -> LRScheduler:
     return CosineAnnealingLR(optimizer, 5)
 

@@ -60,7 +60,7 @@ def train(
     device: Annotated[str, DEVICE] = "auto",
     anew: Annotated[bool, typer.Option("--anew", help="Replace what was trained before.")] = False,
 ) -> None:
-    """Train a model by its recipe; killed and called again, it goes on after the last whole epoch."""
+    """Train a model by its recipe; killed and called again, it goes on where it was up to five minutes before."""
     from omnirobust import zoo
 
     chosen_device(device)

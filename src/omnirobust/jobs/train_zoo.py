@@ -28,6 +28,9 @@ from omnirobust.zoo.recipes import Recipe, RecipeName, recipe_of
 _JUDGED_MEANWHILE = 1000
 """Test images on which a training that goes on is judged: all of them would take as long as a fifth of an epoch."""
 
+_SAVE_EVERY = 5.0
+"""Minutes: an epoch of a deep network may take hours."""
+
 _AT_ONCE = 50
 """Test images a pass: the graph of a deep network takes up to 40 MB an image."""
 
@@ -49,7 +52,7 @@ def train(
 
     Both are written after every epoch, so that the model can be used while it trains; the card says how far it is, and
     how accurate on the first 1,000 test images.
-    Killed and called again, it goes on after the last whole epoch, to the same parameters.
+    Killed and called again, it goes on where it was up to five minutes before, to the same parameters.
 
     Args:
         name: data/letter, such as "mnist/a", perhaps with @seedN.
@@ -106,6 +109,7 @@ def train(
         precision=settings.precision,
         progress=lambda epoch, total, row: job.after_epoch(model, epoch, total, row),
         on_batch=on_batch,
+        save_every=_SAVE_EVERY,
     )
     seeing.remove()
     return job.finish(model, result.epochs, result.history[-1])

@@ -98,6 +98,22 @@ def check_data(scheme: Scheme, train: Batches, held_out: Batches | None) -> None
             check_set(threat, data.x[extremes])
 
 
+def check_saving(save_every: float | None, scheme: Scheme, train: Batches, workers: Workers) -> None:
+    """Refuse checkpoints within an epoch where it cannot be taken up again."""
+    if save_every is None:
+        return
+    check_number("save_every", save_every, "> 0 minutes, or None", lambda minutes: minutes > 0)
+    reason = ""
+    if isinstance(train, LoaderBatches):
+        reason = "for a DataLoader, whose draws cannot be taken up in the middle of an epoch"
+    elif workers.count > 1:
+        reason = "in several processes, which save between epochs"
+    elif scheme.kind == "ramp":
+        reason = "for kind ramp, whose epochs are two"
+    if reason:
+        raise ValueError(f"save_every must be None {reason}, got {save_every!r}")
+
+
 def check_validation(model: nn.Module, held_out: Batches | None) -> None:
     """Send one validation input through the model: a first epoch trained for nothing would be lost.
 

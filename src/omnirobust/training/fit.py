@@ -22,6 +22,7 @@ from omnirobust.training.checks import SchedulerFactory as SchedulerFactory
 from omnirobust.training.checks import (
     check_data,
     check_hooks,
+    check_saving,
     check_settings,
     check_stopping,
     check_validation,
@@ -108,6 +109,7 @@ def fit(
     loggers: Sequence[MetricLogger] = (),
     progress: Progress | None = None,
     on_batch: BatchProgress | None = None,
+    save_every: float | None = None,
 ) -> FitResult:
     """Train ``model`` in place: minimise the mean loss over the data, as ``scheme`` says.
 
@@ -160,6 +162,9 @@ def fit(
             are told as well.
         progress: called after each epoch with (epochs done, epochs, the epoch's metrics).
         on_batch: called after each batch with (batches done in this epoch, batches an epoch or 0 if unknown, loss).
+        save_every: minutes, > 0, after which the checkpoint is written within an epoch too, twice as large as between
+            two; a killed run goes on from there, bit for bit. None for after each epoch alone, as it must be for a
+            DataLoader, for several processes and for kind "ramp".
 
     Returns:
         A FitResult.
@@ -187,6 +192,7 @@ def fit(
     train = batches("data", data, "train", batch_size, seed)
     held_out = None if validation is None else batches("validation", validation, "test", 512, None)
     check_data(scheme, train, held_out)
+    check_saving(save_every, scheme, train, workers)
     step = made_optimizer(optimizer, model)
     images = "" if out is None or isinstance(train, LoaderBatches) else fingerprint({"x": train.x, "y": train.y})
     settings = Settings(scheme.fingerprint(), batch_size, len(train), seed, precision, repr(step), images, compile)
@@ -217,7 +223,7 @@ def fit(
     replay(listening, run.history)
     still = [m for m in model.modules() if not m.training] if model.training else []
     cuts = None if budget is None else StepCuts(budget, plain)
-    loop = Loop(scheme, objective, stepping, workers, train, held_out, on_batch, still, cuts)
+    loop = Loop(scheme, objective, stepping, workers, train, held_out, on_batch, still, cuts, save_every)
     with restored_modes(model), torch.enable_grad():
         while (stopped := reason_to_stop(run.history, epochs, stop_at, patience)) is None:
             _advance(run, loop, lr_factor, keep)

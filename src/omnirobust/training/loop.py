@@ -19,7 +19,7 @@ from omnirobust.training.objective import widest
 from omnirobust.training.outputs import check_not_probabilities, needs_second_derivatives
 from omnirobust.training.rivals.ramp import with_natural_epoch
 from omnirobust.training.schemes import Scheme
-from omnirobust.training.state import Run, own_randomness
+from omnirobust.training.state import Run, Within, draws_of, own_randomness
 from omnirobust.training.step_cuts import StepCuts
 from omnirobust.training.stopping import validate
 from omnirobust.training.workers import Workers, unused_told
@@ -45,6 +45,7 @@ class Loop:
         on_batch: called by the first process after each batch.
         still: modules that the caller had put into evaluation mode, and that stay in it.
         cuts: in which parts mini-batches go through the model in training mode; None for whole.
+        save_every: minutes after which a checkpoint is written within an epoch too; None for none.
     """
 
     scheme: Scheme
@@ -56,6 +57,7 @@ class Loop:
     on_batch: BatchProgress | None
     still: Sequence[nn.Module] = ()
     cuts: StepCuts | None = None
+    save_every: float | None = None
 
 
 def one_epoch(run: Run, loop: Loop) -> None:
@@ -65,15 +67,16 @@ def one_epoch(run: Run, loop: Loop) -> None:
         TrainingDivergedError: if a loss is not finite, or the parameters that the epoch ends with are not.
         ValueError: if a batch is wrong. Either way the model has its parameters of the epoch before.
     """
-    began = time.perf_counter()
-    good = copy.deepcopy(run.model.state_dict())
-    # Seeding each epoch by itself makes resuming exact without saving any generator's state.
-    with own_randomness(run.model, epoch_seed(run.settings.seed, run.epoch)):
+    began, within = time.perf_counter(), run.within
+    good = copy.deepcopy(run.model.state_dict()) if within is None else within.good
+    # Seeding each epoch by itself makes resuming exact without saving any generator's state between epochs.
+    draws = () if within is None else within.draws
+    with own_randomness(run.model, epoch_seed(run.settings.seed, run.epoch), draws):
         run.model.train()
         for module in loop.still:
             module.training = False
         try:
-            row = {"epoch": run.epoch + 1.0} | _trained(run, loop)
+            row = {"epoch": run.epoch + 1.0} | _trained(run, loop, _Saver(run, loop, good, began))
             _check_finite(run, good)
             if loop.held_out is not None:
                 budget = None if loop.cuts is None else loop.cuts.budget
@@ -81,8 +84,36 @@ def one_epoch(run: Run, loop: Loop) -> None:
         except (TrainingDivergedError, ValueError):
             run.model.load_state_dict(good)
             raise
-    run.epoch += 1
-    run.history.append(row | {"seconds": time.perf_counter() - began})
+    run.epoch, run.within = run.epoch + 1, None
+    before = 0.0 if within is None else within.seconds
+    run.history.append(row | {"seconds": before + time.perf_counter() - began})
+
+
+class _Saver:
+    """Writes checkpoints within an epoch.
+
+    Args:
+        run: its state.
+        loop: says how often.
+        good: parameters that the epoch began with.
+        began: when it began or went on, by the clock of ``time.perf_counter``.
+    """
+
+    def __init__(self, run: Run, loop: Loop, good: Mapping[str, Any], began: float) -> None:
+        self._run, self._loop, self._good, self._began = run, loop, dict(good), began
+        self._before = 0.0 if run.within is None else run.within.seconds
+        self._last = began
+
+    def after(self, number: int, seen: int, sums: _Sums) -> None:
+        """Write one if it is time to, after so many mini-batches; not after the last."""
+        now, every = time.perf_counter(), self._loop.save_every
+        if every is None or now - self._last < 60 * every or number == len(self._loop.train):
+            return
+        seconds = self._before + now - self._began
+        draws = draws_of(self._run.model)
+        self._run.within = Within(number, seen, list(sums.values), seconds, draws, self._good)
+        self._run.save(self._loop.workers)
+        self._last = time.perf_counter()
 
 
 def _check_finite(run: Run, good: Mapping[str, Any]) -> None:
@@ -96,24 +127,30 @@ def _check_finite(run: Run, good: Mapping[str, Any]) -> None:
             )
 
 
-def _trained(run: Run, loop: Loop) -> dict[str, float]:
+def _trained(run: Run, loop: Loop, saver: _Saver) -> dict[str, float]:
     """Go through the data as the scheme says: once, or a second time beside it without an attack."""
     if loop.scheme.kind != "ramp" or not loop.scheme.natural_share:
-        return _train(run, loop)
+        return _train(run, loop, saver)
     natural = replace(loop, scheme=Scheme("natural"), on_batch=None)
     return with_natural_epoch(
         run, lambda: _train(run, natural), lambda: _train(run, loop), loop.scheme.natural_share
     )  # fmt: skip
 
 
-def _train(run: Run, loop: Loop) -> dict[str, float]:
+def _train(run: Run, loop: Loop, saver: _Saver | None = None) -> dict[str, float]:
     """Go through the data once; return the means of loss, accuracy and weights."""
     device = next(run.model.parameters()).device
-    sums, seen, number = _Sums(loop.scheme), 0, 0
+    sums, seen, number, done = _Sums(loop.scheme), 0, 0, 0
+    if (within := run.within) is not None:
+        sums.values, seen, done = list(within.sums), within.seen, within.batches
     for number, whole in enumerate(loop.train.numbered(run.epoch), start=1):
+        if number <= done:
+            continue
         batch = whole.share(loop.workers.rank, loop.workers.count).to(device)
         value = _one_batch(run, loop, batch, number, sums)
         seen += batch.size
+        if saver is not None:
+            saver.after(number, seen, sums)
         if loop.on_batch is not None and loop.workers.rank == 0:
             loop.on_batch(number, len(loop.train), value)
     if not number:

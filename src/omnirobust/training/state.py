@@ -1,10 +1,10 @@
-"""The state of a training between two epochs: written in one move, resumed exactly."""
+"""The state of a training between two epochs, or within one: written in one move, resumed exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,27 @@ class Settings:
     compile: bool = False
 
 
+@dataclass(frozen=True)
+class Within:
+    """How far an epoch is that a checkpoint was written in.
+
+    Attributes:
+        batches: how many mini-batches have been trained on.
+        seen: their examples.
+        sums: what is summed over them.
+        seconds: what they took.
+        draws: states of torch's global generators: of the processor, then of the model's devices.
+        good: parameters and buffers that the epoch began with.
+    """
+
+    batches: int
+    seen: int
+    sums: list[float]
+    seconds: float
+    draws: list[Tensor]
+    good: dict[str, Any]
+
+
 class Run:
     """The state of one training: everything that a checkpoint holds.
 
@@ -56,6 +77,7 @@ class Run:
         notes: what a reader of the accuracies must know of the model; None while nobody has looked. No checkpoint holds
             them.
         natural: state of the optimizer in the natural epochs of a scheme that has such beside its own.
+        within: how far the epoch is that was begun; None between two.
     """
 
     def __init__(
@@ -76,6 +98,7 @@ class Run:
         self.best: dict[str, Any] | None = None
         self.notes: tuple[str, ...] | None = None
         self.natural: dict[Any, Any] | None = None
+        self.within: Within | None = None
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
@@ -109,6 +132,8 @@ class Run:
             state["scheduler"] = self.scheduler.state_dict()
         if self.natural is not None:
             state["natural"] = self.natural
+        if self.within is not None:
+            state["within"] = {field.name: getattr(self.within, field.name) for field in fields(Within)}
         if self.generators:
             state["generators"] = [generator.get_state() for generator in self.generators]
         return state if self.best is None else state | {"best": self.best}
@@ -152,6 +177,7 @@ class Run:
             raise ValueError(f"The checkpoint {self.file} belongs to another model: pass resume=False.") from error
         self.epoch, self.history, self.best = state["epoch"], state["history"], state.get("best")
         self.natural = state.get("natural")
+        self.within = None if (within := state.get("within")) is None else Within(**within)
 
     def _check(self, state: dict[str, Any]) -> None:
         for name, value in asdict(self.settings).items():
@@ -203,9 +229,28 @@ def read_checkpoint(file: Path, advice: str) -> dict[str, Any]:
 
 
 @contextmanager
-def own_randomness(model: nn.Module, seed: int) -> Iterator[None]:
-    """Seed the generators of the CPU and of the model's devices inside, and put them back as they were."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+def own_randomness(model: nn.Module, seed: int, draws: Sequence[Tensor] = ()) -> Iterator[None]:
+    """Seed the generators of the CPU and of the model's devices inside, and put them back as they were.
+
+    Args:
+        model: whose devices count.
+        seed: of all.
+        draws: what ``draws_of`` returned, to go on from there.
+    """
+    devices = _devices(model)
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
+        if draws:
+            torch.set_rng_state(draws[0])
+            for device, state in zip(devices, draws[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
         yield
+
+
+def draws_of(model: nn.Module) -> list[Tensor]:
+    """Return the states of torch's global generators: of the processor, then of the model's devices."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in _devices(model))]
+
+
+def _devices(model: nn.Module) -> list[int]:
+    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
