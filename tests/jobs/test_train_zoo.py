@@ -51,12 +51,20 @@ def test_a_long_epoch_is_taken_up_in_its_middle(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(trainer, "_SAVE_EVERY", 1e-9)
     whole = zoo.train("digits/d", epochs=2, cache=tmp_path / "whole")
     killed_in_epoch(1, tmp_path / "killed")  # in its ninth mini-batch, before there is a card
+    kept = RECIPES["digits/d"]
+    monkeypatch.setitem(RECIPES, "digits/d", replace(kept, milestones=(1,)))
+    with pytest.raises(ValueError, match=r"recipe must have milestones \[\] as the training in .* had, got \[1\]"):
+        zoo.train("digits/d", epochs=3, cache=tmp_path / "killed")
+    monkeypatch.setitem(RECIPES, "digits/d", kept)
     seen = list[int]()
     resumed = zoo.train(
         "digits/d", epochs=3, cache=tmp_path / "killed", on_batch=lambda number, total, loss: seen.append(number)
     )
     assert seen[0] == 10
     assert resumed == zoo.train("digits/d", epochs=3, cache=tmp_path / "whole") != whole
+    assert {file.name for file in (tmp_path / "killed/zoo/digits/d").iterdir()} == {
+        "card.json", "checkpoint.pt", "weights.safetensors"
+    }  # fmt: skip
 
 
 def test_the_card_says_what_the_stored_model_does(tmp_path: Path) -> None:

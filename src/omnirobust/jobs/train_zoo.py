@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from omnirobust._device import resolved
-from omnirobust._files import sweep
+from omnirobust._files import replacing, sweep
 from omnirobust.core.arguments import check_count
 from omnirobust.training.accuracy import accuracy
 from omnirobust.training.fit import BatchProgress, Progress, fit
@@ -30,6 +32,9 @@ _JUDGED_MEANWHILE = 1000
 
 _SAVE_EVERY = 5.0
 """Minutes: an epoch of a deep network may take hours."""
+
+_SCHEDULE = "schedule.json"
+"""What a training that goes on must not change, while it goes on; then its card has it."""
 
 _AT_ONCE = 50
 """Test images a pass: the graph of a deep network takes up to 40 MB an image."""
@@ -88,6 +93,7 @@ def train(
     if resume:
         _check_schedule(settings, folder_of(str(parsed), cache))
     images, test = (load(parsed.data, split, root=root) for split in ("train", "test"))
+    _note_schedule(settings, folder_of(str(parsed), cache))
     job = _Job(parsed, kind, settings, test, cache, progress)
     kept = len(images) - settings.holdout
     model = _initial(parsed, images, settings).to(where)
@@ -112,7 +118,9 @@ def train(
         save_every=_SAVE_EVERY,
     )
     seeing.remove()
-    return job.finish(model, result.epochs, result.history[-1])
+    card = job.finish(model, result.epochs, result.history[-1])
+    (folder_of(str(parsed), cache) / _SCHEDULE).unlink(missing_ok=True)
+    return card
 
 
 def _for_this_machine(recipe: Recipe, device: torch.device) -> Recipe:
@@ -126,21 +134,37 @@ def _for_this_machine(recipe: Recipe, device: torch.device) -> Recipe:
 
 
 def _check_schedule(recipe: Recipe, folder: Path) -> None:
-    """Refuse to go on with another schedule than that of the card in ``folder``: the checkpoint does not know it."""
-    try:
-        card = read_card(folder / "card.json")
-    except (OSError, ValueError):  # none yet, or of a process that was killed as it wrote
-        return
-    if not (folder / CHECKPOINT).is_file():
+    """Refuse to go on with another schedule than the training in ``folder`` has: its checkpoint does not know it."""
+    known = _known_schedule(folder)
+    if known is None or not (folder / CHECKPOINT).is_file():
         return
     none = _schedule(Recipe(recipe.epochs))  # cards may be older than a name
     for name, now in _schedule(recipe).items():
-        then = card.recipe.get(name, none[name])
+        then = known.get(name, none[name])
         if then != now:
             raise ValueError(
                 f"recipe must have {name} {then} as the training in {folder} had, got {now}; pass resume=False to "
                 "start anew"
             )
+
+
+def _known_schedule(folder: Path) -> Mapping[str, object] | None:
+    """Return the schedule of the training in ``folder``, noted as it began or on its card; None before there is any."""
+    with suppress(OSError, ValueError):
+        known = json.loads((folder / _SCHEDULE).read_text(encoding="utf-8"))
+        if isinstance(known, dict):
+            return known
+    try:
+        return read_card(folder / "card.json").recipe
+    except (OSError, ValueError):  # none yet, or of a process that was killed as it wrote
+        return None
+
+
+def _note_schedule(recipe: Recipe, folder: Path) -> None:
+    """Write the schedule beside the checkpoint, which may be there before the first card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / _SCHEDULE, folder) as partial_file:
+        partial_file.write_text(json.dumps(_schedule(recipe)) + "\n", encoding="utf-8")
 
 
 def _schedule(recipe: Recipe) -> dict[str, object]:
