@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,26 @@ def test_what_goes_wrong_in_a_resumed_epoch_leaves_the_parameters_that_it_began_
     with pytest.raises(TrainingDivergedError, match="the model holds the parameters of epoch 3"):
         killed.train(model, "natural", 6, tmp_path, spoil)
     assert same(model, begun)
+
+
+def test_an_epoch_that_was_begun_does_not_count_where_no_more_are_wanted(tmp_path: Path) -> None:
+    def train(epochs: int, **given: Any) -> nn.Module:
+        model = killed.network()
+        fit(model, killed.problem(), Scheme("natural"), epochs=epochs, batch_size=8, **given)
+        return model
+
+    def stop(number: int, total: int, loss: float) -> None:
+        seen.append(number)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+
+    seen = list[int]()
+    with pytest.raises(KeyboardInterrupt):
+        train(2, out=tmp_path, save_every=1e-9, on_batch=stop)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert (state["epoch"], state["within"]["batches"]) == (1, 2)
+    assert same(train(1, out=tmp_path), train(1))
+    assert same(train(2, out=tmp_path), train(2))
 
 
 def test_epochs_that_cannot_be_taken_up_are_not_saved_within() -> None:

@@ -271,6 +271,8 @@ def _advance(run: Run, loop: Loop, lr_factor: Callable[[int], float] | None, kee
 
 
 def _result(run: Run, stopped: Stopped, keep: Keep, told: Sequence[str], seen: Batches) -> FitResult:
+    if run.within is not None:  # resumed for no more epochs than are whole: the begun one does not count
+        run.model.load_state_dict(run.within.good)
     if keep == "best" and run.best is not None:
         run.model.load_state_dict(run.best)
     best = best_epoch(run.history) if score(run.history[-1]) >= 0 else run.epoch
